@@ -9,6 +9,7 @@ neighbouring elements in registers, and stores one partial sum per coefficient; 
 reduction adds the partial sums in a fixed order. The same input gives the same bits.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .group_rational_eager import coefficient_sign, compute_dtype, group_sum, num_cells
+from .group_rational_eager import coefficient_sign, compute_dtype, group_sum
 
 # Cells narrower than this share a tile.
 _MIN_CELL_TILE = 16
@@ -146,7 +147,9 @@ def _partial_zeros(
 
 
 @triton.jit
-def _fold(value, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, SCALAR: tl.constexpr, V: tl.constexpr):
+def _fold(
+    value, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, SCALAR: tl.constexpr, V: tl.constexpr
+):
     """Sum what one thread holds next to each other, which costs no communication."""
     if SCALAR:
         value = tl.sum(tl.reshape(value, (BLOCK_R, BLOCK_C // V, V)), axis=2)
@@ -265,7 +268,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _common(x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple[_Tiling, dict]:
-    channels, cells = x.shape[-1], num_cells(numerator, denominator)
+    channels, cells = x.shape[-1], math.lcm(len(numerator), len(denominator))
     tiling = _Tiling.of(channels, cells, x.element_size())
     constants = dict(
         CHANNELS=channels,
@@ -341,9 +344,7 @@ def backward(
             LOOPS=_LOOPS,
             **constants,
         )
-    grad_a, grad_b = partial.sum(dim=0).split(
-        [numerator.shape[1], denominator.shape[1]], dim=-1
-    )
+    grad_a, grad_b = partial.sum(dim=0).split([numerator.shape[1], denominator.shape[1]], dim=-1)
     return (
         grad_x,
         group_sum(grad_a, numerator),

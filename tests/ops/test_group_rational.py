@@ -32,7 +32,9 @@ def formula(x, numerator, denominator):
         z = x[..., c]
         p = sum(a[i] * z**i for i in range(len(a)))
         # sign(0) = +1: b * sign is |b| with the gradient that the definition asks for.
-        q = 1 + sum(b[j] * torch.where(b[j] < 0, -1.0, 1.0) * z.abs() ** (j + 1) for j in range(len(b)))
+        q = 1 + sum(
+            b[j] * torch.where(b[j] < 0, -1.0, 1.0) * z.abs() ** (j + 1) for j in range(len(b))
+        )
         columns.append(p / q)
     return torch.stack(columns, dim=-1)
 
@@ -117,7 +119,6 @@ def test_operator_equals_the_formula_in_each_dtype(shape, channels, gn, gd, dtyp
 @pytest.mark.parametrize('dtype', TOLERANCE)
 @pytest.mark.parametrize('shape, channels, gn, gd', SHAPES)
 def test_triton_kernels_equal_the_formula(shape, channels, gn, gd, dtype, device):
-
 
     inputs = make(shape, channels, (gn, gd), (5, 4), dtype, device)
     assert_close(run_triton(*inputs), truth(*inputs), dtype)

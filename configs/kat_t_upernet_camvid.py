@@ -1,0 +1,30 @@
+# A data set of one's own, from scratch on one GPU: see _base_/datasets/camvid.py.
+_base_ = [
+    './_base_/models/kat_upernet.py',
+    './_base_/datasets/camvid.py',
+    './_base_/schedules/upernet_160k.py',
+    './_base_/segmentation_runtime.py',
+]
+
+embed_dims = 192
+num_classes = 11
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=dict(arch='tiny', img_size=_base_.crop_size),
+    neck=dict(embed_dim=embed_dims),
+    decode_head=dict(in_channels=[embed_dims] * 4, channels=128, num_classes=num_classes),
+    auxiliary_head=dict(in_channels=embed_dims, channels=128, num_classes=num_classes),
+    test_cfg=dict(mode='whole', _delete_=True),
+)
+
+optim_wrapper = dict(
+    type='AmpOptimWrapper', dtype='bfloat16', optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0)
+)
+max_iters = 6000
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=300),
+    dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=300, end=max_iters),
+]
+train_cfg = dict(max_iters=max_iters, val_interval=500)
+default_hooks = dict(checkpoint=dict(interval=max_iters))
+auto_scale_lr = dict(base_batch_size=16)

@@ -1,0 +1,3 @@
+_base_ = './kat_t_upernet_ade20k.py'
+
+model = dict(backbone=dict(ffn_cfg=dict(type='MLP')))

@@ -1,0 +1,297 @@
+import difflib
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule, ModuleList
+from mmengine.registry import MODELS, WEIGHT_INITIALIZERS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from kat_mm.layers import resize_pos_embed
+from kat_mm.layers.init import trunc_normal_
+
+ARCHS = {
+    'tiny': dict(embed_dims=192, num_layers=12, num_heads=3, feedforward_channels=768),
+    'small': dict(embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536),
+    'base': dict(embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=3072),
+    'large': dict(embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=4096),
+}
+OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
+
+
+class PatchEmbed(BaseModule):
+    """Image to tokens: one linear map of each patch, as a strided convolution."""
+
+    def __init__(self, in_channels: int, embed_dims: int, patch_size: int):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
+
+    def init_weights(self) -> None:
+        trunc_normal_(self.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, ceil(H / patch), ceil(W / patch), C)."""
+        height, width = x.shape[-2:]
+        right, bottom = -width % self.patch_size, -height % self.patch_size
+        if right or bottom:
+            x = F.pad(x, (0, right, 0, bottom))
+        return self.proj(x).permute(0, 2, 3, 1)
+
+
+class Block(BaseModule):
+    """Transformer block: attention and feed-forward, each behind a norm and around a residual."""
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        drop_path_rate: float,
+        attn_cfg: dict,
+        ffn_cfg: dict,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.attn = _build(attn_cfg, embed_dims=embed_dims, num_heads=num_heads)
+        self.drop_path1 = DropPath(drop_path_rate)
+        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.mlp = _build(ffn_cfg, embed_dims=embed_dims, hidden_dims=feedforward_channels)
+        self.drop_path2 = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) to the same shape."""
+        x = x + self.drop_path1(self.attn(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+@MODELS.register_module()
+class KAT(BaseModule):
+    """Kolmogorov-Arnold Transformer (Yang and Wang, ICLR 2025), and the plain ViT of its shape.
+
+    One class for classification, detection and segmentation. Parameter names are those of the
+    official code. Blocks behind the last of ``out_indices`` are not built.
+
+    Args:
+        arch: 'tiny', 'small', 'base', 'large', or a dict with the keys ``embed_dims``,
+            ``num_layers``, ``num_heads`` and ``feedforward_channels``. Default: 'tiny'.
+        img_size: Input size in pixels, one number or (H, W), which fixes the grid of the position
+            embedding. Input of any other size works too: the embedding is resized to it.
+            Default: 224.
+        patch_size: Side of a patch in pixels. Input is padded with zeros at the right and the
+            bottom to a multiple of it. Default: 16.
+        in_channels: Channels of the image. Default: 3.
+        out_indices: Blocks whose output is returned; negative numbers count from the end.
+            Default: -1, the last.
+        out_type: What is returned for each: 'featmap' (B, C, H / patch, W / patch), 'cls_token'
+            (B, C), or 'avg_featmap' (B, C), the mean over the patch tokens. Default: 'cls_token'.
+        with_cls_token: Whether a class token takes part in attention. Default: True.
+        final_norm: Whether the output of the last block is normalised. Default: True.
+        drop_rate: Dropout after the position embedding. Default: 0.
+        drop_path_rate: Stochastic depth; rises linearly from 0 to this over the blocks. Default: 0.
+        ffn_cfg: Feed-forward of the blocks. ``dict(type='GRKAN', ...)`` or ``dict(type='MLP')``,
+            which makes the model a plain ViT. Default: ``dict(type='GRKAN')``.
+        attn_cfg: Attention of the blocks. Default: ``dict(type='SoftmaxAttention')``.
+        with_cp: Recompute each block in the backward pass to save memory. Default: False.
+        frozen_stages: -1: nothing is frozen; 0: the patch and position embedding and the class
+            token; n: these and the first n blocks. Default: -1.
+        init_cfg: Initialisation, for example ``dict(type='Pretrained', checkpoint=FILE)``.
+
+    Raises:
+        ValueError: An argument has a value that does not fit; the message says what would.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = -1,
+        out_type: str = 'cls_token',
+        with_cls_token: bool = True,
+        final_norm: bool = True,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        ffn_cfg: dict | None = None,
+        attn_cfg: dict | None = None,
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(init_cfg)
+        arch = _resolve_arch(arch)
+        self.embed_dims = arch['embed_dims']
+        self.out_indices = _resolve_out_indices(out_indices, arch['num_layers'])
+        self.num_layers = max(self.out_indices) + 1
+        if out_type not in OUT_TYPES:
+            raise ValueError(f'KAT: out_type={out_type!r} is unknown; choose one of {OUT_TYPES}')
+        if out_type == 'cls_token' and not with_cls_token:
+            raise ValueError("KAT: out_type='cls_token' needs with_cls_token=True")
+        if not -1 <= frozen_stages <= self.num_layers:
+            raise ValueError(
+                f'KAT: frozen_stages={frozen_stages} must lie between -1 and the number of blocks, '
+                f'{self.num_layers}'
+            )
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'KAT: drop_path_rate={drop_path_rate} must lie in [0, 1)')
+        self.out_type = out_type
+        self.with_cp = with_cp
+        self.frozen_stages = frozen_stages
+
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.grid_size = (math.ceil(height / patch_size), math.ceil(width / patch_size))
+        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
+        self.num_extra_tokens = int(with_cls_token)
+        if with_cls_token:
+            self.cls_token = nn.Parameter(_embedding(1, self.embed_dims))
+        num_tokens = self.num_extra_tokens + math.prod(self.grid_size)
+        self.pos_embed = nn.Parameter(_embedding(num_tokens, self.embed_dims))
+        self.drop_after_pos = nn.Dropout(drop_rate)
+        # The rule is that of the whole depth, also where the last blocks are not built.
+        rates = torch.linspace(0, drop_path_rate, arch['num_layers']).tolist()
+        self.blocks = ModuleList(
+            Block(
+                self.embed_dims,
+                arch['num_heads'],
+                arch['feedforward_channels'],
+                rate,
+                attn_cfg or dict(type='SoftmaxAttention'),
+                ffn_cfg or dict(type='GRKAN'),
+            )
+            for rate in rates[: self.num_layers]
+        )
+        self.norm = nn.LayerNorm(self.embed_dims, eps=1e-6) if final_norm else nn.Identity()
+        self.register_load_state_dict_pre_hook(_resize_loaded_pos_embed)
+        self._freeze_stages()
+
+    def init_weights(self) -> None:
+        if (self.init_cfg or {}).get('type') == 'Pretrained':
+            # Registered by kat_mm.checkpoints: knows the layouts of other projects.
+            WEIGHT_INITIALIZERS.build(dict(self.init_cfg, type='PretrainedKAT'))(self)
+            self._is_init = True
+            return
+        super().init_weights()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image (B, in_channels, H, W), any H and W, to one output for each of out_indices."""
+        x = self.patch_embed(x)
+        grid = tuple(x.shape[1:3])
+        x = x.flatten(1, 2)
+        if self.num_extra_tokens:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = x + resize_pos_embed(self.pos_embed, self.grid_size, grid, self.num_extra_tokens)
+        x = self.drop_after_pos(x)
+
+        outputs = []
+        for index, block in enumerate(self.blocks):
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+            if index == self.num_layers - 1:
+                x = self.norm(x)
+            if index in self.out_indices:
+                outputs.append(self._format_output(x, grid))
+        return tuple(outputs)
+
+    def _format_output(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.out_type == 'cls_token':
+            return x[:, 0]
+        patches = x[:, self.num_extra_tokens :]
+        if self.out_type == 'avg_featmap':
+            return patches.mean(dim=1)
+        return patches.unflatten(1, grid).permute(0, 3, 1, 2)
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        self.pos_embed.requires_grad_(False)
+        if self.num_extra_tokens:
+            self.cls_token.requires_grad_(False)
+        self.drop_after_pos.eval()
+        for module in (self.patch_embed, *self.blocks[: self.frozen_stages]):
+            module.eval()
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'KAT':
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning-rate decay.
+
+        Args:
+            param_name: Name of the parameter, with ``prefix``.
+            prefix: Prefix of this module's parameters, for example 'backbone.'.
+
+        Returns:
+            (depth, number of depths): 0 for the embeddings, i + 1 for block i, and the last for
+            what comes behind the blocks, also outside of the backbone.
+        """
+        num_depths = self.num_layers + 2
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix):
+            return num_depths - 1, num_depths
+        if name in ('cls_token', 'pos_embed') or name.startswith('patch_embed.'):
+            return 0, num_depths
+        if name.startswith('blocks.'):
+            return int(name.split('.')[1]) + 1, num_depths
+        return num_depths - 1, num_depths
+
+
+def _embedding(num_tokens: int, embed_dims: int) -> Tensor:
+    return nn.init.trunc_normal_(torch.empty(1, num_tokens, embed_dims), std=0.02)
+
+
+def _build(cfg: dict, **shape) -> nn.Module:
+    # From the root registry: another library may have a class of the same name in its own.
+    return MODELS.build({'_scope_': 'mmengine', **cfg, **shape})
+
+
+def _resolve_arch(arch: str | dict) -> dict:
+    keys = tuple(ARCHS['tiny'])
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            near = difflib.get_close_matches(arch, ARCHS, n=1)
+            hint = f'; did you mean {near[0]!r}?' if near else '.'
+            raise ValueError(
+                f'KAT: arch={arch!r} is unknown{hint} Choose one of {", ".join(ARCHS)}, '
+                f'or give a dict with the keys {", ".join(keys)}'
+            )
+        return ARCHS[arch]
+    if set(arch) != set(keys):
+        raise ValueError(
+            f'KAT: arch has the keys {", ".join(arch)}; it must have exactly {", ".join(keys)}'
+        )
+    return arch
+
+
+def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
+    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    resolved = tuple(index + num_layers if index < 0 else index for index in given)
+    if not resolved or not all(0 <= index < num_layers for index in resolved):
+        raise ValueError(
+            f'KAT: out_indices={given} must be block numbers from 0 to {num_layers - 1} '
+            f'(or -1 to {-num_layers}, from the end)'
+        )
+    if sorted(set(resolved)) != list(resolved):
+        raise ValueError(f'KAT: out_indices={given} must rise, without repeats')
+    return resolved
+
+
+def _resize_loaded_pos_embed(module: KAT, state_dict: dict, prefix: str, *_) -> None:
+    """Fit a loaded position embedding to the grid: checkpoints of other sizes load as they are."""
+    loaded = state_dict.get(prefix + 'pos_embed')
+    if loaded is None or loaded.shape[1] == module.pos_embed.shape[1]:
+        return
+    patches = loaded.shape[1] - module.num_extra_tokens
+    side = math.isqrt(max(patches, 0))
+    if side * side == patches:
+        state_dict[prefix + 'pos_embed'] = resize_pos_embed(
+            loaded, (side, side), module.grid_size, module.num_extra_tokens
+        )

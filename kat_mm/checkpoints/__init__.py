@@ -1,0 +1,5 @@
+"""Reading checkpoints, those of other projects among them."""
+
+from .load import find_state_dict, load_pretrained, read_checkpoint, trust_mmengine_checkpoints
+
+__all__ = ['find_state_dict', 'load_pretrained', 'read_checkpoint', 'trust_mmengine_checkpoints']

@@ -1,0 +1,147 @@
+"""Read a checkpoint file into a KAT backbone."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import Tensor, nn
+
+from kat_mm.errors import UserError
+
+# Where training scripts nest the weights, in the order of preference.
+_NESTED = ('state_dict', 'model', 'state_dict_ema')
+# What a checkpoint of mmengine holds besides tensors, in its logs.
+_MMENGINE_GLOBALS = [
+    HistoryBuffer,
+    np.ndarray,
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+    (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
+    (np._core.multiarray._reconstruct, 'numpy._core.multiarray._reconstruct'),
+    (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+    (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
+]
+
+
+def trust_mmengine_checkpoints() -> None:
+    """Let ``torch.load`` accept the log buffers of mmengine for the rest of the process.
+
+    Without it mmengine 0.10.7 cannot resume under torch 2.6 and later.
+    """
+    torch.serialization.add_safe_globals(_MMENGINE_GLOBALS)
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint file, without running code that it may contain.
+
+    Args:
+        path: A local file, or a URL (http or https), which is downloaded and kept.
+
+    Returns:
+        The content: a state dict, or a dict that nests one.
+
+    Raises:
+        UserError: The file is missing, truncated, no checkpoint, or needs arbitrary unpickling.
+    """
+    path = str(path)
+    with torch.serialization.safe_globals(_MMENGINE_GLOBALS):
+        try:
+            if path.startswith(('http://', 'https://')):
+                content = torch.hub.load_state_dict_from_url(
+                    path, map_location='cpu', weights_only=True
+                )
+            elif path.endswith('.safetensors'):
+                from safetensors.torch import load_file
+
+                content = load_file(path)
+            else:
+                content = torch.load(path, map_location='cpu', weights_only=True)
+        except FileNotFoundError:
+            raise UserError(
+                f'checkpoint {path} does not exist; give the path of a .pth or .safetensors file'
+            ) from None
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f'checkpoint {path} is no file of tensors, or it would run code when it is read: '
+                f'{str(error).splitlines()[0]}'
+            ) from error
+        except Exception as error:
+            raise UserError(
+                f'checkpoint {path} cannot be read; it is truncated or no checkpoint. Get the '
+                f'file again ({type(error).__name__}: {str(error).splitlines()[0]})'
+            ) from error
+    if not isinstance(content, dict):
+        raise UserError(f'checkpoint {path} holds a {type(content).__name__}, not a state dict')
+    return content
+
+
+def find_state_dict(content: dict) -> dict[str, Tensor]:
+    """The state dict in the content of a checkpoint file, without ``module.`` prefixes."""
+    for key in _NESTED:
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    return {
+        key.removeprefix('module.'): value
+        for key, value in content.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_pretrained(backbone: nn.Module, path: str | Path) -> None:
+    """Load the weights of a backbone, alone or as part of a model, into ``backbone``.
+
+    Understands the layout of the official KAT code and of models of this project. A position
+    embedding of another size is resized. Heads are left out; whatever else is missing or left over
+    is listed in the log.
+
+    Raises:
+        UserError: The file cannot be read, has weights of other shapes, or nothing in it fits.
+    """
+    state = find_state_dict(read_checkpoint(path))
+    if any(key.startswith('backbone.') for key in state):
+        state = {
+            key.removeprefix('backbone.'): value
+            for key, value in state.items()
+            if key.startswith('backbone.')
+        }
+    heads = [key for key in state if key.startswith('head.')]
+    state = {key: value for key, value in state.items() if key not in heads}
+    own = backbone.state_dict()
+    if not own.keys() & state.keys():
+        raise UserError(
+            f'nothing in checkpoint {path} fits the backbone: it has keys like '
+            f'{", ".join(list(state)[:3]) or "(none)"}, the backbone has keys like '
+            f'{", ".join(list(own)[:3])}'
+        )
+    try:
+        missing, left_over = backbone.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        shapes = '; '.join(line.strip() for line in str(error).splitlines()[1:4])
+        raise UserError(
+            f'checkpoint {path} has weights of other shapes than the backbone: {shapes}. '
+            'Choose the arch and patch size that it was trained with'
+        ) from error
+    print_log(f'Loaded {len(own) - len(missing)} of {len(own)} tensors from {path}', 'current')
+    for what, keys in (('Left out', heads), ('Missing', missing), ('Left over', left_over)):
+        if keys:
+            print_log(f'{what}: {", ".join(keys)}', 'current')
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class PretrainedKAT:
+    """What ``init_cfg=dict(type='Pretrained', checkpoint=FILE)`` does for a KAT backbone.
+
+    Args:
+        checkpoint: Path or URL; see :func:`load_pretrained`.
+    """
+
+    def __init__(self, checkpoint: str):
+        self.checkpoint = checkpoint
+
+    def __call__(self, module: nn.Module) -> None:
+        load_pretrained(module, self.checkpoint)

@@ -1,0 +1,6 @@
+"""Sample data, checked loading and reproducible augmentation, registered for all tasks."""
+
+from .checks import CheckLabels, LoadChecked
+from .seeding import SeedAugmentation, SeededInfiniteSampler
+
+__all__ = ['CheckLabels', 'LoadChecked', 'SeedAugmentation', 'SeededInfiniteSampler']

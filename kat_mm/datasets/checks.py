@@ -1,0 +1,78 @@
+"""Loading that says which file is wrong, and what is wrong with it."""
+
+import numpy as np
+from mmcv.transforms import BaseTransform, Compose
+from mmengine.registry import TRANSFORMS
+
+from kat_mm.errors import UserError
+
+
+@TRANSFORMS.register_module()
+class LoadChecked(BaseTransform):
+    """Run loading transforms; when one fails, name the files of the sample.
+
+    OpenCV and Pillow see bytes, so their own errors cannot say which file does not decode.
+
+    Args:
+        transforms: Configs of the loading transforms, in order.
+
+    Raises:
+        UserError: A file is missing, does not decode, or does not pass a check.
+    """
+
+    def __init__(self, transforms: list[dict]):
+        self.transforms = Compose(transforms)
+
+    def transform(self, results: dict) -> dict:
+        files = [str(value) for key, value in results.items() if key.endswith('_path') and value]
+        try:
+            return self.transforms(results)
+        except FileNotFoundError as error:
+            raise UserError(
+                f'{error.filename} does not exist, although the data set lists it (sample: '
+                f'{", ".join(files)}); add the file, or remove the sample'
+            ) from error
+        except Exception as error:
+            raise UserError(
+                f'cannot load the sample {", ".join(files)}: {error}. Repair or replace the file, '
+                'or remove the sample from the data set'
+            ) from error
+
+
+@TRANSFORMS.register_module()
+class CheckLabels(BaseTransform):
+    """Refuse label values outside of the classes, which on a GPU end in a device-side assert.
+
+    Labels that a data set uses for "unlabelled" become ``ignore_index`` first.
+
+    Required keys: ``gt_seg_map``, (H, W), uint8, as ``LoadAnnotations`` leaves it.
+
+    Args:
+        num_classes: Number of classes; labels are 0 to num_classes - 1.
+        unlabelled: Other labels that take no part in training. Default: none.
+        ignore_index: Label that takes no part in training. Default: 255.
+
+    Raises:
+        ValueError: There are other labels.
+    """
+
+    def __init__(self, num_classes: int, unlabelled: tuple[int, ...] = (), ignore_index: int = 255):
+        self.num_classes = num_classes
+        self.unlabelled = list(unlabelled)
+        self.ignore_index = ignore_index
+
+    def transform(self, results: dict) -> dict:
+        labels = results['gt_seg_map']
+        counts = np.bincount(labels.ravel(), minlength=256)
+        if counts[self.unlabelled].any():
+            labels[np.isin(labels, self.unlabelled)] = self.ignore_index
+        counts[[*self.unlabelled, self.ignore_index]] = 0
+        outside = np.flatnonzero(counts[self.num_classes :]) + self.num_classes
+        if outside.size:
+            raise ValueError(
+                f'label values {outside.tolist()} are outside of the {self.num_classes} classes; '
+                f'allowed are 0 to {self.num_classes - 1}, and as unlabelled '
+                f'{[*self.unlabelled, self.ignore_index]}. '
+                'With reduce_zero_label=True, all these are one more in the file, and 0 is ignored'
+            )
+        return results

@@ -1,0 +1,121 @@
+"""What the command-line tools share: configs, distributed start, and how errors are shown."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+import kat_mm  # noqa: F401  registers the modules that the configs name
+from kat_mm.checkpoints import trust_mmengine_checkpoints
+from kat_mm.errors import UserError
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run a command line; a user's mistake ends in one message and exit status 1."""
+    try:
+        main()
+    except Exception as error:
+        message = _user_message(error)
+        if message is None:
+            traceback.print_exc()
+            message = f'{type(error).__name__}: {error}'
+        sys.exit(f'error: {message}')
+
+
+def _user_message(error: Exception) -> str | None:
+    if not isinstance(error, UserError):
+        return None
+    # From a data loader's worker, the message comes behind the worker's traceback.
+    return str(error).rpartition(f'{UserError.__name__}: ')[2].strip()
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that OpenMMLab's training and testing tools have in common."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config with key=value pairs, for example '
+        'model.backbone.with_cp=True; lists as key="[a,b]" or key=a,b',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes were started (default: none)',
+    )
+    # torch.distributed.launch passes it; torchrun sets the variable.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config of a command line and merge its options."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not os.path.isfile(args.config):
+        raise UserError(f'config {args.config} does not exist')
+    try:
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options or {})
+    except Exception as error:
+        raise UserError(f'config {args.config} cannot be read: {error}') from error
+    cfg.launcher = args.launcher
+    name = os.path.splitext(os.path.basename(args.config))[0]
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Start the processes' communication where there are several, and build the runner."""
+    trust_mmengine_checkpoints()
+    if cfg.launcher != 'none' and not torch.cuda.is_available():
+        _start_cpu_processes(cfg)
+    with _config_errors():
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    """What fails while things are built from a config is a mistake in the config."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AssertionError, FileNotFoundError) as error:
+        raise UserError(f'the config cannot be built: {error}') from error
+
+
+def _start_cpu_processes(cfg: Config) -> None:
+    """Do on CPUs what mmengine does on GPUs alone: gloo, and DDP without device ids."""
+    if cfg.launcher != 'pytorch':
+        raise UserError(
+            f'--launcher {cfg.launcher} needs GPUs, and there are none; on CPUs start with '
+            'tools/dist_train.sh (torchrun) and --launcher pytorch'
+        )
+    torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    if _replace_sync_bn(cfg.model):
+        print_log(
+            'SyncBN needs GPUs: on CPUs each process normalises its own batch (BN)', 'current'
+        )
+
+
+def _replace_sync_bn(cfg) -> bool:
+    """Turn every ``type='SyncBN'`` below cfg into BN; whether there was one."""
+    items = cfg.values() if isinstance(cfg, dict) else cfg if isinstance(cfg, list | tuple) else ()
+    found = any([_replace_sync_bn(item) for item in items])
+    if isinstance(cfg, dict) and cfg.get('type') == 'SyncBN':
+        cfg['type'] = 'BN'
+        return True
+    return found

@@ -1,0 +1,99 @@
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from kat_mm.layers import GroupRational
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+_EMBEDDINGS = ('cls_token', 'pos_embed', 'rel_pos_h', 'rel_pos_w')
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Parameter groups for transformers: layer-wise learning rates, decay only where it belongs.
+
+    Weight decay spares norms, biases, position embeddings, class tokens and the coefficients of
+    rational functions. A parameter at depth d of D gets ``lr * layer_decay_rate ** (D - 1 - d)``
+    (ViTDet's and BEiT's rule): 0 is the patch embedding, i + 1 block i, and D - 1 all that comes
+    behind the backbone. Depths come from the ``get_layer_depth`` method of the backbone.
+
+    Options in ``paramwise_cfg``:
+
+    - layer_decay_rate (float): Factor per layer; 1 is no decay. Default: 1.
+    - custom_keys (dict): As in mmengine: part of a name to ``dict(lr_mult=, decay_mult=)``; the
+      longest match counts. ``lr_mult`` multiplies the learning rate of the layer; ``decay_mult``
+      replaces the rule above.
+
+    Parameters that share learning rate and weight decay share a group, so that fused and foreach
+    optimizers have few to launch.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+        # mmengine takes an empty paramwise_cfg for "one group for all".
+        super().__init__(optim_wrapper_cfg, {'layer_decay_rate': 1.0, **(paramwise_cfg or {})})
+        unknown = set(self.paramwise_cfg) - {'layer_decay_rate', 'custom_keys'}
+        if unknown:
+            raise ValueError(
+                f'LayerDecayOptimWrapperConstructor: paramwise_cfg has the unknown keys '
+                f'{", ".join(sorted(unknown))}; it takes layer_decay_rate and custom_keys'
+            )
+        if not 0 < self.paramwise_cfg['layer_decay_rate'] <= 1:
+            raise ValueError(
+                'LayerDecayOptimWrapperConstructor: layer_decay_rate='
+                f'{self.paramwise_cfg["layer_decay_rate"]} must lie in (0, 1]'
+            )
+
+    def add_params(self, params: list[dict], module: nn.Module, **_) -> None:
+        """Append the groups of all trainable parameters of ``module`` to ``params``."""
+        custom_keys = self.paramwise_cfg.get('custom_keys', {})
+        spared = _spared_from_decay(module)
+        depths = _depths(module)
+        groups = {}
+        for name, param in module.named_parameters():
+            if not param.requires_grad:
+                continue
+            depth, num_depths = depths.get(name, (0, 1))
+            lr_mult = self.paramwise_cfg['layer_decay_rate'] ** (num_depths - 1 - depth)
+            decay_mult = 0.0 if name in spared else 1.0
+            matches = [key for key in custom_keys if key in name]
+            if matches:
+                custom = custom_keys[max(matches, key=len)]
+                lr_mult *= custom.get('lr_mult', 1.0)
+                decay_mult = custom.get('decay_mult', decay_mult)
+            key = (lr_mult, decay_mult)
+            if key not in groups:
+                groups[key] = dict(params=[], param_names=[], lr=self.base_lr * lr_mult)
+                if self.base_wd is not None:
+                    groups[key]['weight_decay'] = self.base_wd * decay_mult
+            groups[key]['params'].append(param)
+            groups[key]['param_names'].append(name)
+        for group in groups.values():
+            print_log(
+                f'parameter group: {len(group["params"])} tensors, lr={group["lr"]:.4g}, '
+                f'weight_decay={group.get("weight_decay")}',
+                logger='current',
+            )
+        params.extend(groups.values())
+
+
+def _spared_from_decay(model: nn.Module) -> set[str]:
+    names = set()
+    for prefix, module in model.named_modules():
+        whole = isinstance(module, (*_NORMS, GroupRational))
+        for name, _ in module.named_parameters(recurse=False):
+            if whole or name == 'bias' or name in _EMBEDDINGS:
+                names.add(f'{prefix}.{name}' if prefix else name)
+    return names
+
+
+def _depths(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """(depth, number of depths) of each parameter, by the first module that knows."""
+    for prefix, module in model.named_modules():
+        if hasattr(module, 'get_layer_depth'):
+            prefix = f'{prefix}.' if prefix else ''
+            return {
+                name: module.get_layer_depth(name, prefix) for name, _ in model.named_parameters()
+            }
+    return {}

@@ -1,0 +1,64 @@
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .init import mimetic_, trunc_normal_
+
+
+@MODELS.register_module()
+class SoftmaxAttention(BaseModule):
+    """Multi-head self-attention on PyTorch's fused ``scaled_dot_product_attention``.
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        num_heads: Number of heads; must divide C.
+        qkv_bias: Whether q, k and v have a bias. Default: True.
+        attn_drop_rate: Dropout of the attention weights. Default: 0.
+        proj_drop_rate: Dropout after the output projection. Default: 0.
+        init: 'mimetic' (as the published KAT models) or 'trunc_normal' (std 0.02, as DeiT).
+            Default: 'mimetic'.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        init: str = 'mimetic',
+    ):
+        super().__init__()
+        if embed_dims % num_heads:
+            raise ValueError(
+                f'SoftmaxAttention: num_heads={num_heads} does not divide embed_dims={embed_dims}'
+            )
+        if init not in ('mimetic', 'trunc_normal'):
+            raise ValueError(
+                f"SoftmaxAttention: init={init!r} is unknown; choose 'mimetic' or 'trunc_normal'"
+            )
+        self.num_heads = num_heads
+        self.init = init
+        self.attn_drop_rate = attn_drop_rate
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+
+    def init_weights(self) -> None:
+        if self.init == 'mimetic':
+            mimetic_(self.qkv, self.proj, self.num_heads)
+        else:
+            trunc_normal_(self.qkv)
+            trunc_normal_(self.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) to the same shape."""
+        batch, tokens, channels = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, channels // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
+        x = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.attn_drop_rate if self.training else 0.0
+        )
+        x = x.transpose(1, 2).reshape(batch, tokens, channels)
+        return self.proj_drop(self.proj(x))

@@ -1,0 +1,102 @@
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .init import trunc_normal_, variance_preserving_
+from .rational import GroupRational
+
+
+@MODELS.register_module()
+class GRKAN(BaseModule):
+    """Feed-forward of KAT: rational function, linear, rational function, linear.
+
+    act1 -> dropout -> fc1 -> act2 -> dropout -> fc2 (KAT, section 4; names of the official code).
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        hidden_dims: Channels between the two linear maps.
+        num_groups: Denominator groups of both activations. Default: 8.
+        num_numerator_groups: Numerator groups of both activations. Default: 1.
+        order: Degrees (m, n) of numerator and denominator. Default: (5, 4).
+        act_init: Functions that act1 and act2 start as. Default: ('identity', 'swish').
+        bias: Whether the linear maps have biases. Default: True.
+        drop_rate: Dropout after each activation. Default: 0.
+        init: 'variance_preserving' (KAT, section 4.3) or 'trunc_normal' (std 0.02, from which the
+            published models trained). Default: 'variance_preserving'.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        hidden_dims: int,
+        num_groups: int = 8,
+        num_numerator_groups: int = 1,
+        order: tuple[int, int] = (5, 4),
+        act_init: tuple[str, str] = ('identity', 'swish'),
+        bias: bool = True,
+        drop_rate: float = 0.0,
+        init: str = 'variance_preserving',
+    ):
+        super().__init__()
+        if init not in ('variance_preserving', 'trunc_normal'):
+            raise ValueError(
+                f"GRKAN: init={init!r} is unknown; choose 'variance_preserving' or 'trunc_normal'"
+            )
+        if isinstance(act_init, str) or len(act_init) != 2:
+            raise ValueError(
+                f'GRKAN: act_init={act_init!r} must name two functions, those of act1 and act2, '
+                "for example ('identity', 'swish')"
+            )
+        self.init = init
+        groups = (num_groups, num_numerator_groups, order)
+        self.act1 = GroupRational(embed_dims, *groups, init=act_init[0])
+        self.drop1 = nn.Dropout(drop_rate)
+        self.fc1 = nn.Linear(embed_dims, hidden_dims, bias=bias)
+        self.act2 = GroupRational(hidden_dims, *groups, init=act_init[1])
+        self.drop2 = nn.Dropout(drop_rate)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
+
+    def init_weights(self) -> None:
+        for act, linear in ((self.act1, self.fc1), (self.act2, self.fc2)):
+            if self.init == 'variance_preserving':
+                variance_preserving_(linear, act.fit)
+            else:
+                trunc_normal_(linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., embed_dims) to the same shape."""
+        x = self.drop1(self.act1(x))
+        x = self.fc1(x)
+        x = self.drop2(self.act2(x))
+        return self.fc2(x)
+
+
+@MODELS.register_module()
+class MLP(BaseModule):
+    """Feed-forward of the plain ViT: linear, GELU, linear. The twin that KAT is compared with.
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        hidden_dims: Channels between the two linear maps.
+        bias: Whether the linear maps have biases. Default: True.
+        drop_rate: Dropout after each linear map. Default: 0.
+    """
+
+    def __init__(
+        self, embed_dims: int, hidden_dims: int, bias: bool = True, drop_rate: float = 0.0
+    ):
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, hidden_dims, bias=bias)
+        self.act = nn.GELU()
+        self.drop1 = nn.Dropout(drop_rate)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
+        self.drop2 = nn.Dropout(drop_rate)
+
+    def init_weights(self) -> None:
+        trunc_normal_(self.fc1)
+        trunc_normal_(self.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., embed_dims) to the same shape."""
+        x = self.drop1(self.act(self.fc1(x)))
+        return self.drop2(self.fc2(x))
