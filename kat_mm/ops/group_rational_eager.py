@@ -43,7 +43,7 @@ def backward(
 
     # dQ/dx = sign(x) dQ/d|x|, with sign(0) = +1 as in the authors' kernels.
     slope = _horner(magnitude, _derivative(q)).mul_(y)
-    slope = torch.where(z < 0, slope, slope.neg()).add_(_horner(z, _derivative(a)))
+    slope = torch.where(z.signbit(), slope, slope.neg()).add_(_horner(z, _derivative(a)))
     grad_x = slope.mul_(scaled).to(x.dtype).view(x.shape)
 
     grad_a = _moments(scaled, z, range(len(a)))
