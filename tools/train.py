@@ -2,6 +2,8 @@
 
 import argparse
 
+import torch
+
 from kat_mm.engine import preflight
 from kat_mm.engine.launch import add_common_arguments, build_runner, load_config, run_tool
 from kat_mm.errors import UserError
@@ -31,6 +33,8 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     if args.amp:
+        if not torch.cuda.is_available():
+            raise UserError('--amp needs a GPU, and there is none; train without it on a CPU')
         if cfg.optim_wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
             raise UserError(f'--amp does not go with optim_wrapper.type={cfg.optim_wrapper.type}')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'

@@ -75,6 +75,8 @@ def load_config(args: argparse.Namespace) -> Config:
 def build_runner(cfg: Config) -> Runner:
     """Start the processes' communication where there are several, and build the runner."""
     trust_mmengine_checkpoints()
+    if not torch.cuda.is_available():
+        _drop_amp(cfg)
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
     with _config_errors():
@@ -90,6 +92,16 @@ def _config_errors() -> Iterator[None]:
         raise
     except (TypeError, ValueError, KeyError, AssertionError, FileNotFoundError) as error:
         raise UserError(f'the config cannot be built: {error}') from error
+
+
+def _drop_amp(cfg: Config) -> None:
+    """On a CPU train in float32, since mmengine refuses mixed precision there."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('type') == 'AmpOptimWrapper':
+        print_log('Mixed precision needs a GPU: training in float32', 'current')
+        wrapper['type'] = 'OptimWrapper'
+        for key in ('dtype', 'loss_scale', 'use_fp64'):
+            wrapper.pop(key, None)
 
 
 def _start_cpu_processes(cfg: Config) -> None:

@@ -280,7 +280,9 @@ class _Tiling(NamedTuple):
         width, num_warps = channels // cells, 4
         scalar = width >= _MIN_CELL_TILE
         if scalar:
-            block_c = min(triton.next_power_of_2(width), 128)
+            # A tile that divides the cell wastes no threads; narrower ones waste bandwidth.
+            divisor = width & -width
+            block_c = min(divisor if divisor >= 32 else triton.next_power_of_2(width), 128)
             column_tiles = cells * triton.cdiv(width, block_c)
         else:
             block_c = min(triton.next_power_of_2(channels), 128)
@@ -295,7 +297,7 @@ class _Tiling(NamedTuple):
 
 
 # Row tiles that one program of the backward kernel walks down.
-_LOOPS = 8
+_LOOPS = 16
 
 _TRITON_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 

@@ -1,0 +1,1 @@
+"""Plots of learned functions and of predictions. Import the module that is needed."""
