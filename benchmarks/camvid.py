@@ -69,9 +69,7 @@ def summarize(scalars: list[dict], final: dict) -> dict:
     train = train_entries(scalars)
     return dict(
         iterations=train[-1]['step'],
-        mIoU=round(final['mIoU'], 2),
-        mAcc=round(final['mAcc'], 2),
-        aAcc=round(final['aAcc'], 2),
+        **{key: round(float(final[key]), 2) for key in ('mIoU', 'mAcc', 'aAcc')},
         # Not logged on a CPU.
         train_memory_mb=max(entry.get('memory', 0) for entry in train),
         mIoU_curve=[[entry['step'], entry['mIoU']] for entry in scalars if 'mIoU' in entry],
