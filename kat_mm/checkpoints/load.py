@@ -13,13 +13,23 @@ from kat_mm.errors import UserError
 
 # Where training scripts nest the weights, in the order of preference.
 _NESTED = ('state_dict', 'model', 'state_dict_ema')
+
+
+def _history_buffer_method(owner: type, name: str):
+    """The only ``getattr`` that reading a checkpoint may do: log buffers name their methods."""
+    if owner is not HistoryBuffer:
+        raise pickle.UnpicklingError(f'it asks for {owner}.{name}')
+    return getattr(owner, name)
+
+
 # What a checkpoint of mmengine holds besides tensors, in its logs.
 _MMENGINE_GLOBALS = [
     HistoryBuffer,
+    (_history_buffer_method, 'getattr'),
+    (_history_buffer_method, 'builtins.getattr'),
     np.ndarray,
     np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Int64DType,
+    *(getattr(np.dtypes, f'{name}DType') for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')),
     (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
     (np._core.multiarray._reconstruct, 'numpy._core.multiarray._reconstruct'),
     (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
@@ -67,16 +77,20 @@ def read_checkpoint(path: str | Path) -> dict:
         except pickle.UnpicklingError as error:
             raise UserError(
                 f'checkpoint {path} is no file of tensors, or it would run code when it is read: '
-                f'{str(error).splitlines()[0]}'
+                f'{_first_line(error)}'
             ) from error
         except Exception as error:
             raise UserError(
                 f'checkpoint {path} cannot be read; it is truncated or no checkpoint. Get the '
-                f'file again ({type(error).__name__}: {str(error).splitlines()[0]})'
+                f'file again ({type(error).__name__}: {_first_line(error)})'
             ) from error
     if not isinstance(content, dict):
         raise UserError(f'checkpoint {path} holds a {type(content).__name__}, not a state dict')
     return content
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), 'no details')
 
 
 def find_state_dict(content: dict) -> dict[str, Tensor]:

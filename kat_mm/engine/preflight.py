@@ -133,7 +133,8 @@ def check_disk_space(work_dir: str, model: nn.Module) -> None:
 
 def check_resume(work_dir: str) -> None:
     """Refuse to resume where there is nothing to resume from."""
-    if find_latest_checkpoint(work_dir) is None:
+    latest = find_latest_checkpoint(work_dir)
+    if latest is None or not os.path.isfile(latest):
         raise UserError(
             f'--resume found no checkpoint in {work_dir}; name one, as --resume FILE, or start '
             'anew without --resume'

@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 
 import torch
@@ -7,6 +8,7 @@ from kat_mm.ops import group_rational
 from kat_mm.ops.coefficients import RationalFit, fit_rational, get_fit
 
 
+@functools.cache
 def initial_fit(name: str, order: tuple[int, int]) -> RationalFit:
     """The packaged fit of ``name``, brought to ``order`` = (m, n).
 
