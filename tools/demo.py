@@ -8,6 +8,7 @@ from mmengine.config import Config
 from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.engine import preflight
 from kat_mm.engine.launch import build_runner, run_tool
+from kat_mm.errors import UserError
 from kat_mm.visualization.segmentation import plot_segmentation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,10 @@ def main() -> None:
         cfg.train_cfg.update(max_iters=args.max_iters, val_interval=args.max_iters)
     # data/sample/ade/ADEChallengeData2016
     sample_dir = Path(cfg.data_root).parent.parent
-    make_sample_data(['ade20k'], sample_dir, SampleSettings(), overwrite=False)
+    try:
+        make_sample_data(['ade20k'], sample_dir, SampleSettings())
+    except OSError as error:
+        raise UserError(f'cannot make sample data in {sample_dir}: {error}') from error
     preflight.check_work_dir(cfg.work_dir)
     runner = build_runner(cfg)
     runner.train()
