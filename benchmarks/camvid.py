@@ -35,15 +35,18 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_scalars(work_dir: Path) -> list[dict]:
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    if not files:
-        raise UserError(f'{work_dir} holds no training log; train first: {__doc__}')
+    files = list(work_dir.glob('*/vis_data/scalars.json'))
+    if len(files) != 1:
+        raise UserError(
+            f'{work_dir} holds {len(files)} training logs; it must be the folder of one run of '
+            'tools/train.py'
+        )
     return [json.loads(line) for line in files[0].read_text().splitlines()]
 
 
 def load_runner(work_dir: Path) -> Runner:
     """A runner with the weights of the last checkpoint."""
-    cfg = Config.fromfile(next(work_dir.glob('*.py')))
+    cfg = Config.fromfile(work_dir / f'{work_dir.name}.py')
     cfg.update(
         launcher='none',
         resume=False,

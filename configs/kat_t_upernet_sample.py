@@ -19,7 +19,8 @@ classes = (
 crop_size = (128, 128)
 # Small batches, and the same result with any number of processes.
 norm_cfg = dict(type='GN', num_groups=16, _delete_=True)
-head = dict(channels=64, num_classes=len(classes), norm_cfg=norm_cfg)
+# No dropout: random numbers come by process.
+head = dict(channels=64, dropout_ratio=0.0, num_classes=len(classes), norm_cfg=norm_cfg)
 model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(img_size=crop_size, patch_size=8, drop_path_rate=0.0),
@@ -29,18 +30,11 @@ model = dict(
     test_cfg=dict(mode='whole', _delete_=True),
 )
 
-load_image = _base_.load_image
-load_annotations = dict(
-    type='LoadChecked',
-    transforms=[
-        dict(type='LoadAnnotations'),
-        dict(type='CheckLabels', num_classes=len(classes)),
-    ],
-)
 train_pipeline = [
     dict(type='SeedAugmentation'),
-    load_image,
-    load_annotations,
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='CheckLabels', num_classes=len(classes)),
     dict(type='RandomResize', scale=(256, 192), ratio_range=(0.6, 1.2), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
@@ -48,11 +42,15 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    load_image,
+    dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(256, 192), keep_ratio=True),
-    load_annotations,
+    dict(type='LoadAnnotations'),
+    dict(type='CheckLabels', num_classes=len(classes)),
     dict(type='PackSegInputs'),
 ]
+# The scales of ADE20K do not fit small images.
+tta_pipeline = None
+
 data_root = 'data/sample/ade/ADEChallengeData2016'
 metainfo = dict(classes=classes)
 train_dataloader = dict(

@@ -34,7 +34,8 @@ def main() -> None:
         make_sample_data(['ade20k'], sample_dir, SampleSettings())
     except OSError as error:
         raise UserError(f'cannot make sample data in {sample_dir}: {error}') from error
-    preflight.check_work_dir(cfg.work_dir)
+    preflight.check_config(cfg, ('train', 'val'))
+    preflight.check_work_dir(cfg.work_dir, preflight.build_model(cfg))
     runner = build_runner(cfg)
     runner.train()
 

@@ -4,6 +4,11 @@
 # On several nodes, on each: NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST tools/dist_test.sh ...
 set -euo pipefail
 
+if [ $# -lt 3 ]; then
+  echo "usage: $0 CONFIG CHECKPOINT NUM_PROCESSES [options]" >&2
+  exit 2
+fi
+
 config=$1
 checkpoint=$2
 num_processes=$3

@@ -4,6 +4,11 @@
 # On several nodes, on each: NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST tools/dist_train.sh ...
 set -euo pipefail
 
+if [ $# -lt 2 ]; then
+  echo "usage: $0 CONFIG NUM_PROCESSES [options]" >&2
+  exit 2
+fi
+
 config=$1
 num_processes=$2
 tools=$(dirname "$0")

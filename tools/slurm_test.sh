@@ -4,6 +4,11 @@
 #     tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of tools/test.py]
 set -euo pipefail
 
+if [ $# -lt 4 ]; then
+  echo "usage: $0 PARTITION JOB_NAME CONFIG CHECKPOINT [options]" >&2
+  exit 2
+fi
+
 partition=$1
 job_name=$2
 config=$3

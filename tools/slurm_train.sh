@@ -4,6 +4,11 @@
 #     tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of tools/train.py]
 set -euo pipefail
 
+if [ $# -lt 3 ]; then
+  echo "usage: $0 PARTITION JOB_NAME CONFIG [options]" >&2
+  exit 2
+fi
+
 partition=$1
 job_name=$2
 config=$3

@@ -15,45 +15,49 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='folder for logs and metrics')
     parser.add_argument('--out', help='folder for the predictions, as label images')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds to show each')
     parser.add_argument('--show-dir', help='folder for pictures of the predictions')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_arguments(parser)
     return parser.parse_args()
 
 
-def draw_predictions(cfg: Config, show_dir: str) -> None:
-    """Have the visualization hook write a picture of every test image."""
+def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
+    """Have the visualization hook show or write a picture of every test image."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None or 'visualizer' not in cfg:
         raise UserError(
-            '--show-dir needs default_hooks.visualization and a visualizer in the config'
+            '--show and --show-dir need default_hooks.visualization and a visualizer in the config'
         )
-    hook.draw = True
-    hook.interval = 1
-    cfg.visualizer.save_dir = show_dir
+    if args.launcher != 'none':
+        raise UserError('--show and --show-dir draw the images of one process; use --launcher none')
+    hook.update(draw=True, interval=1, show=args.show, wait_time=args.wait_time)
+    if args.show_dir:
+        cfg.visualizer.save_dir = args.show_dir
 
 
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
-    if args.show_dir:
-        draw_predictions(cfg, args.show_dir)
-    if args.tta:
-        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-            raise UserError('--tta needs tta_model and tta_pipeline in the config')
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-        cfg.tta_model.module = cfg.model
-        cfg.model = cfg.tta_model
+    if args.show or args.show_dir:
+        draw_predictions(cfg, args)
     if args.out:
+        if not isinstance(cfg.test_evaluator, dict) or cfg.test_evaluator.type != 'IoUMetric':
+            raise UserError('--out writes label images, which needs test_evaluator.type=IoUMetric')
         cfg.test_evaluator.output_dir = args.out
-        cfg.test_evaluator.keep_results = True
 
     preflight.check_config(cfg, ('test',))
-    preflight.check_work_dir(cfg.work_dir)
-    runner = build_runner(cfg)
-    preflight.check_checkpoint(args.checkpoint, runner.model, strict=True)
-    runner.test()
+    model = preflight.build_model(cfg)
+    preflight.check_checkpoint(args.checkpoint, model, strict=True)
+    preflight.check_work_dir(cfg.work_dir, model)
+    if args.tta:
+        if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
+            raise UserError('--tta needs tta_model and tta_pipeline in the config')
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.model = dict(cfg.tta_model, module=cfg.model)
+    build_runner(cfg).test()
 
 
 if __name__ == '__main__':

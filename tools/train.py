@@ -47,18 +47,16 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.resume = True
-        if args.resume != 'auto':
-            cfg.load_from = args.resume
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = preflight.latest_checkpoint(cfg.work_dir)
 
     preflight.check_config(cfg, ('train', 'val'))
-    if args.resume == 'auto':
-        preflight.check_resume(cfg.work_dir)
-    preflight.check_work_dir(cfg.work_dir)
-    runner = build_runner(cfg)
-    preflight.check_disk_space(cfg.work_dir, runner.model)
+    model = preflight.build_model(cfg)
     if cfg.get('load_from'):
-        preflight.check_checkpoint(cfg.load_from, runner.model, strict=cfg.get('resume', False))
-    runner.train()
+        preflight.check_checkpoint(cfg.load_from, model, strict=cfg.get('resume', False))
+    preflight.check_work_dir(cfg.work_dir, model)
+    build_runner(cfg).train()
 
 
 if __name__ == '__main__':

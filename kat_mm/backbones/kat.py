@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class KAT(BaseModule):
         out_type: What is returned for each: 'featmap' (B, C, H / patch, W / patch), 'cls_token'
             (B, C), or 'avg_featmap' (B, C), the mean over the patch tokens. Default: 'cls_token'.
         with_cls_token: Whether a class token takes part in attention. Default: True.
-        final_norm: Whether the output of the last block is normalised. Default: True.
+        final_norm: Whether the output of the last block of the arch is normalised. Default: True.
         drop_rate: Dropout after the position embedding. Default: 0.
         drop_path_rate: Stochastic depth; rises linearly from 0 to this over the blocks. Default: 0.
         ffn_cfg: Feed-forward of the blocks. ``dict(type='GRKAN', ...)`` or ``dict(type='MLP')``,
@@ -164,17 +165,26 @@ class KAT(BaseModule):
             )
             for rate in rates[: self.num_layers]
         )
-        self.norm = nn.LayerNorm(self.embed_dims, eps=1e-6) if final_norm else nn.Identity()
-        self.register_load_state_dict_pre_hook(_resize_loaded_pos_embed)
+        has_last = self.num_layers == arch['num_layers']
+        self.norm = (
+            nn.LayerNorm(self.embed_dims, eps=1e-6) if final_norm and has_last else nn.Identity()
+        )
+        self.register_state_dict_post_hook(_note_grid)
+        self.register_load_state_dict_pre_hook(_fit_loaded_tokens)
         self._freeze_stages()
 
     def init_weights(self) -> None:
-        if (self.init_cfg or {}).get('type') == 'Pretrained':
+        cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
+        pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
+        others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
+        if others or not pretrained:
+            given, self.init_cfg = self.init_cfg, others
+            super().init_weights()
+            self.init_cfg = given
+        for cfg in pretrained:
             # Registered by kat_mm.checkpoints: knows the layouts of other projects.
-            WEIGHT_INITIALIZERS.build(dict(self.init_cfg, type='PretrainedKAT'))(self)
-            self._is_init = True
-            return
-        super().init_weights()
+            WEIGHT_INITIALIZERS.build(dict(cfg, type='PretrainedKAT'))(self)
+        self._is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image (B, in_channels, H, W), any H and W, to one output for each of out_indices."""
@@ -284,14 +294,29 @@ def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> t
     return resolved
 
 
-def _resize_loaded_pos_embed(module: KAT, state_dict: dict, prefix: str, *_) -> None:
-    """Fit a loaded position embedding to the grid: checkpoints of other sizes load as they are."""
+def _note_grid(module: KAT, state_dict: dict, prefix: str, local_metadata: dict) -> None:
+    local_metadata['grid_size'] = module.grid_size
+
+
+def _fit_loaded_tokens(
+    module: KAT, state_dict: dict, prefix: str, local_metadata: dict, *_
+) -> None:
+    """Fit loaded embeddings to the module: checkpoints of other sizes load as they are.
+
+    The grid of the loaded position embedding is in the metadata of our own checkpoints; others are
+    taken to be square. What does not fit is left as it is, and refused for its shape.
+    """
     loaded = state_dict.get(prefix + 'pos_embed')
-    if loaded is None or loaded.shape[1] == module.pos_embed.shape[1]:
+    if loaded is None:
         return
+    if not module.num_extra_tokens and state_dict.pop(prefix + 'cls_token', None) is not None:
+        print_log('The class token of the checkpoint is left out', 'current')
+        loaded = state_dict[prefix + 'pos_embed'] = loaded[:, 1:]
     patches = loaded.shape[1] - module.num_extra_tokens
     side = math.isqrt(max(patches, 0))
-    if side * side == patches:
+    grid = tuple(local_metadata.get('grid_size', (side, side)))
+    if math.prod(grid) == patches and grid != module.grid_size:
+        print_log(f'Position embedding resized from {grid} to {module.grid_size}', 'current')
         state_dict[prefix + 'pos_embed'] = resize_pos_embed(
-            loaded, (side, side), module.grid_size, module.num_extra_tokens
+            loaded, grid, module.grid_size, module.num_extra_tokens
         )

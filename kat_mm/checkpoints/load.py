@@ -1,6 +1,10 @@
 """Read a checkpoint file into a KAT backbone."""
 
+import argparse
+import logging
 import pickle
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +28,17 @@ def _history_buffer_method(owner: type, name: str):
 
 # What a checkpoint of mmengine holds besides tensors, in its logs.
 _MMENGINE_GLOBALS = [
+    # As training scripts save their arguments.
+    argparse.Namespace,
     HistoryBuffer,
     (_history_buffer_method, 'getattr'),
     (_history_buffer_method, 'builtins.getattr'),
     np.ndarray,
     np.dtype,
-    *(getattr(np.dtypes, f'{name}DType') for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')),
+    *(
+        getattr(np.dtypes, f'{name}DType')
+        for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')
+    ),
     (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
     (np._core.multiarray._reconstruct, 'numpy._core.multiarray._reconstruct'),
     (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
@@ -90,7 +99,9 @@ def read_checkpoint(path: str | Path) -> dict:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), 'no details')
+    """The line of PyTorch's long messages that says what is wrong, or else the first."""
+    lines = str(error).splitlines() or ['no details']
+    return next((line.strip() for line in lines if 'Unsupported' in line), lines[0])
 
 
 def find_state_dict(content: dict) -> dict[str, Tensor]:
@@ -99,38 +110,59 @@ def find_state_dict(content: dict) -> dict[str, Tensor]:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    return {
-        key.removeprefix('module.'): value
-        for key, value in content.items()
-        if isinstance(value, Tensor)
+    state = keep_entries(content, lambda key: isinstance(content[key], Tensor))
+    return strip_prefix(state, 'module.') or state
+
+
+def keep_entries(state: dict, condition: Callable[[str], bool]) -> dict:
+    """The entries whose key meets a condition, with the modules' metadata."""
+    kept = OrderedDict((key, value) for key, value in state.items() if condition(key))
+    kept._metadata = getattr(state, '_metadata', {})
+    return kept
+
+
+def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries below ``prefix``, without it, in keys and in the modules' metadata."""
+    stripped = OrderedDict(
+        (key.removeprefix(prefix), value) for key, value in state.items() if key.startswith(prefix)
+    )
+    stripped._metadata = {
+        f'{name}.'.removeprefix(prefix).removesuffix('.'): value
+        for name, value in getattr(state, '_metadata', {}).items()
+        if f'{name}.'.startswith(prefix)
     }
+    return stripped
 
 
-def load_pretrained(backbone: nn.Module, path: str | Path) -> None:
+def load_pretrained(backbone: nn.Module, path: str | Path, prefix: str = 'backbone.') -> None:
     """Load the weights of a backbone, alone or as part of a model, into ``backbone``.
 
     Understands the layout of the official KAT code and of models of this project. A position
     embedding of another size is resized. Heads are left out; whatever else is missing or left over
     is listed in the log.
 
+    Args:
+        backbone: The model to load into.
+        path: The checkpoint file; see :func:`read_checkpoint`.
+        prefix: Where the backbone's keys are in a file that has more.
+
     Raises:
-        UserError: The file cannot be read, has weights of other shapes, or nothing in it fits.
+        UserError: The file cannot be read, has weights of other shapes, or is of another layout.
     """
     state = find_state_dict(read_checkpoint(path))
-    if any(key.startswith('backbone.') for key in state):
-        state = {
-            key.removeprefix('backbone.'): value
-            for key, value in state.items()
-            if key.startswith('backbone.')
-        }
+    state = strip_prefix(state, prefix) or state
     heads = [key for key in state if key.startswith('head.')]
-    state = {key: value for key, value in state.items() if key not in heads}
+    state = keep_entries(state, lambda key: key not in heads)
     own = backbone.state_dict()
-    if not own.keys() & state.keys():
+    # A ViT's checkpoint has no rational functions; these keep their start.
+    lacking = [
+        key for key in own.keys() - state.keys() if '.act1.' not in key and '.act2.' not in key
+    ]
+    if 2 * len(lacking) > len(own):  # a key or two in common is chance
         raise UserError(
-            f'nothing in checkpoint {path} fits the backbone: it has keys like '
-            f'{", ".join(list(state)[:3]) or "(none)"}, the backbone has keys like '
-            f'{", ".join(list(own)[:3])}'
+            f'checkpoint {path} has no weights for the backbone, or is of an unknown layout: it '
+            f'has keys like {", ".join(list(state)[:3]) or "(none)"}, the backbone has keys like '
+            f'{", ".join(sorted(lacking)[:3])}. The layout of the official KAT code is read'
         )
     try:
         missing, left_over = backbone.load_state_dict(state, strict=False)
@@ -143,7 +175,7 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> None:
     print_log(f'Loaded {len(own) - len(missing)} of {len(own)} tensors from {path}', 'current')
     for what, keys in (('Left out', heads), ('Missing', missing), ('Left over', left_over)):
         if keys:
-            print_log(f'{what}: {", ".join(keys)}', 'current')
+            print_log(f'{what}: {", ".join(keys)}', 'current', logging.WARNING)
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -152,10 +184,12 @@ class PretrainedKAT:
 
     Args:
         checkpoint: Path or URL; see :func:`load_pretrained`.
+        prefix: Where the backbone's keys are in a file that has more. Default: 'backbone.'.
     """
 
-    def __init__(self, checkpoint: str):
+    def __init__(self, checkpoint: str, prefix: str = 'backbone.'):
         self.checkpoint = checkpoint
+        self.prefix = prefix
 
     def __call__(self, module: nn.Module) -> None:
-        load_pretrained(module, self.checkpoint)
+        load_pretrained(module, self.checkpoint, self.prefix)

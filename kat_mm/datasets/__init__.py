@@ -1,6 +1,12 @@
 """Sample data, checked loading and reproducible augmentation, registered for all tasks."""
 
-from .checks import CheckLabels, LoadChecked
+from .checks import CheckLabels, LoadChecked, check_loading
 from .seeding import SeedAugmentation, SeededInfiniteSampler
 
-__all__ = ['CheckLabels', 'LoadChecked', 'SeedAugmentation', 'SeededInfiniteSampler']
+__all__ = [
+    'CheckLabels',
+    'LoadChecked',
+    'SeedAugmentation',
+    'SeededInfiniteSampler',
+    'check_loading',
+]

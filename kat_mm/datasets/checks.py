@@ -1,10 +1,14 @@
 """Loading that says which file is wrong, and what is wrong with it."""
 
+import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform, Compose
 from mmengine.registry import TRANSFORMS
 
 from kat_mm.errors import UserError
+
+# What mmcv, OpenCV and Pillow raise for files that do not decode (AttributeError: from None).
+_LOADING_ERRORS = (OSError, ValueError, AssertionError, AttributeError, cv2.error)
 
 
 @TRANSFORMS.register_module()
@@ -32,11 +36,27 @@ class LoadChecked(BaseTransform):
                 f'{error.filename} does not exist, although the data set lists it (sample: '
                 f'{", ".join(files)}); add the file, or remove the sample'
             ) from error
-        except Exception as error:
+        except _LOADING_ERRORS as error:
             raise UserError(
                 f'cannot load the sample {", ".join(files)}: {error}. Repair or replace the file, '
                 'or remove the sample from the data set'
             ) from error
+
+
+def check_loading(dataset: dict) -> None:
+    """Put the loading transforms of a data set's config, and what wraps it, into LoadChecked.
+
+    Done when a run starts and not in the config files: inference tools look there for
+    ``LoadImageFromFile`` and ``LoadAnnotations`` by name.
+    """
+    for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
+        if inner is not None:
+            check_loading(inner)
+    pipeline = dataset.get('pipeline') or []
+    for index, transform in enumerate(pipeline):
+        name = transform['type'].rpartition('.')[2]
+        if name == 'CheckLabels' or (name.startswith('Load') and name != LoadChecked.__name__):
+            pipeline[index] = dict(type=LoadChecked.__name__, transforms=[transform])
 
 
 @TRANSFORMS.register_module()
@@ -45,7 +65,8 @@ class CheckLabels(BaseTransform):
 
     Labels that a data set uses for "unlabelled" become ``ignore_index`` first.
 
-    Required keys: ``gt_seg_map``, (H, W), uint8, as ``LoadAnnotations`` leaves it.
+    Optional key: ``gt_seg_map``, (H, W), uint8, as ``LoadAnnotations`` leaves it. Without one, as
+    in inference, there is nothing to check.
 
     Args:
         num_classes: Number of classes; labels are 0 to num_classes - 1.
@@ -62,17 +83,25 @@ class CheckLabels(BaseTransform):
         self.ignore_index = ignore_index
 
     def transform(self, results: dict) -> dict:
-        labels = results['gt_seg_map']
+        labels = results.get('gt_seg_map')
+        if labels is None:
+            return results
+        if labels.ndim != 2:
+            raise ValueError(
+                f'label image of shape {labels.shape}; it must have one channel of class numbers'
+            )
         counts = np.bincount(labels.ravel(), minlength=256)
         if counts[self.unlabelled].any():
             labels[np.isin(labels, self.unlabelled)] = self.ignore_index
         counts[[*self.unlabelled, self.ignore_index]] = 0
         outside = np.flatnonzero(counts[self.num_classes :]) + self.num_classes
         if outside.size:
+            hint = ''
+            if results.get('reduce_zero_label') and results.get('label_map') is None:
+                hint = '. In the file these are one more, since reduce_zero_label ignores 0'
             raise ValueError(
                 f'label values {outside.tolist()} are outside of the {self.num_classes} classes; '
                 f'allowed are 0 to {self.num_classes - 1}, and as unlabelled '
-                f'{[*self.unlabelled, self.ignore_index]}. '
-                'With reduce_zero_label=True, all these are one more in the file, and 0 is ignored'
+                f'{[*self.unlabelled, self.ignore_index]}{hint}'
             )
         return results

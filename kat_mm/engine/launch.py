@@ -4,8 +4,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from mmengine.config import Config, DictAction
@@ -15,6 +14,8 @@ from mmengine.runner import Runner
 
 import kat_mm  # noqa: F401  registers the modules that the configs name
 from kat_mm.checkpoints import trust_mmengine_checkpoints
+from kat_mm.datasets import check_loading
+from kat_mm.engine.preflight import config_errors
 from kat_mm.errors import UserError
 
 
@@ -79,19 +80,13 @@ def build_runner(cfg: Config) -> Runner:
         _drop_amp(cfg)
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
-    with _config_errors():
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-
-
-@contextmanager
-def _config_errors() -> Iterator[None]:
-    """What fails while things are built from a config is a mistake in the config."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (TypeError, ValueError, KeyError, AssertionError, FileNotFoundError) as error:
-        raise UserError(f'the config cannot be built: {error}') from error
+    with config_errors():
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    # Behind the constructor, which writes the config to the work folder as the user gave it.
+    for loader in (runner._train_dataloader, runner._val_dataloader, runner._test_dataloader):
+        if loader is not None:
+            check_loading(loader['dataset'])
+    return runner
 
 
 def _drop_amp(cfg: Config) -> None:
@@ -115,12 +110,15 @@ def _start_cpu_processes(cfg: Config) -> None:
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',
         device_ids=None,
+        broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     if _replace_sync_bn(cfg.model):
         print_log(
             'SyncBN needs GPUs: on CPUs each process normalises its own batch (BN)', 'current'
         )
+        # Running statistics are averaged before each validation.
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='SyncBuffersHook')]
 
 
 def _replace_sync_bn(cfg) -> bool:

@@ -1,68 +1,95 @@
 """Checks before a run starts: what would otherwise fail late, or deep inside a library."""
 
+import copy
 import difflib
 import errno
 import inspect
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
-from mmengine.registry import DATASETS, MODELS
+from mmengine.fileio import list_dir_or_file
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
-from kat_mm.checkpoints import find_state_dict, read_checkpoint
+from kat_mm.checkpoints import find_state_dict, keep_entries, read_checkpoint
 from kat_mm.errors import UserError
 
 _WHERE_TO_GET = {
     'ADE20KDataset': 'Get ADE20K (ADEChallengeData2016.zip) from sceneparsing.csail.mit.edu',
 }
-_SAMPLE_DATA = 'To try things out, make sample data: python tools/make_sample_data.py'
+_SAMPLE_DATA = (
+    'To try things out without it: python tools/make_sample_data.py ade20k, then '
+    'python tools/train.py configs/kat_t_upernet_sample.py'
+)
 
 
 def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check what a config refers to.
+    """Check what a config says, and the data that it names.
 
     Args:
         cfg: The config, with all options of the command line merged.
         splits: Whose data is needed, from 'train', 'val' and 'test'.
 
     Raises:
-        UserError: A key of the backbone is misspelt, a data folder is missing or incomplete, or
-            there is no checkpoint where one is named.
+        UserError: A key of a module of this project is misspelt, or a data folder is missing or
+            incomplete.
     """
-    check_arguments(cfg.get('model', {}).get('backbone', {}), 'model.backbone')
+    # Names in the config are those of its scope.
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    check_arguments(cfg.get('model'), 'model')
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader:
             check_dataset(loader.dataset, split)
-    init_cfg = cfg.get('model', {}).get('backbone', {}).get('init_cfg') or {}
-    for path in (cfg.get('load_from'), init_cfg.get('checkpoint')):
-        if path and '://' not in path and not os.path.isfile(path):
-            raise UserError(
-                f'checkpoint {path} does not exist; give the path of a .pth or .safetensors file'
-            )
 
 
-def check_arguments(cfg: dict, where: str) -> None:
-    """Refuse keys that the class behind ``cfg['type']`` does not take, in the parts of a KAT."""
-    cls = MODELS.get(cfg['type']) if isinstance(cfg.get('type'), str) else None
-    if cls is None or not cls.__module__.startswith('kat_mm.'):
+def check_arguments(cfg, where: str) -> None:
+    """Refuse keys that a class of this project does not take, anywhere below ``cfg``."""
+    if isinstance(cfg, list | tuple):
+        for index, item in enumerate(cfg):
+            check_arguments(item, f'{where}[{index}]')
+    if not isinstance(cfg, dict):
         return
-    known = [name for name in inspect.signature(cls.__init__).parameters if name != 'self']
+    cls = MODELS.get(cfg['type']) if isinstance(cfg.get('type'), str) else None
+    known = None
+    if cls is not None and cls.__module__.startswith('kat_mm.'):
+        known = [name for name in inspect.signature(cls.__init__).parameters if name != 'self']
     for key, value in cfg.items():
-        if key != 'type' and not key.startswith('_') and key not in known:
+        if known and key != 'type' and not key.startswith('_') and key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f'did you mean {near[0]}? ' if near else ''
             raise UserError(
                 f'{where}.{key} is not an argument of {cls.__name__}; {hint}'
                 f'It takes {", ".join(known)}'
             )
-        if key.endswith('_cfg') and isinstance(value, dict):
-            check_arguments(value, f'{where}.{key}')
+        check_arguments(value, f'{where}.{key}')
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """What fails while things are built from a config is a mistake in the config."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AssertionError, FileNotFoundError) as error:
+        raise UserError(f'the config cannot be built: {type(error).__name__}: {error}') from error
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model for the checks, before the runner makes folders and logs.
+
+    Raises:
+        UserError: The config of the model does not fit.
+    """
+    with config_errors():
+        return MODELS.build(copy.deepcopy(cfg.model))
 
 
 def check_dataset(dataset: dict, split: str) -> None:
@@ -84,17 +111,19 @@ def check_dataset(dataset: dict, split: str) -> None:
 
 
 def _check_pairs(dataset: dict, images: Path, annotations: Path) -> None:
-    defaults = inspect.signature(DATASETS.get(dataset['type']).__init__).parameters
+    cls = DATASETS.get(dataset['type'])
+    if cls is None:  # building it will say so
+        return
+    defaults = inspect.signature(cls.__init__).parameters
     img_suffix, seg_map_suffix = (
         dataset.get(key, defaults[key].default if key in defaults else suffix)
         for key, suffix in (('img_suffix', '.jpg'), ('seg_map_suffix', '.png'))
     )
-    names = [
-        name.removesuffix(img_suffix) for name in os.listdir(images) if name.endswith(img_suffix)
-    ]
+    # With sub-folders, as mmseg lists them.
+    names = [name.removesuffix(img_suffix) for name in _list_files(images, img_suffix)]
     if not names:
         raise UserError(f'data folder {images} holds no images *{img_suffix}. {_SAMPLE_DATA}')
-    present = set(os.listdir(annotations))
+    present = set(_list_files(annotations, seg_map_suffix))
     lacking = sorted(name for name in names if name + seg_map_suffix not in present)
     if lacking:
         raise UserError(
@@ -104,11 +133,17 @@ def _check_pairs(dataset: dict, images: Path, annotations: Path) -> None:
         )
 
 
-def check_work_dir(work_dir: str) -> None:
-    """Make the work folder and write to it once, before hours of training depend on it."""
+def _list_files(folder: Path, suffix: str) -> Iterator[str]:
+    return list_dir_or_file(folder, list_dir=False, suffix=suffix, recursive=True)
+
+
+def check_work_dir(work_dir: str, model: nn.Module) -> None:
+    """Write once to where the work folder is or will be, before hours of training depend on it."""
+    folder = Path(work_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
     try:
-        os.makedirs(work_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work_dir) as probe:
+        with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(1 << 20))
             probe.flush()
             os.fsync(probe.fileno())
@@ -117,13 +152,9 @@ def check_work_dir(work_dir: str) -> None:
         raise UserError(
             f'cannot write to the work folder {work_dir}: {why}; name another one with --work-dir'
         ) from error
-
-
-def check_disk_space(work_dir: str, model: nn.Module) -> None:
-    """Refuse to start where not even one checkpoint would fit."""
-    # Weights, and AdamW's two moments of each.
+    # A checkpoint holds the weights, and AdamW's two moments of each.
     needed = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
-    free = shutil.disk_usage(work_dir).free
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
             f'the work folder {work_dir} has {free / 1e6:.0f} MB free, and one checkpoint takes '
@@ -131,41 +162,38 @@ def check_disk_space(work_dir: str, model: nn.Module) -> None:
         )
 
 
-def check_resume(work_dir: str) -> None:
-    """Refuse to resume where there is nothing to resume from."""
+def latest_checkpoint(work_dir: str) -> str:
+    """The checkpoint to resume from."""
     latest = find_latest_checkpoint(work_dir)
     if latest is None or not os.path.isfile(latest):
         raise UserError(
             f'--resume found no checkpoint in {work_dir}; name one, as --resume FILE, or start '
             'anew without --resume'
         )
+    return latest
 
 
 def check_checkpoint(path: str, model: nn.Module, strict: bool) -> None:
-    """Refuse a checkpoint that does not belong to a model.
+    """Refuse a checkpoint that does not belong to a model, by loading it.
 
     Args:
         path: The checkpoint file.
-        model: The model that is to have its weights.
-        strict: Whether every weight of the model must be there, as for testing. Otherwise those of
-            the backbone must have its shapes, and heads may differ, as for fine-tuning.
+        model: The model of the config; gets the weights.
+        strict: Whether every weight of the model must be there, as for testing and resuming.
+            Otherwise those of the backbone must have its shapes, and heads may differ, as for
+            fine-tuning.
     """
-    if is_model_wrapper(model):
-        model = model.module
     state = find_state_dict(read_checkpoint(path))
     own = model.state_dict()
-    common = own.keys() & state.keys()
-    missing = sorted(own.keys() - state.keys()) if strict or not common else []
-    reasons = [
-        f'{key} is {tuple(state[key].shape)} there and {tuple(own[key].shape)} here'
-        for key in sorted(common)
-        if state[key].shape != own[key].shape
-        # A position embedding is resized.
-        and not key.endswith('pos_embed')
-        and (strict or key.startswith('backbone.'))
-    ][:3]
-    if missing:
-        reasons.append(f'it lacks {len(missing)} tensors, such as {missing[0]}')
+    if not strict:
+        state = keep_entries(state, lambda key: key.startswith('backbone.') and key in own)
+    reasons = []
+    try:
+        missing, _ = model.load_state_dict(state, strict=False)
+        if strict or not state:
+            reasons = [f'it lacks {len(missing)} tensors, such as {missing[0]}'] if missing else []
+    except RuntimeError as error:
+        reasons = [line.strip() for line in str(error).splitlines()[1:4]]
     if reasons:
         raise UserError(
             f'checkpoint {path} does not fit the model of the config: {"; ".join(reasons)}. '

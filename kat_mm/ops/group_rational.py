@@ -22,9 +22,9 @@ def group_rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
 
         F(x) = (a0 + a1 x + ... + am x^m) / (1 + |b1||x| + ... + |bn||x|^n)
 
-    The denominator is at least 1, so F has no poles. The gradient takes ``sign(0) = +1`` for both
-    ``b`` and ``x``. Arithmetic is in float32 for half-precision input and in the widest input dtype
-    otherwise. The gradient with respect to ``x`` and the coefficients is differentiable once.
+    The denominator is at least 1, so F has no poles. The gradient takes ``sign(0) = +1`` for ``b``,
+    and for ``x`` its sign bit: +1 at 0, -1 at -0.0. Arithmetic is in float32 for half-precision
+    input and in the widest input dtype otherwise. F is differentiable once.
 
     Args:
         x: Input of shape (..., C), channels last, any strides and any number of leading
@@ -74,9 +74,9 @@ def _check(x: Tensor, numerator: Tensor, denominator: Tensor) -> None:
 
 
 if importlib.util.find_spec('triton') is not None:
-    from . import group_rational_triton as cuda
+    from . import group_rational_triton as device_kernels
 else:  # platforms for which there is no Triton
-    cuda = eager
+    device_kernels = eager
 
 
 @torch.library.custom_op('kat_mm::group_rational', mutates_args=())
@@ -93,14 +93,14 @@ def _group_rational_backward(
 
 @_group_rational.register_kernel('cuda')
 def _(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-    return cuda.forward(x, numerator, denominator)
+    return device_kernels.forward(x, numerator, denominator)
 
 
 @_group_rational_backward.register_kernel('cuda')
 def _(
     grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return cuda.backward(grad, x, numerator, denominator)
+    return device_kernels.backward(grad, x, numerator, denominator)
 
 
 @_group_rational.register_fake

@@ -41,7 +41,7 @@ def backward(
     y = _horner(z, a).mul_(reciprocal)
     scaled = reciprocal.mul_(grad.reshape(z.shape))
 
-    # dQ/dx = sign(x) dQ/d|x|, with sign(0) = +1 as in the authors' kernels.
+    # dQ/dx = sign(x) dQ/d|x|
     slope = _horner(magnitude, _derivative(q)).mul_(y)
     slope = torch.where(z.signbit(), slope, slope.neg()).add_(_horner(z, _derivative(a)))
     grad_x = slope.mul_(scaled).to(x.dtype).view(x.shape)

@@ -34,7 +34,7 @@ def plot_segmentation(
     shown = set()
     for row, index in zip(axes, indices, strict=True):
         data = pseudo_collate([dataset[index]])
-        samples = [runner.model.test_step(data)[0] for runner in runners.values()]
+        samples = [runner.model.eval().test_step(data)[0] for runner in runners.values()]
         image = mmcv.imread(samples[0].img_path, channel_order='rgb')
         labels = [samples[0].gt_sem_seg, *(sample.pred_sem_seg for sample in samples)]
         labels = [label.data.squeeze().cpu().numpy() for label in labels]

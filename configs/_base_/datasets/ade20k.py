@@ -2,18 +2,11 @@ dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
 
-load_image = dict(type='LoadChecked', transforms=[dict(type='LoadImageFromFile')])
-load_annotations = dict(
-    type='LoadChecked',
-    transforms=[
-        dict(type='LoadAnnotations'),
-        dict(type='CheckLabels', num_classes=150),
-    ],
-)
 train_pipeline = [
     dict(type='SeedAugmentation'),
-    load_image,
-    load_annotations,
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='CheckLabels', num_classes=150),
     dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
@@ -21,14 +14,15 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    load_image,
+    dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     # Behind Resize: predictions are compared with the truth at its own size.
-    load_annotations,
+    dict(type='LoadAnnotations'),
+    dict(type='CheckLabels', num_classes=150),
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [
-    load_image,
+    dict(type='LoadImageFromFile'),
     dict(
         type='TestTimeAug',
         transforms=[
@@ -40,7 +34,7 @@ tta_pipeline = [
                 dict(type='RandomFlip', prob=0.0, direction='horizontal'),
                 dict(type='RandomFlip', prob=1.0, direction='horizontal'),
             ],
-            [load_annotations],
+            [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
         ],
     ),

@@ -32,25 +32,23 @@ metainfo = dict(
 )
 crop_size = (360, 480)
 
-load_image = dict(type='LoadChecked', transforms=[dict(type='LoadImageFromFile')])
-load_annotations = dict(
-    type='LoadChecked',
-    transforms=[
-        dict(type='LoadAnnotations'),
-        dict(type='CheckLabels', num_classes=len(metainfo['classes']), unlabelled=(11,)),
-    ],
-)
 train_pipeline = [
     dict(type='SeedAugmentation'),
-    load_image,
-    load_annotations,
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='CheckLabels', num_classes=len(metainfo['classes']), unlabelled=(11,)),
     dict(type='RandomResize', scale=(480, 360), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [load_image, load_annotations, dict(type='PackSegInputs')]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='CheckLabels', num_classes=len(metainfo['classes']), unlabelled=(11,)),
+    dict(type='PackSegInputs'),
+]
 
 train_dataloader = dict(
     batch_size=16,

@@ -1,0 +1,420 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS, DefaultScope, Registry
+from timm.models.vision_transformer import VisionTransformer, vit_tiny_patch16_224
+from torch import nn
+
+from kat_mm.backbones import KAT
+from kat_mm.layers import GRKAN, MLP
+from kat_mm.layers.init import squared_gain
+from kat_mm.ops.coefficients import get_fit
+
+SMALL = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
+
+
+def small(**kwargs) -> KAT:
+    """4 blocks of width 32, 4 x 4 patches of 8 pixels."""
+    return KAT(**{'arch': SMALL, 'img_size': 32, 'patch_size': 8, **kwargs})
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Every parameter away from its special start."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 10)
+    return model
+
+
+def images(height=32, width=32, batch=2):
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+# Size and layout
+
+
+@pytest.mark.parametrize(
+    'arch, ffn, count',
+    [
+        ('tiny', 'GRKAN', 5_718_328),
+        ('small', 'GRKAN', 22_051_576),
+        ('base', 'GRKAN', 86_568_568),
+        ('tiny', 'MLP', 5_717_416),
+        ('small', 'MLP', 22_050_664),
+        ('base', 'MLP', 86_567_656),
+    ],
+)
+def test_parameters_with_a_head_of_1000_classes_are_as_many_as_published(arch, ffn, count):
+    model = KAT(arch, ffn_cfg=dict(type=ffn))
+    head = nn.Linear(model.embed_dims, 1000)
+    assert sum(p.numel() for m in (model, head) for p in m.parameters()) == count
+
+
+def test_large_is_the_large_vision_transformer():
+    model = KAT('large', out_indices=0, ffn_cfg=dict(type='MLP'))
+    block = sum(p.numel() for p in model.blocks[0].parameters())
+    rest = sum(p.numel() for p in model.parameters()) - block
+    # timm's vit_large_patch16_224 without its head; the last norm belongs to the last block
+    assert rest + 24 * block + 2 * 1024 == 304_326_632 - 1025 * 1000
+
+
+def test_state_dict_has_the_official_keys_and_shapes():
+    c, expected = 192, {}
+    expected['cls_token'] = (1, 1, c)
+    expected['pos_embed'] = (1, 197, c)
+    expected['patch_embed.proj.weight'] = (c, 3, 16, 16)
+    expected['patch_embed.proj.bias'] = (c,)
+    for i in range(12):
+        for norm in ('norm1', 'norm2'):
+            expected[f'blocks.{i}.{norm}.weight'] = expected[f'blocks.{i}.{norm}.bias'] = (c,)
+        for linear, shape in {
+            'attn.qkv': (3 * c, c),
+            'attn.proj': (c, c),
+            'mlp.fc1': (4 * c, c),
+            'mlp.fc2': (c, 4 * c),
+        }.items():
+            expected[f'blocks.{i}.{linear}.weight'] = shape
+            expected[f'blocks.{i}.{linear}.bias'] = shape[:1]
+        for act in ('act1', 'act2'):
+            expected[f'blocks.{i}.mlp.{act}.weight_numerator'] = (1, 6)
+            expected[f'blocks.{i}.mlp.{act}.weight_denominator'] = (8, 4)
+    expected['norm.weight'] = expected['norm.bias'] = (c,)
+    state = KAT('tiny').state_dict()
+    assert {key: tuple(value.shape) for key, value in state.items()} == expected
+
+
+# Numbers
+
+
+def test_with_mlp_and_the_same_weights_it_is_timms_vit_tiny():
+    torch.manual_seed(0)
+    theirs = vit_tiny_patch16_224(num_classes=0).eval()
+    ours = KAT('tiny', out_type='featmap', ffn_cfg=dict(type='MLP')).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = images(224, 224, batch=1)
+    with torch.no_grad():
+        want = theirs.forward_features(x)
+        (got,) = ours(x)
+        ours.out_type = 'cls_token'
+        (cls_token,) = ours(x)
+    torch.testing.assert_close(got.flatten(2).mT, want[:, 1:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cls_token, want[:, 0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('with_cls_token', [True, False])
+@pytest.mark.parametrize('final_norm', [True, False])
+def test_each_output_is_that_block_of_timms_model(with_cls_token, final_norm):
+    theirs = VisionTransformer(
+        img_size=(32, 48),
+        patch_size=8,
+        embed_dim=32,
+        depth=4,
+        num_heads=2,
+        mlp_ratio=2,
+        num_classes=0,
+        class_token=with_cls_token,
+        global_pool='token' if with_cls_token else 'avg',
+        fc_norm=False,
+        final_norm=final_norm,
+    )
+    theirs = randomise(theirs).eval()
+    ours = small(
+        img_size=(32, 48),
+        out_indices=(0, 2, -1),
+        out_type='featmap',
+        with_cls_token=with_cls_token,
+        final_norm=final_norm,
+        ffn_cfg=dict(type='MLP'),
+    ).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = images(32, 48)
+    got = ours(x)
+    want = theirs.forward_intermediates(x, indices=[0, 2, 3], intermediates_only=True)
+    want[-1] = theirs.norm(want[-1].movedim(1, -1)).movedim(-1, 1)
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('out_type', ['featmap', 'cls_token', 'avg_featmap'])
+def test_out_type_decides_the_shape_of_each_output(out_type):
+    outputs = small(out_indices=(1, 3), out_type=out_type)(images(40, 24))
+    shape = (2, 32, 5, 3) if out_type == 'featmap' else (2, 32)
+    assert isinstance(outputs, tuple) and [o.shape for o in outputs] == [shape, shape]
+
+
+def test_avg_featmap_is_the_mean_of_the_featmap():
+    model = randomise(small(out_type='featmap'))
+    (featmap,) = model(images())
+    model.out_type = 'avg_featmap'
+    torch.testing.assert_close(model(images())[0], featmap.mean(dim=(2, 3)))
+
+
+def test_every_parameter_takes_part():
+    model = small(out_indices=(0, 1, 2, 3), out_type='featmap')
+    sum(output.square().sum() for output in model(images())).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+def test_attention_and_feed_forward_configs_reach_the_blocks():
+    model = small(
+        attn_cfg=dict(type='SoftmaxAttention', qkv_bias=False, proj_drop_rate=0.25),
+        ffn_cfg=dict(type='GRKAN', num_groups=4, act_init=('identity', 'gelu'), drop_rate=0.5),
+        drop_rate=0.125,
+    )
+    for block in model.blocks:
+        assert block.attn.qkv.bias is None and block.attn.proj_drop.p == 0.25
+        assert block.mlp.act2.weight_denominator.shape == (4, 4)
+        assert block.mlp.act2.fit.name == 'gelu'
+        assert block.mlp.drop1.p == 0.5
+    assert model.drop_after_pos.p == 0.125
+
+
+def test_dropout_after_the_position_embedding_acts_in_training():
+    model = small(drop_rate=1.0, final_norm=False, out_type='avg_featmap')
+    assert torch.equal(model(images())[0], model(images() * 2)[0])
+
+
+# Input sizes
+
+
+@pytest.mark.parametrize('size', [(32, 32), (64, 32), (16, 80), (33, 47), (5, 3)])
+def test_input_of_any_size_gives_a_map_of_its_own_size(size):
+    (featmap,) = small(out_type='featmap')(images(*size))
+    assert featmap.shape == (2, 32, -(-size[0] // 8), -(-size[1] // 8))
+
+
+def test_input_that_the_patch_does_not_divide_is_padded_at_the_right_and_the_bottom():
+    model = randomise(small(out_type='featmap'))
+    x = images(27, 42)
+    assert torch.equal(model(x)[0], model(F.pad(x, (0, 6, 0, 5)))[0])
+
+
+def test_other_input_size_equals_a_model_made_for_it_with_the_same_checkpoint():
+    model = randomise(small(out_type='featmap'))
+    made_for_it = small(img_size=(48, 24), out_type='featmap')
+    made_for_it.load_state_dict(model.state_dict())
+    assert made_for_it.pos_embed.shape == (1, 1 + 6 * 3, 32)
+    torch.testing.assert_close(model(images(48, 24)), made_for_it(images(48, 24)))
+
+
+@pytest.mark.parametrize('with_cls_token', [True, False])
+def test_position_embedding_of_another_size_is_resized_on_loading(with_cls_token):
+    extra = int(with_cls_token)
+    options = dict(with_cls_token=with_cls_token, out_type='featmap')
+    state = randomise(small(**options)).state_dict()
+    before = {key: value.clone() for key, value in state.items()}
+    model = nn.ModuleDict({'backbone': small(img_size=(56, 40), **options)})
+    model.load_state_dict({f'backbone.{key}': value for key, value in state.items()})
+    grid = before['pos_embed'][:, extra:].mT.unflatten(2, (4, 4))
+    want = F.interpolate(grid, size=(7, 5), mode='bicubic').flatten(2).mT
+    got = model['backbone'].pos_embed
+    torch.testing.assert_close(got[:, extra:], want)
+    assert torch.equal(got[:, :extra], before['pos_embed'][:, :extra])
+    assert all(torch.equal(state[key], before[key]) for key in before)
+
+
+# out_indices
+
+
+@pytest.mark.parametrize(
+    'given, resolved', [(-1, (3,)), (0, (0,)), ((1, -1), (1, 3)), ([0, -3], (0, 1))]
+)
+def test_negative_out_indices_count_from_the_end(given, resolved):
+    model = small(out_indices=given)
+    assert model.out_indices == resolved and len(model(images())) == len(resolved)
+
+
+def test_blocks_behind_the_last_output_are_not_built():
+    assert len(small(out_indices=(0, 1)).blocks) == 2
+
+
+# Regularisation and training
+
+
+def test_drop_path_rises_linearly_over_the_whole_depth():
+    for out_indices, depth in ((-1, 4), (1, 2)):
+        blocks = small(drop_path_rate=0.3, out_indices=out_indices).blocks
+        for path in ('drop_path1', 'drop_path2'):
+            rates = [getattr(block, path).drop_prob for block in blocks]
+            assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3][:depth])
+
+
+def test_drop_path_leaves_out_whole_samples_of_a_branch_and_only_in_training():
+    torch.manual_seed(0)
+    block = randomise(small(drop_path_rate=0.5)).blocks[3]
+    x = torch.randn(64, 4, 32)
+    unchanged = (block.train()(x) == x).flatten(1).all(dim=1)
+    # Both branches are left out with probability 1/4.
+    assert 4 <= unchanged.sum() <= 32
+    assert not (block.eval()(x) == x).flatten(1).all(dim=1).any()
+
+
+def test_recomputed_blocks_give_the_same_gradients_with_drop_path():
+    plain = randomise(small(drop_path_rate=0.5, drop_rate=0.1, out_type='featmap'))
+    recomputed = small(drop_path_rate=0.5, drop_rate=0.1, out_type='featmap', with_cp=True)
+    recomputed.load_state_dict(plain.state_dict())
+    calls = []
+    for block in recomputed.blocks:
+        block.register_forward_pre_hook(lambda *_: calls.append(1))
+    for model in (plain, recomputed):
+        torch.manual_seed(3)
+        model(images(batch=8))[0].square().sum().backward()
+    assert len(calls) == 8  # each of 4 blocks in forward and again in backward
+    for (name, p), q in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad), name
+
+
+def test_nothing_is_recomputed_without_gradients():
+    model, calls = small(with_cp=True), []
+    model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        model(images())
+    assert calls == [1]
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
+def test_frozen_stages_get_no_gradient_and_stay_in_eval_mode(frozen_stages):
+    model = small(frozen_stages=frozen_stages, drop_rate=0.1).train()
+    frozen = set()
+    if frozen_stages >= 0:
+        frozen = {'cls_token', 'pos_embed', 'patch_embed', 'drop_after_pos'}
+        frozen |= {f'blocks.{i}' for i in range(frozen_stages)}
+
+    def is_frozen(name):
+        return any(name == part or name.startswith(part + '.') for part in frozen)
+
+    for name, module in model.named_modules():
+        assert module.training != is_frozen(name), name
+    model(images())[0].square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == is_frozen(name), name
+    assert not any(module.training for module in model.eval().modules())
+
+
+def test_layer_depth_counts_from_the_embeddings_to_what_is_behind_the_blocks():
+    model = small()
+    for name, depth in {
+        'backbone.cls_token': 0,
+        'backbone.pos_embed': 0,
+        'backbone.patch_embed.proj.weight': 0,
+        'backbone.blocks.0.norm1.weight': 1,
+        'backbone.blocks.3.mlp.act1.weight_numerator': 4,
+        'backbone.norm.bias': 5,
+        'decode_head.conv_seg.weight': 5,
+    }.items():
+        assert model.get_layer_depth(name, 'backbone.') == (depth, 6)
+    assert model.get_layer_depth('blocks.10.attn.qkv.weight')[0] == 11
+    assert small(out_indices=1).get_layer_depth('norm.weight') == (3, 4)
+
+
+# Initialisation
+
+
+@pytest.mark.parametrize('ffn', [GRKAN, MLP])
+def test_init_weights_fills_every_linear_map(ffn):
+    model = small(ffn_cfg=dict(type=ffn.__name__))
+    before = copy.deepcopy(model)
+    model.init_weights()
+    for (name, now), old in zip(model.named_modules(), before.modules(), strict=True):
+        if isinstance(now, nn.Linear | nn.Conv2d):
+            assert not torch.equal(now.weight, old.weight), name
+            assert (now.bias == 0).all(), name
+
+
+def test_init_weights_follows_the_mode_of_attention_and_feed_forward():
+    torch.manual_seed(0)
+    arch = dict(embed_dims=96, num_layers=1, num_heads=3, feedforward_channels=384)
+
+    def block(**kwargs):
+        model = KAT(arch, **kwargs)
+        model.init_weights()
+        assert model.patch_embed.proj.weight.std().item() == pytest.approx(0.02, rel=0.03)
+        return model.blocks[0]
+
+    default = block()
+    value_times_proj = default.attn.qkv.weight[192:].T @ default.attn.proj.weight.T
+    assert value_times_proj.diagonal().mean().item() == pytest.approx(-0.4, abs=0.03)
+    gain = squared_gain(get_fit('swish'))
+    assert default.mlp.fc2.weight.var().item() == pytest.approx(gain / 384, rel=0.03)
+    deit = block(
+        attn_cfg=dict(type='SoftmaxAttention', init='trunc_normal'),
+        ffn_cfg=dict(type='GRKAN', init='trunc_normal'),
+    )
+    for linear in (deit.attn.qkv, deit.attn.proj, deit.mlp.fc1, deit.mlp.fc2):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.03)
+
+
+def test_embeddings_start_with_std_of_deit():
+    torch.manual_seed(0)
+    model = KAT('tiny', out_indices=0)
+    assert model.pos_embed.std().item() == pytest.approx(0.02, rel=0.03)
+    assert model.cls_token.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+# Registry
+
+
+@pytest.mark.parametrize('library', ['mmseg', 'mmdet', 'mmpretrain'])
+def test_downstream_registry_finds_the_backbone(library):
+    models = pytest.importorskip(f'{library}.registry').MODELS
+    model = models.build(dict(type='KAT', arch=SMALL, img_size=32, patch_size=8))
+    assert type(model) is KAT
+
+
+def test_blocks_are_this_projects_also_where_another_library_has_the_same_names():
+    elsewhere = Registry('model', parent=MODELS, scope='elsewhere')
+    elsewhere.register_module('MLP', module=nn.Identity)
+    try:
+        with DefaultScope.overwrite_default_scope('elsewhere'):
+            model = elsewhere.build(dict(type='KAT', arch=SMALL, ffn_cfg=dict(type='MLP')))
+    finally:
+        del MODELS.children['elsewhere']
+    assert type(model.blocks[0].mlp) is MLP
+
+
+# Wrong arguments
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (dict(arch='smal'), ["arch='smal'", "did you mean 'small'", 'tiny', 'embed_dims']),
+        (dict(arch=dict(embed_dims=32)), ['embed_dims', 'num_heads', 'feedforward_channels']),
+        (dict(arch={**SMALL, 'depth': 3}), ['depth', 'num_layers']),
+        (dict(arch={**SMALL, 'num_heads': 5}), ['num_heads=5', 'embed_dims=32']),
+        (dict(out_type='raw'), ["out_type='raw'", 'featmap', 'cls_token', 'avg_featmap']),
+        (dict(with_cls_token=False), ['cls_token', 'with_cls_token=True']),
+        (dict(out_indices=4), ['out_indices=(4,)', '0 to 3']),
+        (dict(out_indices=-5), ['out_indices=(-5,)', '-4']),
+        (dict(out_indices=()), ['out_indices=()']),
+        (dict(out_indices=(3, 1)), ['out_indices=(3, 1)', 'rise']),
+        (dict(out_indices=(3, -1)), ['out_indices=(3, -1)', 'repeats']),
+        (dict(frozen_stages=5), ['frozen_stages=5', '4']),
+        (dict(frozen_stages=-2), ['frozen_stages=-2', '-1']),
+        (dict(drop_path_rate=1.5), ['drop_path_rate=1.5', '[0, 1)']),
+        (dict(ffn_cfg=dict(type='GRKAN', num_groups=5)), ['num_groups=5', '32 channels']),
+        (dict(ffn_cfg=dict(type='GRKAN', act_init=('identity', 'swich'))), ["'swich'", 'swish']),
+        (dict(ffn_cfg=dict(type='GRKAN', init='he')), ["init='he'", 'variance_preserving']),
+        (dict(attn_cfg=dict(type='SoftmaxAttention', init='he')), ["init='he'", 'mimetic']),
+    ],
+)
+def test_wrong_value_is_refused_with_its_name_and_what_would_fit(arguments, words):
+    with pytest.raises(ValueError) as raised:
+        small(**arguments)
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize('argument', ['ffn_cfg', 'attn_cfg'])
+def test_unknown_type_of_a_part_is_named(argument):
+    with pytest.raises(KeyError, match='GRKAM'):
+        small(**{argument: dict(type='GRKAM')})
+
+
+def test_misspelt_argument_is_named():
+    with pytest.raises(TypeError, match="'drop_path'"):
+        MODELS.build(dict(type='KAT', arch=SMALL, drop_path=0.1))

@@ -1,0 +1,17 @@
+"""What the process that tools are forked from has imported, and leaves out to save time."""
+
+import mmengine.runner.runner
+import mmseg.datasets
+import mmseg.engine
+import mmseg.evaluation
+import mmseg.models
+import mmseg.visualization
+import yapf.yapflib.yapf_api  # noqa: F401
+
+import kat_mm.engine.launch
+import kat_mm.engine.preflight  # noqa: F401
+
+# These take longer than a tiny model trains: yapf formats each copy of the config, and the
+# environment's description calls compilers. tests/integration/test_distributed.py does without.
+yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
+mmengine.runner.runner.collect_env = dict
