@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -71,14 +70,3 @@ def trained(tmp_path_factory, tiny_config) -> Path:
     result = run_tool('train.py', tiny_config, '--work-dir', work_dir)
     assert result.status == 0, result.stderr
     return work_dir
-
-
-def read_scalars(work_dir: Path) -> list[dict]:
-    """What the runs in a work folder logged, in the order of time."""
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
-
-
-def read_losses(work_dir: Path) -> dict[int, float]:
-    """Loss of each iteration; a resumed run's replaces that of the run before it."""
-    return {line['step']: line['loss'] for line in read_scalars(work_dir) if 'loss' in line}

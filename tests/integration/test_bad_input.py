@@ -17,7 +17,7 @@ from tools_runner import ROOT, run_tool
 def fails(tmp_path):
     """Run a tool that must fail with a message, and look at what it left."""
 
-    def check(tool, *args, message):
+    def check(tool, *args, message, leaves_log=False):
         (tmp_path / 'existing').mkdir()
         (tmp_path / 'existing' / 'notes.txt').touch()
         before = sorted(tmp_path.rglob('*'))
@@ -28,8 +28,12 @@ def fails(tmp_path):
         assert result.last_line.startswith('error: ')
         assert re.search(message, result.last_line), result.last_line
         assert 'Traceback' not in result.stderr
-        assert sorted(tmp_path.rglob('*')) == before
-        return result
+        after = sorted(tmp_path.rglob('*'))
+        if leaves_log:  # of what came before the damaged file
+            assert set(before) <= set(after)
+            assert not [path for path in after if path.suffix == '.pth']
+        else:
+            assert after == before
 
     return check
 
@@ -46,9 +50,8 @@ def data_copy(data_root, tmp_path):
     """A copy of the data set, to be damaged, and the options that choose it."""
     root = tmp_path / 'ADEChallengeData2016'
     shutil.copytree(data_root, root)
-    options = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val', 'test')]
-    # What was trained before the damaged file came is kept, once it was logged.
-    return root, [*options, 'default_hooks.logger.interval=50']
+    splits = ('train', 'val', 'test')
+    return root, [f'{split}_dataloader.dataset.data_root={root}' for split in splits]
 
 
 # The config and the command line
@@ -128,6 +131,7 @@ def test_image_that_does_not_decode(fails, tiny_config, data_copy, num_workers):
         tiny_config,
         *options,
         message='cannot load the sample .*ADE_train_00000003.jpg.*Repair or replace',
+        leaves_log=True,
     )
 
 
@@ -141,6 +145,7 @@ def test_image_that_does_not_decode_in_testing(fails, tiny_config, trained, data
         '--cfg-options',
         *options,
         message='cannot load the sample .*ADE_val_00000002.jpg.*Repair or replace',
+        leaves_log=True,
     )
 
 
@@ -172,6 +177,7 @@ def test_labels_outside_of_the_classes(fails, tiny_config, data_copy):
         '--cfg-options',
         *options,
         message=r'ADE_train_00000005.png: label values \[200\] are outside of the 12 classes',
+        leaves_log=True,
     )
 
 
@@ -233,9 +239,7 @@ def test_checkpoint_of_other_shapes(fails, tiny_config, trained, tmp_path, use):
         'Pretrained': ['train.py'],
         '--resume': ['train.py', '--resume', path],
     }[use]
-    fails(
-        tool, config, *options, message=r'iter_6.pth .*shape.*|iter_6.pth.*\(64, 32\).*\(96, 32\)'
-    )
+    fails(tool, config, *options, message=r'iter_6.pth .*\[64, 32\].*\[96, 32\]')
 
 
 def test_nothing_to_resume_from(fails, tiny_config):

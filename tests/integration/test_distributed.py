@@ -5,8 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import read_losses, read_scalars
-from tools_runner import ROOT, run_tool
+from tools_runner import ROOT, read_losses, read_scalars, run_tool
 
 # Without drop path and dropout, whose random numbers are each process's own.
 EXACT = """

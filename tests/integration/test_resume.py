@@ -3,8 +3,7 @@ import signal
 
 import pytest
 import torch
-from conftest import read_losses
-from tools_runner import run_tool
+from tools_runner import read_losses, run_tool
 
 RANDOM = """
 _base_ = {base!r}

@@ -5,9 +5,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import read_losses, read_scalars
 from mmengine.config import Config
-from tools_runner import ROOT, run_tool
+from tools_runner import ROOT, read_losses, read_scalars, run_tool
 
 # kat_s_upernet_ade20k.py itself; only the sizes are smaller.
 REDUCED = [

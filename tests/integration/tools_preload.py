@@ -5,8 +5,8 @@ import mmseg.datasets
 import mmseg.engine
 import mmseg.evaluation
 import mmseg.models
-import mmseg.visualization
-import yapf.yapflib.yapf_api  # noqa: F401
+import mmseg.visualization  # noqa: F401
+import yapf.yapflib.yapf_api
 
 import kat_mm.engine.launch
 import kat_mm.engine.preflight  # noqa: F401

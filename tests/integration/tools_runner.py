@@ -3,7 +3,10 @@
 Every tool gets a fresh process, forked from one that has imported the libraries already.
 """
 
+import functools
+import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import runpy
 import sys
@@ -28,8 +31,7 @@ class Result(NamedTuple):
 
 def run_tool(name: str, *args, cwd: Path = ROOT, timeout: float = 120, **environment) -> Result:
     """Run tools/<name> with arguments, and wait for its end."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['tools_preload'])
+    context = _context()
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, 'stdout'), Path(folder, 'stderr')]
         argv = [str(ROOT / 'tools' / name), *map(str, args)]
@@ -41,6 +43,21 @@ def run_tool(name: str, *args, cwd: Path = ROOT, timeout: float = 120, **environ
             process.join()
             raise TimeoutError(f'{argv}: {streams[1].read_text()}')
         return Result(process.exitcode, *(stream.read_text() for stream in streams))
+
+
+@functools.cache
+def _context():
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['tools_preload'])
+    # The server finds modules by this variable alone (python/cpython#126631).
+    before = os.environ.get('PYTHONPATH')
+    os.environ['PYTHONPATH'] = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
+    multiprocessing.forkserver.ensure_running()
+    if before is None:
+        del os.environ['PYTHONPATH']
+    else:
+        os.environ['PYTHONPATH'] = before
+    return context
 
 
 def _run(argv: list[str], cwd: str, environment: dict, streams: list[Path]) -> None:
@@ -57,3 +74,14 @@ def _run(argv: list[str], cwd: str, environment: dict, streams: list[Path]) -> N
     sys.argv = argv
     sys.path.insert(0, os.path.dirname(argv[0]))
     runpy.run_path(argv[0], run_name='__main__')
+
+
+def read_scalars(work_dir: Path) -> list[dict]:
+    """What the runs in a work folder logged, in the order of time."""
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def read_losses(work_dir: Path) -> dict[int, float]:
+    """Loss of each iteration; a resumed run's replaces that of the run before it."""
+    return {line['step']: line['loss'] for line in read_scalars(work_dir) if 'loss' in line}

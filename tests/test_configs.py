@@ -1,0 +1,147 @@
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+TWINS = sorted(path for path in CONFIGS if path.name.startswith('vit_'))
+
+
+@pytest.fixture
+def quick_build(monkeypatch):
+    """Leave weights as they were allocated, where it matters only that they are there."""
+    for name in ('normal_', 'kaiming_normal_', 'kaiming_uniform_', 'trunc_normal_', 'uniform_'):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+
+
+@pytest.fixture
+def one_thread():
+    """On busy cores threads wait for each other longer than they work on small tensors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def load(name):
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return cfg
+
+
+def train_step(name):
+    """One step of the config's model and optimizer at a small size; the losses and the model."""
+    cfg = load(name)
+    height = width = 64
+    cfg.model.data_preprocessor.size = (height, width)
+    cfg.model.backbone.img_size = (height, width)
+    torch.manual_seed(0)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model.train()
+    wrapper = dict(cfg.optim_wrapper, type='OptimWrapper')
+    wrapper.pop('dtype', None)
+    optim_wrapper = build_optim_wrapper(model, wrapper)
+    samples = []
+    for _ in range(2):
+        labels = torch.randint(0, cfg.model.decode_head.num_classes, (1, height, width))
+        labels[:, :4] = 255
+        sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
+        sample.set_metainfo(dict(img_shape=(height, width), ori_shape=(height, width)))
+        samples.append(sample)
+    images = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8) for _ in samples]
+    losses = model.train_step(dict(inputs=images, data_samples=samples), optim_wrapper)
+    return losses, model
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_the_model_of_every_config_builds(path, quick_build):
+    model = MODELS.build(load(path.stem).model)
+    heads = (model.decode_head, model.auxiliary_head)
+    assert all(head.num_classes == heads[0].num_classes for head in heads)
+    assert len(model.backbone.out_indices) == len(model.decode_head.in_channels) == 4
+    assert model.backbone.embed_dims == model.decode_head.in_channels[0]
+
+
+@pytest.mark.parametrize('path', TWINS, ids=lambda path: path.stem)
+def test_vit_twins_differ_from_kat_in_the_feed_forward_alone(path):
+    kat = load(path.stem.replace('vit_', 'kat_')).to_dict()
+    vit = load(path.stem).to_dict()
+    assert kat['model']['backbone'].pop('ffn_cfg') == dict(type='GRKAN')
+    assert vit['model']['backbone'].pop('ffn_cfg') == dict(type='MLP')
+    assert kat == vit
+
+
+def test_every_vit_has_a_twin():
+    names = {path.stem for path in CONFIGS}
+    assert len(TWINS) == 4
+    assert {path.stem.replace('vit_', 'kat_') for path in TWINS} <= names
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'kat_t_upernet_ade20k',
+        'vit_t_upernet_ade20k',
+        'kat_t_upernet_camvid',
+        'kat_t_upernet_sample',
+    ],
+)
+def test_a_training_step_reaches_every_weight(name, one_thread):
+    losses, model = train_step(name)
+    assert losses['loss'].isfinite()
+    assert {'decode.loss_ce', 'aux.loss_ce'} <= losses.keys()
+    lacking = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not lacking
+    assert all(param.isfinite().all() for param in model.parameters())
+
+
+def test_the_recipe_is_that_of_the_paper():
+    # FACTS.md, section 5: AdamW, 1e-4, total batch 16, 160k iterations, 512x512.
+    cfg = load('kat_s_upernet_ade20k')
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ('AdamW', 1e-4)
+    assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 16
+    assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == 160_000
+    assert cfg.crop_size == cfg.model.data_preprocessor.size == (512, 512)
+    assert cfg.model.decode_head.num_classes == 150
+
+
+def test_pipelines_check_labels_against_the_classes_of_the_head():
+    for path in CONFIGS:
+        cfg = load(path.stem)
+        for split in ('train', 'val', 'test'):
+            pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
+            (check,) = [transform for transform in pipeline if transform.type == 'CheckLabels']
+            assert check.num_classes == cfg.model.decode_head.num_classes, path.stem
+        assert cfg.train_dataloader.dataset.pipeline[0].type == 'SeedAugmentation'
+        assert cfg.train_dataloader.sampler.type == 'SeededInfiniteSampler'
+
+
+def test_schedules_end_with_the_training():
+    for path in CONFIGS:
+        cfg = load(path.stem)
+        assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters, path.stem
+        assert cfg.param_scheduler[0].end == cfg.param_scheduler[1].begin, path.stem
+
+
+def test_the_model_index_lists_every_config_but_the_demos():
+    models = []
+    for metafile in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']:
+        content = yaml.safe_load((ROOT / metafile).read_text())
+        collections = {collection['Name'] for collection in content['Collections']}
+        models += copy.deepcopy(content['Models'])
+        assert {model['In Collection'] for model in content['Models']} <= collections
+    listed = {model['Config']: model['Name'] for model in models}
+    assert len(listed) == len(models)
+    assert all((ROOT / path).is_file() and Path(path).stem == listed[path] for path in listed)
+    expected = {path.stem for path in CONFIGS} - {'kat_t_upernet_sample'}
+    assert set(listed.values()) == expected
