@@ -17,7 +17,13 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
-from kat_mm.checkpoints import find_state_dict, keep_entries, read_checkpoint
+from kat_mm.backbones import KAT
+from kat_mm.checkpoints import (
+    find_state_dict,
+    keep_entries,
+    load_pretrained,
+    read_checkpoint,
+)
 from kat_mm.errors import UserError
 
 _WHERE_TO_GET = {
@@ -92,6 +98,20 @@ def build_model(cfg: Config) -> nn.Module:
         return MODELS.build(copy.deepcopy(cfg.model))
 
 
+def check_pretrained(model: nn.Module) -> None:
+    """Load the pretrained weights that the backbone's ``init_cfg`` names, as a run will.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or does not fit.
+    """
+    for module in model.modules():
+        if isinstance(module, KAT):
+            cfgs = [module.init_cfg] if isinstance(module.init_cfg, dict) else module.init_cfg
+            for cfg in cfgs or []:
+                if cfg['type'] == 'Pretrained':
+                    load_pretrained(module, cfg['checkpoint'])
+
+
 def check_dataset(dataset: dict, split: str) -> None:
     """Refuse a data set whose folders are missing, or whose images lack annotations."""
     while 'dataset' in dataset:  # wrappers such as RepeatDataset
@@ -111,7 +131,8 @@ def check_dataset(dataset: dict, split: str) -> None:
 
 
 def _check_pairs(dataset: dict, images: Path, annotations: Path) -> None:
-    cls = DATASETS.get(dataset['type'])
+    with DATASETS.switch_scope_and_registry(None) as registry:  # of the config's scope
+        cls = registry.get(dataset['type'])
     if cls is None:  # building it will say so
         return
     defaults = inspect.signature(cls.__init__).parameters

@@ -82,6 +82,15 @@ def test_pairs_are_matched_by_the_suffixes_of_the_config(root):
     preflight.check_dataset(dataset(root, seg_map_suffix='_labels.png'), 'train')
 
 
+def test_the_data_set_is_found_in_the_scope_of_the_config(root):
+    # As configs name it: without a scope. Its own suffixes are needed to match the pairs.
+    (root / 'annotations/training/ADE_train_00000002.png').unlink()
+    loader = dict(dataset=dict(dataset(root), type='ADE20KDataset'))
+    cfg = Config(dict(default_scope='mmseg', train_dataloader=loader))
+    with pytest.raises(UserError, match='1 of 3 images .* lack their annotation'):
+        preflight.check_config(cfg, ('train',))
+
+
 def test_splits_that_are_not_needed_are_not_checked(root):
     loaders = dict(
         train_dataloader=dict(dataset=dataset(root)),
@@ -119,6 +128,18 @@ def test_a_misspelt_key_is_found_wherever_it_stands():
     cfg = Config(dict(model=dict(type='mmseg.EncoderDecoder', parts=[dict(type='KAT', arhc='x')])))
     with pytest.raises(UserError, match=r'model\.parts\[0\]\.arhc .*did you mean arch'):
         preflight.check_config(cfg, ())
+
+
+def test_pretrained_weights_are_tried(tmp_path):
+    settings = dict(type='KAT', arch='tiny', img_size=32, out_indices=0)
+    path = tmp_path / 'weights.pth'
+    torch.save(preflight.build_model(Config(dict(model=settings))).state_dict(), path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    right = Config(dict(model=dict(settings, init_cfg=init_cfg)))
+    preflight.check_pretrained(preflight.build_model(right))
+    wrong = Config(dict(model=dict(settings, arch='small', init_cfg=[init_cfg])))
+    with pytest.raises(UserError, match='weights.pth has weights of other shapes'):
+        preflight.check_pretrained(preflight.build_model(wrong))
 
 
 @pytest.mark.parametrize('error', [TypeError, KeyError, AssertionError, FileNotFoundError])
