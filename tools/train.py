@@ -53,7 +53,8 @@ def main() -> None:
 
     preflight.check_config(cfg, ('train', 'val'))
     model = preflight.build_model(cfg)
-    preflight.check_pretrained(model)
+    if not cfg.get('resume'):  # which does not read them
+        preflight.check_pretrained(model)
     if cfg.get('load_from'):
         preflight.check_checkpoint(cfg.load_from, model, strict=cfg.get('resume', False))
     preflight.check_work_dir(cfg.work_dir, model)

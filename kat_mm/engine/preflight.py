@@ -109,7 +109,7 @@ def check_pretrained(model: nn.Module) -> None:
             cfgs = [module.init_cfg] if isinstance(module.init_cfg, dict) else module.init_cfg
             for cfg in cfgs or []:
                 if cfg['type'] == 'Pretrained':
-                    load_pretrained(module, cfg['checkpoint'])
+                    load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
 
 
 def check_dataset(dataset: dict, split: str) -> None:
