@@ -63,9 +63,9 @@ class Block(BaseModule):
         self.mlp = _build(ffn_cfg, embed_dims=embed_dims, hidden_dims=feedforward_channels)
         self.drop_path2 = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) to the same shape."""
-        x = x + self.drop_path1(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, N, C) to the same shape; the last H * W tokens are patches, for ``grid`` = (H, W)."""
+        x = x + self.drop_path1(self.attn(self.norm1(x), grid))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
@@ -199,9 +199,9 @@ class KAT(BaseModule):
         outputs = []
         for index, block in enumerate(self.blocks):
             if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, grid, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, grid)
             if index == self.num_layers - 1:
                 x = self.norm(x)
             if index in self.out_indices:

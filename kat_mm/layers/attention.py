@@ -52,8 +52,8 @@ class SoftmaxAttention(BaseModule):
             trunc_normal_(self.qkv)
             trunc_normal_(self.proj)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) to the same shape."""
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, N, C) to the same shape; the last H * W tokens are patches, for ``grid`` = (H, W)."""
         batch, tokens, channels = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, channels // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()

@@ -29,7 +29,7 @@ def test_output_and_gradients_equal_explicit_softmax_in_float64():
     attention = random_attention().double()
     x = torch.randn(2, 7, 24, dtype=torch.float64, requires_grad=True)
     leaves = [x, *attention.parameters()]
-    got, want = attention(x), explicit(x, attention)
+    got, want = attention(x, (2, 3)), explicit(x, attention)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     grad = torch.randn_like(got)
     torch.testing.assert_close(
@@ -43,7 +43,7 @@ def test_output_and_gradients_equal_explicit_softmax_in_float64():
 def test_float32_equals_float64_within_rounding():
     attention = random_attention()
     x = torch.randn(2, 7, 24)
-    y = attention(x)
+    y = attention(x, (2, 3))
     want = explicit(x.double(), attention.double())
     torch.testing.assert_close(y.double(), want, rtol=1e-4, atol=1e-5)
 
@@ -51,15 +51,15 @@ def test_float32_equals_float64_within_rounding():
 def test_attention_dropout_acts_on_the_weights_and_only_in_training():
     attention = random_attention(attn_drop_rate=1.0)
     x = torch.randn(2, 7, 24)
-    assert torch.equal(attention(x), attention.proj.bias.expand(2, 7, 24))
-    torch.testing.assert_close(attention.eval()(x), explicit(x, attention))
+    assert torch.equal(attention(x, (2, 3)), attention.proj.bias.expand(2, 7, 24))
+    torch.testing.assert_close(attention.eval()(x, (2, 3)), explicit(x, attention))
 
 
 def test_projection_dropout_acts_on_the_output_and_only_in_training():
     attention = random_attention(proj_drop_rate=1.0)
     x = torch.randn(2, 7, 24)
-    assert (attention(x) == 0).all()
-    torch.testing.assert_close(attention.eval()(x), explicit(x, attention))
+    assert (attention(x, (2, 3)) == 0).all()
+    torch.testing.assert_close(attention.eval()(x, (2, 3)), explicit(x, attention))
 
 
 def test_query_key_and_value_can_do_without_bias():
