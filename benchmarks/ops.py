@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timing import kernel_times, machine, require_gpu, save
 from torch import Tensor
 
-from kat_mm.ops import add_layer_norm
+from kat_mm.ops import add_layer_norm_triton as fused
 from kat_mm.ops import group_rational_eager as eager
 from kat_mm.ops import group_rational_triton as kernels
 from kat_mm.ops.coefficients import get_fit
@@ -64,10 +64,6 @@ def time_add_layer_norm(shape: tuple[int, ...], act: bool) -> dict[str, dict]:
     weight, bias = (torch.ones(shape[-1], device='cuda', requires_grad=True) for _ in range(2))
     leaves = [x, branch, weight, bias]
 
-    def fused():
-        with torch.autocast('cuda', torch.bfloat16):
-            return add_layer_norm(x, weight, bias, 1e-6, branch, None, a, b)
-
     def plain():
         with torch.autocast('cuda', torch.bfloat16):
             total = x + branch
@@ -76,19 +72,24 @@ def time_add_layer_norm(shape: tuple[int, ...], act: bool) -> dict[str, dict]:
 
     grads = torch.randn(shape, device='cuda'), torch.randn(shape, device='cuda').bfloat16()
 
-    def backward(outputs):
-        return lambda: torch.autograd.grad(outputs, leaves, grads, retain_graph=True)
-
     elements = x.numel()
+    half = torch.bfloat16
+    inputs = [t.detach() for t in (x, branch, weight, bias)]
+    total, _, statistics = fused.forward(*inputs[:2], None, *inputs[2:], a, b, 1e-6, half)
     functions = {
         'forward floor': copy_of(12 * elements),
-        'forward': fused,
+        'forward': lambda: fused.forward(*inputs[:2], None, *inputs[2:], a, b, 1e-6, half),
         'forward plain': plain,
         'backward floor': copy_of(16 * elements),
-        'backward': backward(fused()),
+        'backward': lambda: fused.backward(
+            *grads, total, statistics, *inputs[2:], a, b, None, half
+        ),
     }
     if not act:  # the kernels alone have no gradient
-        functions['backward plain'] = backward(plain())
+        outputs = plain()
+        functions['backward plain'] = lambda: torch.autograd.grad(
+            outputs, leaves, grads, retain_graph=True
+        )
     return kernel_times(functions)
 
 
