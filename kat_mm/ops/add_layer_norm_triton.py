@@ -24,7 +24,7 @@ from .rational_triton import (
     store_sums,
     zero_sums,
 )
-from .tiles import slot_width
+from .tiles import cdiv, slot_width
 
 _MAX_CHANNELS = 4096
 # Tiles that one program walks through.
@@ -198,6 +198,7 @@ def _constants(
     a_shape: torch.Size | None,
     b_shape: torch.Size | None,
     is_cuda: bool,
+    dtypes: tuple[torch.dtype | None, ...],
     **others: bool | int,
 ) -> Constants:
     groups = (1, 1) if a_shape is None else (a_shape[0], b_shape[0])
@@ -222,6 +223,10 @@ def _constants(
 
 def _shape(coefficients: Tensor | None) -> torch.Size | None:
     return None if coefficients is None else coefficients.shape
+
+
+def _dtypes(*tensors: Tensor | None) -> tuple[torch.dtype | None, ...]:
+    return tuple([None if tensor is None else tensor.dtype for tensor in tensors])
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
@@ -269,6 +274,7 @@ def forward(
         _shape(numerator),
         _shape(denominator),
         x.is_cuda,
+        _dtypes(x, branch, scale, weight, bias, numerator, denominator, *outputs),
         HAS_BRANCH=branch is not None,
         HAS_SCALE=scale is not None,
         LOOPS=_FORWARD_LOOPS,
@@ -276,19 +282,19 @@ def forward(
     num_rows = outputs[2].shape[1]
     launch(
         _forward_kernel,
-        triton.cdiv(num_rows, constants['ROWS'] * _FORWARD_LOOPS),
+        cdiv(num_rows, constants['ROWS'] * _FORWARD_LOOPS),
         constants,
-        x.contiguous(),
-        _contiguous(branch),
-        scale,
-        weight,
-        bias,
-        _contiguous(numerator),
-        _contiguous(denominator),
-        *outputs,
-        num_rows,
-        num_rows // len(x),
-        eps,
+        (
+            x.contiguous(),
+            _contiguous(branch),
+            scale,
+            weight,
+            bias,
+            _contiguous(numerator),
+            _contiguous(denominator),
+            *outputs,
+        ),
+        (num_rows, num_rows // len(x), eps),
     )
     return outputs
 
@@ -342,6 +348,7 @@ def backward(
         _shape(numerator),
         _shape(denominator),
         total.is_cuda,
+        (*_dtypes(total, grad_total, grad, weight, bias, numerator, denominator), branch_dtype),
         HAS_GRAD_TOTAL=grad_total is not None,
         HAS_GRAD_BRANCH=own_branch,
         HAS_SCALE=has_scale,
@@ -350,7 +357,7 @@ def backward(
     num_rows, channels = statistics.shape[1], total.shape[-1]
     num_slots = channels // constants['VECTOR']
     orders = numerator.shape[1] + denominator.shape[1] if has_act else 0
-    programs = triton.cdiv(num_rows, constants['ROWS'] * _BACKWARD_LOOPS)
+    programs = cdiv(num_rows, constants['ROWS'] * _BACKWARD_LOOPS)
     grad_x = total.new_empty(total.shape)
     grad_branch = total.new_empty(total.shape if own_branch else 0, dtype=branch_dtype)
     partial = statistics.new_empty(programs, 2 * channels + orders * num_slots)
@@ -359,24 +366,21 @@ def backward(
         _backward_kernel,
         programs,
         constants,
-        total.contiguous(),
-        _contiguous(grad_total),
-        grad.contiguous(),
-        statistics,
-        weight,
-        bias,
-        numerator,
-        denominator,
-        scale,
-        grad_x,
-        grad_branch,
-        partial,
-        num_rows,
-        num_rows // len(total),
+        (
+            total.contiguous(),
+            _contiguous(grad_total),
+            grad.contiguous(),
+            statistics,
+            weight,
+            bias,
+            numerator,
+            denominator,
+            scale,
+            grad_x,
+            grad_branch,
+            partial,
+        ),
+        (num_rows, num_rows // len(total)),
     )
-    sums = partial.sum(dim=0)
-    if has_act:
-        grad_a, grad_b = finish(sums, num_slots, 2 * channels, numerator, denominator)
-    else:
-        grad_a, grad_b = statistics.new_empty(0), statistics.new_empty(0)
-    return grad_x, grad_branch, sums[: 2 * channels].view(2, channels), grad_a, grad_b
+    grad_norm, grad_a, grad_b = finish(partial, 2 * channels, numerator, denominator)
+    return grad_x, grad_branch, grad_norm.view(2, channels), grad_a, grad_b

@@ -11,6 +11,7 @@ works on a piece of x at a time, small enough for its cache: each of the forty-o
 operations would otherwise wait for memory.
 """
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -20,12 +21,9 @@ from torch import Tensor
 _PIECE = 2**18
 
 
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
+def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
     """float32 for half types, else the widest dtype that came in."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
+    return functools.reduce(torch.promote_types, dtypes, torch.float32)
 
 
 def lies_in_planes(x: Tensor) -> bool:
@@ -97,7 +95,7 @@ class _Coefficients:
     """Coefficients of P and Q, and the bias, as tensors that broadcast along the channels."""
 
     def __init__(self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None):
-        self.dtype = compute_dtype(x, numerator, denominator)
+        self.dtype = compute_dtype(x.dtype, numerator.dtype, denominator.dtype)
         # Channels are the last dimension of a piece, or the second one where x lies in planes.
         self.shape = (-1,) + (1,) * (x.dim() - 2) if lies_in_planes(x) else (-1,)
         a, b = (

@@ -27,7 +27,7 @@ from .rational_triton import (
     store_sums,
     zero_sums,
 )
-from .tiles import Tile, slot_width
+from .tiles import Tile, cdiv, slot_width
 
 # Tiles that one program of a backward kernel walks through.
 _LOOPS = 16
@@ -241,7 +241,7 @@ def _planes_backward_kernel(
 class _Plan(NamedTuple):
     tile: Tile
     column_tiles: int
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the arithmetic
     constants: Constants
 
 
@@ -251,21 +251,23 @@ def _plan(
     plane: int,
     a_shape: torch.Size,
     b_shape: torch.Size,
-    has_bias: bool,
+    dtypes: tuple[torch.dtype | None, ...],
     is_cuda: bool,
-    itemsize: int,
-    dtype: torch.dtype,
     loops: int,
 ) -> _Plan:
-    """How a tensor is cut: along its channels, or along planes of ``plane`` numbers."""
+    """How a tensor is cut: along its channels, or along planes of ``plane`` numbers.
+
+    ``dtypes`` are those of x, numerator, denominator and bias.
+    """
+    itemsize, dtype = dtypes[0].itemsize, compute_dtype(*dtypes[:3])
     if plane:
         vector = slot_width(plane, 1, most=16 // itemsize)
         tile = Tile.of(plane // vector, vector, itemsize)
-        column_tiles, extra = triton.cdiv(plane, tile.slots * vector * loops), {}
+        column_tiles, extra = cdiv(plane, tile.slots * vector * loops), {}
     else:
         vector = slot_width(channels, a_shape[0], b_shape[0], most=16 // itemsize)
         tile = Tile.of(channels // vector, vector, itemsize)
-        column_tiles = triton.cdiv(channels, tile.slots * vector)
+        column_tiles = cdiv(channels, tile.slots * vector)
         extra = dict(COLUMN_TILES=column_tiles)
     constants = Constants(
         CHANNELS=channels,
@@ -273,7 +275,7 @@ def _plan(
         B_GROUPS=b_shape[0],
         M=a_shape[1] - 1,
         N=b_shape[1],
-        HAS_BIAS=has_bias,
+        HAS_BIAS=dtypes[3] is not None,
         DTYPE=TRITON_DTYPE[dtype],
         APPROXIMATE=approximate_division(is_cuda, dtype),
         LOOPS=loops,
@@ -283,18 +285,11 @@ def _plan(
     return _Plan(tile, column_tiles, dtype, constants)
 
 
-def _plan_for(x: Tensor, plane: int, numerator: Tensor, denominator: Tensor, bias) -> _Plan:
-    return _plan(
-        x.shape[-1],
-        plane,
-        numerator.shape,
-        denominator.shape,
-        bias is not None,
-        x.is_cuda,
-        x.element_size(),
-        compute_dtype(x, numerator, denominator),
-        _LOOPS,
-    )
+def _plan_for(
+    x: Tensor, plane: int, numerator: Tensor, denominator: Tensor, bias: Tensor | None
+) -> _Plan:
+    dtypes = x.dtype, numerator.dtype, denominator.dtype, None if bias is None else bias.dtype
+    return _plan(x.shape[-1], plane, numerator.shape, denominator.shape, dtypes, x.is_cuda, _LOOPS)
 
 
 def _plane_size(x: Tensor) -> int:
@@ -324,12 +319,14 @@ def forward(
     coefficients = numerator.contiguous(), denominator.contiguous(), bias
     if plane:
         count = x.numel() // plane
-        programs = triton.cdiv(count, plan.tile.rows) * plan.column_tiles
-        launch(_planes_forward_kernel, programs, plan.constants, x, y, *coefficients, count, plane)
+        programs = cdiv(count, plan.tile.rows) * plan.column_tiles
+        tensors = x, y, *coefficients
+        launch(_planes_forward_kernel, programs, plan.constants, tensors, (count, plane))
     else:
         (rows, stride), count = _rows(x), x.numel() // x.shape[-1]
-        programs = triton.cdiv(count, plan.tile.rows) * plan.column_tiles
-        launch(_forward_kernel, programs, plan.constants, rows, y, *coefficients, count, stride)
+        programs = cdiv(count, plan.tile.rows) * plan.column_tiles
+        tensors = rows, y, *coefficients
+        launch(_forward_kernel, programs, plan.constants, tensors, (count, stride))
     return y
 
 
@@ -351,46 +348,29 @@ def backward(
     orders, shifts = numerator.shape[1] + denominator.shape[1], 0 if bias is None else channels
     if plane:
         grad = torch.empty_like(x).copy_(grad) if grad.stride() != x.stride() else grad
-        count, num_slots = x.numel() // plane, channels
+        count = x.numel() // plane
         partial = x.new_empty(
             plan.column_tiles, orders + (bias is not None), count, dtype=plan.dtype
         )
         launch(
             _planes_backward_kernel,
-            triton.cdiv(count, plan.tile.rows) * plan.column_tiles,
+            cdiv(count, plan.tile.rows) * plan.column_tiles,
             plan.constants,
-            grad,
-            x,
-            grad_x,
-            partial,
-            numerator,
-            denominator,
-            bias,
-            count,
-            plane,
+            (grad, x, grad_x, partial, numerator, denominator, bias),
+            (count, plane),
         )
-        sums = partial.unflatten(2, (-1, channels)).sum(dim=(0, 2)).flatten()
+        partial = partial.unflatten(2, (-1, channels)).sum(dim=(0, 2)).flatten()[None]
     else:
         (rows, stride), (grad, grad_stride) = _rows(x), _rows(grad)
         count, num_slots = x.numel() // channels, channels // plan.tile.vector
-        row_programs = triton.cdiv(count, plan.tile.rows * _LOOPS)
+        row_programs = cdiv(count, plan.tile.rows * _LOOPS)
         partial = x.new_empty(row_programs, shifts + orders * num_slots, dtype=plan.dtype)
         launch(
             _backward_kernel,
             row_programs * plan.column_tiles,
             plan.constants,
-            grad,
-            rows,
-            grad_x,
-            partial,
-            numerator,
-            denominator,
-            bias,
-            count,
-            grad_stride,
-            stride,
+            (grad, rows, grad_x, partial, numerator, denominator, bias),
+            (count, grad_stride, stride),
         )
-        sums = partial.sum(dim=0)
-    grad_a, grad_b = finish(sums, num_slots, shifts, numerator, denominator)
-    grad_bias = sums[:shifts]
+    grad_bias, grad_a, grad_b = finish(partial, shifts, numerator, denominator)
     return grad_x, grad_a, grad_b, grad_bias if bias is None else grad_bias.to(bias.dtype)

@@ -1,17 +1,23 @@
 """Launching Triton kernels at little cost."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+import triton
 from torch import Tensor
-from triton.compiler import CompiledKernel
 from triton.runtime import JITFunction
 
-_compiled: dict[tuple, tuple[CompiledKernel, tuple]] = {}
+# Compiled kernels with the values of their constants, which a launch has to name again.
+_compiled: dict[tuple, tuple] = {}
+# The launch below is not part of Triton's interface; these are the versions it was seen to fit.
+_DIRECT = triton.__version__.startswith(('3.6.',)) and torch.version.hip is None
 
 
 class Constants(dict):
-    """Compile-time arguments of a kernel, as one hashable thing: make each once and keep it."""
+    """Compile-time arguments of a kernel, as one hashable thing: made once and kept.
+
+    What makes it must tell apart all that decides about them, and the dtypes of all the tensors.
+    """
 
     __hash__ = object.__hash__
 
@@ -19,33 +25,49 @@ class Constants(dict):
         return self is other
 
 
-def launch(kernel: JITFunction, programs: int, constants: Constants, *args: Any) -> None:
-    """Run ``programs`` programs of a kernel whose ordinary parameters precede its constants.
+def launch(
+    kernel: JITFunction,
+    programs: int,
+    constants: Constants,
+    tensors: Sequence[Tensor | None],
+    numbers: Sequence[int | float] = (),
+) -> None:
+    """Run ``programs`` programs of a kernel.
 
-    Triton examines and binds every argument anew at each launch, the constants too; here a variant
-    that was compiled is found by what Triton specialises on, and launched as it is. Kernels run on
-    the current device, which need not be that of the tensors.
+    The kernel's parameters are the tensors, then the numbers, then its constants. Triton binds and
+    examines all of them anew at each launch, which takes longer than many a kernel. Here a variant
+    that was compiled is found by what else Triton specialises on (the device, alignment, what the
+    integers are), and handed to the driver with bare pointers.
     """
-    device = args[0].device
+    device = tensors[0].device
+    # Kernels run on the current device, which need not be that of the tensors.
     if device.type == 'cuda' and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            return launch(kernel, programs, constants, *args)
-    key = (kernel, constants, device, *[_traits(arg) for arg in args])
-    found = _compiled.get(key)
-    if found is not None:
-        compiled, tail = found
-        compiled[programs, 1, 1](*args, *tail)
+            return launch(kernel, programs, constants, tensors, numbers)
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    bits = 0
+    for pointer in pointers:
+        bits |= pointer or 0
+    key = (kernel, constants, device, *[n if n < 2 else n % 16 or n >> 31 for n in numbers])
+    if bits % 16 == 0 and key in _compiled:
+        compiled, values = _compiled[key]
+        compiled.run(
+            programs,
+            1,
+            1,
+            torch._C._cuda_getCurrentRawStream(device.index),
+            compiled.function,
+            compiled.packed_metadata,
+            None,
+            None,
+            None,
+            *pointers,
+            *numbers,
+            *values,
+        )
         return
-    compiled = kernel[(programs,)](*args, **constants)
-    if compiled is not None:  # not under the interpreter
-        tail = tuple(constants[name] for name in kernel.arg_names[len(args) :])
-        _compiled[key] = compiled, tail
-
-
-def _traits(arg: Any) -> Any:
-    """What a compiled kernel takes for granted about an argument."""
-    if isinstance(arg, Tensor):
-        return arg.dtype, arg.data_ptr() % 16
-    if isinstance(arg, int):
-        return arg % 16 == 0, arg == 1, arg.bit_length() > 31
-    return type(arg)
+    compiled = kernel[programs,](*tensors, *numbers, **constants)
+    # There is none under the interpreter, and parameters that are not aligned are the exception.
+    if _DIRECT and compiled is not None and bits % 16 == 0:
+        names = kernel.arg_names[len(tensors) + len(numbers) :]
+        _compiled[key] = compiled, [constants[name] for name in names]

@@ -35,8 +35,7 @@ def qkv_linear(
     if kernels is None or not x.is_cuda or not torch.is_grad_enabled() or not is_eager(x):
         return split_heads(F.linear(x, weight, bias), num_heads)
     if torch.is_autocast_enabled('cuda'):
-        dtype = torch.get_autocast_dtype('cuda')
-        x, weight, bias = (t if t is None else t.to(dtype) for t in (x, weight, bias))
+        x = x.to(torch.get_autocast_dtype('cuda'))
     return _QKVLinear.apply(x, weight, bias, num_heads)
 
 
@@ -57,6 +56,7 @@ class _QKVLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         x, weight = ctx.saved_tensors
+        weight = weight.to(x.dtype)  # autocast's copy was not kept
         if torch.is_grad_enabled():  # create_graph=True
             grad = torch.cat([g.transpose(1, 2).flatten(2).flatten(0, 1) for g in gradients], dim=1)
             grad_bias = grad.sum(dim=0) if ctx.has_bias else None
@@ -64,4 +64,4 @@ class _QKVLinear(torch.autograd.Function):
             grad, grad_bias = kernels.join_heads(*gradients, with_sum=ctx.has_bias)
         grad_x = grad.mm(weight).view(x.shape) if ctx.needs_input_grad[0] else None
         grad_weight = grad.T.mm(x.flatten(0, 1)) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight, grad_bias, None
+        return grad_x, grad_weight, grad_bias, None  # autograd casts to the parameters' dtype

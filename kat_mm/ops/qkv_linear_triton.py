@@ -8,7 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Constants, launch
-from .tiles import Tile, slot_width
+from .rational_triton import finish
+from .tiles import Tile, cdiv, slot_width
 
 # Tiles that one program walks through.
 _LOOPS = 16
@@ -71,36 +72,30 @@ def join_heads(q: Tensor, k: Tensor, v: Tensor, with_sum: bool) -> tuple[Tensor,
     joined = q.new_empty(num_rows, 3 * channels)
     if q.stride(-1) != 1 or not q.stride() == k.stride() == v.stride():
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    tile, constants = _plan(channels, head_dim, with_sum, q.element_size(), _LOOPS)
-    programs = triton.cdiv(num_rows, tile.rows * _LOOPS)
+    tile, constants = _plan(channels, head_dim, with_sum, q.dtype, _LOOPS)
+    programs = cdiv(num_rows, tile.rows * _LOOPS)
     partial = q.new_empty(programs if with_sum else 0, 3 * channels, dtype=torch.float32)
     launch(
         _join_kernel,
         programs * constants['COLUMN_TILES'] * 3,
         constants,
-        q,
-        k,
-        v,
-        joined,
-        partial,
-        num_rows,
-        tokens,
-        *q.stride()[:3],
+        (q, k, v, joined, partial),
+        (num_rows, tokens, *q.stride()[:3]),
     )
-    return joined, partial.sum(dim=0).to(q.dtype) if with_sum else None
+    return joined, finish(partial, 3 * channels, None, None)[0] if with_sum else None
 
 
 @functools.cache
 def _plan(
-    channels: int, head_dim: int, with_sum: bool, itemsize: int, loops: int
+    channels: int, head_dim: int, with_sum: bool, dtype: torch.dtype, loops: int
 ) -> tuple[Tile, Constants]:
-    vector = slot_width(head_dim, 1, most=16 // itemsize)
-    tile = Tile.of(channels // vector, vector, itemsize)
+    vector = slot_width(head_dim, 1, most=16 // dtype.itemsize)
+    tile = Tile.of(channels // vector, vector, dtype.itemsize)
     return tile, Constants(
         CHANNELS=channels,
         HEAD_DIM=head_dim,
         WITH_SUM=with_sum,
-        COLUMN_TILES=triton.cdiv(channels, tile.slots * vector),
+        COLUMN_TILES=cdiv(channels, tile.slots * vector),
         LOOPS=loops,
         **tile.constants(),
     )

@@ -5,8 +5,8 @@ coefficients, held by one thread, so that a thread keeps one register for each c
 each of their gradients.
 
 Coefficient gradients need no atomics. A program walks down several tiles, adds up in registers and
-stores one partial sum for each slot; PyTorch adds the programs' rows, and ``finish_kernel`` the
-slots of each group. The order is fixed: the same input gives the same bits.
+stores one partial sum for each slot; ``finish`` adds up the programs and the slots of each group.
+The order is fixed: the same input gives the same bits.
 """
 
 import functools
@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Constants, launch
+from .tiles import cdiv
 
 TRITON_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -157,69 +158,132 @@ def store_sums(pointer, sums, slot, mask, COUNT: tl.constexpr, num_slots, AXIS: 
 
 
 @triton.jit
-def finish_kernel(
-    sums_ptr,
+def _finish_kernel(
+    partial_ptr,
     b_ptr,
+    shifts_ptr,
     grad_a_ptr,
     grad_b_ptr,
+    num_partials,
+    NUM_SHIFTS: tl.constexpr,
     NUM_SLOTS: tl.constexpr,
-    OFFSET: tl.constexpr,
     A_GROUPS: tl.constexpr,
     B_GROUPS: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
-    BLOCK: tl.constexpr,
+    A_BLOCK: tl.constexpr,
+    B_BLOCK: tl.constexpr,
+    SIZE: tl.constexpr,
 ):
-    """Add up the slots of each group: (M + 1 + N, NUM_SLOTS) to (A_GROUPS, M + 1), (B_GROUPS, N).
-
-    One program for each coefficient of each group.
-    """
+    NUM_A: tl.constexpr = A_GROUPS * (M + 1)
+    NUM_B: tl.constexpr = B_GROUPS * N
+    WIDTH: tl.constexpr = NUM_SHIFTS + (M + 1 + N) * NUM_SLOTS
     program = tl.program_id(0)
-    is_a = program < A_GROUPS * (M + 1)
-    index = tl.where(is_a, program, program - A_GROUPS * (M + 1))
-    orders = tl.where(is_a, M + 1, N)
-    width = tl.where(is_a, NUM_SLOTS // A_GROUPS, NUM_SLOTS // B_GROUPS)
-    order = index % orders + tl.where(is_a, 0, M + 1)
-    sums_ptr += OFFSET + order * NUM_SLOTS + (index // orders) * width
-    offsets = tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], sums_ptr.dtype.element_ty)
-    for start in range(0, width, BLOCK):
-        total += tl.load(sums_ptr + start + offsets, mask=start + offsets < width, other=0.0)
-    result = tl.sum(total)
-    if is_a:
-        tl.store(grad_a_ptr + index, result)
+    if program < NUM_A:
+        first = NUM_SHIFTS + program % (M + 1) * NUM_SLOTS
+        first += program // (M + 1) * (NUM_SLOTS // A_GROUPS)
+        total = _sum_block(
+            partial_ptr + first, num_partials, WIDTH, NUM_SLOTS // A_GROUPS, A_BLOCK, SIZE
+        )
+        tl.store(grad_a_ptr + program, tl.sum(total))
+    elif program < NUM_A + NUM_B:
+        index = program - NUM_A
+        if N > 0:
+            first = NUM_SHIFTS + (M + 1 + index % N) * NUM_SLOTS
+            first += index // N * (NUM_SLOTS // B_GROUPS)
+            total = tl.sum(
+                _sum_block(
+                    partial_ptr + first, num_partials, WIDTH, NUM_SLOTS // B_GROUPS, B_BLOCK, SIZE
+                )
+            )
+            # d|b|/db with sign(0) = +1: with 0 a denominator that starts at zero would stay there.
+            negative = tl.load(b_ptr + index).to(tl.float32) < 0
+            tl.store(grad_b_ptr + index, tl.where(negative, total, -total))
     else:
-        # d|b|/db with sign(0) = +1: with 0 a denominator that starts at zero would stay there.
-        negative = tl.load(b_ptr + index).to(tl.float32) < 0
-        tl.store(grad_b_ptr + index, tl.where(negative, result, -result))
+        first = (program - NUM_A - NUM_B) * 32
+        width = tl.minimum(NUM_SHIFTS - first, 32)
+        total = _sum_block(partial_ptr + first, num_partials, WIDTH, width, 32, SIZE)
+        column = tl.arange(0, 32)
+        tl.store(shifts_ptr + first + column, tl.sum(total, axis=0), mask=column < width)
+
+
+@triton.jit
+def _sum_block(
+    pointer, num_rows, WIDTH: tl.constexpr, width, BLOCK: tl.constexpr, SIZE: tl.constexpr
+):
+    """Add up (num_rows, width) numbers of rows of WIDTH into a tile (SIZE / BLOCK, BLOCK)."""
+    ROWS: tl.constexpr = SIZE // BLOCK
+    row = tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    total = tl.zeros([ROWS, BLOCK], pointer.dtype.element_ty)
+    for first_row in range(0, num_rows, ROWS):
+        rows = (first_row + row).to(tl.int64)
+        for first in range(0, width, BLOCK):
+            mask = (rows < num_rows) & (first + column < width)
+            total += tl.load(pointer + rows * WIDTH + first + column, mask=mask, other=0.0)
+    return total
 
 
 def finish(
-    sums: Tensor, num_slots: int, offset: int, numerator: Tensor, denominator: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the coefficients from (m + 1 + n) * num_slots sums behind an offset."""
-    grad_a = numerator.new_empty(numerator.shape)
-    grad_b = denominator.new_empty(denominator.shape)
-    constants = _finish_constants(num_slots, offset, *numerator.shape, *denominator.shape)
-    programs = grad_a.numel() + grad_b.numel()
-    launch(finish_kernel, programs, constants, sums, denominator, grad_a, grad_b)
-    return grad_a, grad_b
+    partial: Tensor, num_shifts: int, numerator: Tensor | None, denominator: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add up what the programs of a backward kernel stored, in one launch.
+
+    Args:
+        partial: (programs, num_shifts + (m + 1 + n) * slots): sums for single channels (biases, the
+            weights of a normalisation), then those for the coefficients.
+        num_shifts: How many numbers are sums for single channels.
+        numerator: The coefficients, (Gn, m + 1); none where there is no function.
+        denominator: (Gd, n)
+
+    Returns:
+        The sums for single channels, (num_shifts,), and the gradients of the coefficients, empty
+        where there is no function.
+    """
+    shifts = partial.new_empty(num_shifts)
+    if numerator is None:
+        grad_a, grad_b, shapes = shifts.new_empty(0), shifts.new_empty(0), ((0, 1), (0, 0))
+    else:
+        grad_a = numerator.new_empty(numerator.shape)
+        grad_b = denominator.new_empty(denominator.shape)
+        shapes = numerator.shape, denominator.shape
+    constants, programs = _finish_plan(
+        partial.shape[1], num_shifts, *shapes, (partial.dtype, grad_a.dtype, grad_b.dtype)
+    )
+    tensors = partial, denominator, shifts, grad_a, grad_b
+    launch(_finish_kernel, programs, constants, tensors, (len(partial),))
+    return shifts, grad_a, grad_b
 
 
 @functools.cache
-def _finish_constants(
-    num_slots: int, offset: int, a_groups: int, a_count: int, b_groups: int, b_count: int
-) -> Constants:
-    return Constants(
+def _finish_plan(
+    width: int,
+    num_shifts: int,
+    a_shape: torch.Size,
+    b_shape: torch.Size,
+    dtypes: tuple[torch.dtype, ...],
+) -> tuple[Constants, int]:
+    (a_groups, a_count), (b_groups, n) = a_shape, b_shape
+    num_slots = (width - num_shifts) // (a_count + n)
+    # Large tiles: a program has little else to hide the way to memory with.
+    size = 8192
+    a_block, b_block = (
+        min(triton.next_power_of_2(max(num_slots // max(groups, 1), 1)), 128)
+        for groups in (a_groups, b_groups)
+    )
+    constants = Constants(
+        NUM_SHIFTS=num_shifts,
         NUM_SLOTS=num_slots,
-        OFFSET=offset,
         A_GROUPS=a_groups,
         B_GROUPS=b_groups,
         M=a_count - 1,
-        N=b_count,
-        BLOCK=min(triton.next_power_of_2(num_slots), 512),
-        num_warps=1 if num_slots <= 128 else 4,
+        N=n,
+        A_BLOCK=a_block,
+        B_BLOCK=b_block,
+        SIZE=size,
+        num_warps=8,
     )
+    return constants, a_groups * a_count + b_groups * n + cdiv(num_shifts, 32)
 
 
 def approximate_division(is_cuda: bool, dtype: torch.dtype) -> bool:

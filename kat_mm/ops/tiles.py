@@ -6,6 +6,11 @@ from typing import NamedTuple
 NUM_WARPS = 4
 
 
+def cdiv(numerator: int, denominator: int) -> int:
+    """Quotient, rounded up (Triton's own takes longer than a launch)."""
+    return -(-numerator // denominator)
+
+
 def slot_width(channels: int, *groups: int, most: int) -> int:
     """Largest power of two, at most ``most``, that divides the channels of every group."""
     width = math.gcd(*(channels // count for count in groups), most)
