@@ -9,7 +9,7 @@ _base_ = [
 embed_dims = 192
 num_classes = 11
 model = dict(
-    data_preprocessor=dict(size=_base_.crop_size),
+    data_preprocessor=dict(size=_base_.crop_size, test_cfg=dict(size_divisor=16)),
     backbone=dict(arch='tiny', img_size=_base_.crop_size),
     neck=dict(embed_dim=embed_dims),
     decode_head=dict(in_channels=[embed_dims] * 4, channels=128, num_classes=num_classes),
@@ -20,7 +20,7 @@ model = dict(
 optim_wrapper = dict(
     type='AmpOptimWrapper', dtype='bfloat16', optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0)
 )
-max_iters = 3000
+max_iters = 4000
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=300),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=300, end=max_iters),

@@ -170,15 +170,18 @@ def _planes_forward_kernel(
     a = load_coefficients(a_ptr, channel // (CHANNELS // A_GROUPS), M + 1, DTYPE)
     b = load_magnitudes(b_ptr, channel // (CHANNELS // B_GROUPS), N, DTYPE)
     start = (tl.program_id(0) % pieces) * (SLOTS * VECTOR * LOOPS)
-    inner = tl.arange(0, SLOTS)[None, :, None] * VECTOR + tl.arange(0, VECTOR)[None, None, :]
+    slot = tl.arange(0, SLOTS)[None, :, None] * VECTOR
+    lane = tl.arange(0, VECTOR)[None, None, :]
+    origin = tl.multiple_of(plane * size, [1, 1, VECTOR])
     for step in range(LOOPS):
-        position = start + step * (SLOTS * VECTOR) + inner
+        position = start + step * (SLOTS * VECTOR) + slot
         mask = plane_mask & (position < size)
-        x = tl.load(x_ptr + plane * size + position, mask=mask, other=0.0).to(DTYPE)
+        offset = origin + position + lane
+        x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(DTYPE)
         if HAS_BIAS:
             x += tl.load(bias_ptr + channel).to(DTYPE)
         y = evaluate(x, a, b, M, N, APPROXIMATE)
-        tl.store(y_ptr + plane * size + position, y, mask=mask)
+        tl.store(y_ptr + offset, y, mask=mask)
 
 
 @triton.jit
@@ -216,11 +219,13 @@ def _planes_backward_kernel(
     sums = zero_sums(M + 1 + N, ROWS, SLOTS, DTYPE)
     bias_sum = tl.zeros([ROWS, SLOTS], DTYPE)
     start = piece * (SLOTS * VECTOR * LOOPS)
-    inner = tl.arange(0, SLOTS)[None, :, None] * VECTOR + tl.arange(0, VECTOR)[None, None, :]
+    slot = tl.arange(0, SLOTS)[None, :, None] * VECTOR
+    lane = tl.arange(0, VECTOR)[None, None, :]
+    origin = tl.multiple_of(plane * size, [1, 1, VECTOR])
     for step in range(LOOPS):
-        position = start + step * (SLOTS * VECTOR) + inner
+        position = start + step * (SLOTS * VECTOR) + slot
         mask = plane_mask & (position < size)
-        offset = plane * size + position
+        offset = origin + position + lane
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(DTYPE)
         grad = tl.load(grad_ptr + offset, mask=mask, other=0.0).to(DTYPE)
         if HAS_BIAS:

@@ -177,34 +177,34 @@ def _finish_kernel(
 ):
     NUM_A: tl.constexpr = A_GROUPS * (M + 1)
     NUM_B: tl.constexpr = B_GROUPS * N
+    # Without a function there is nothing of these, but the code must compile.
+    A_ORDERS: tl.constexpr = M + 1 if M >= 0 else 1
+    B_ORDERS: tl.constexpr = N if N > 0 else 1
     WIDTH: tl.constexpr = NUM_SHIFTS + (M + 1 + N) * NUM_SLOTS
     program = tl.program_id(0)
     if program < NUM_A:
-        first = NUM_SHIFTS + program % (M + 1) * NUM_SLOTS
-        first += program // (M + 1) * (NUM_SLOTS // A_GROUPS)
-        total = _sum_block(
+        first = NUM_SHIFTS + program % A_ORDERS * NUM_SLOTS
+        first += program // A_ORDERS * (NUM_SLOTS // A_GROUPS)
+        sums = _sum_block(
             partial_ptr + first, num_partials, WIDTH, NUM_SLOTS // A_GROUPS, A_BLOCK, SIZE
         )
-        tl.store(grad_a_ptr + program, tl.sum(total))
+        tl.store(grad_a_ptr + program, tl.sum(sums))
     elif program < NUM_A + NUM_B:
         index = program - NUM_A
-        if N > 0:
-            first = NUM_SHIFTS + (M + 1 + index % N) * NUM_SLOTS
-            first += index // N * (NUM_SLOTS // B_GROUPS)
-            total = tl.sum(
-                _sum_block(
-                    partial_ptr + first, num_partials, WIDTH, NUM_SLOTS // B_GROUPS, B_BLOCK, SIZE
-                )
-            )
-            # d|b|/db with sign(0) = +1: with 0 a denominator that starts at zero would stay there.
-            negative = tl.load(b_ptr + index).to(tl.float32) < 0
-            tl.store(grad_b_ptr + index, tl.where(negative, total, -total))
+        first = NUM_SHIFTS + (M + 1 + index % B_ORDERS) * NUM_SLOTS
+        first += index // B_ORDERS * (NUM_SLOTS // B_GROUPS)
+        b_sums = _sum_block(
+            partial_ptr + first, num_partials, WIDTH, NUM_SLOTS // B_GROUPS, B_BLOCK, SIZE
+        )
+        # d|b|/db with sign(0) = +1: with 0 a denominator that starts at zero would stay there.
+        sign = tl.where(tl.load(b_ptr + index).to(tl.float32) < 0, 1.0, -1.0)
+        tl.store(grad_b_ptr + index, tl.sum(b_sums) * sign)
     else:
         first = (program - NUM_A - NUM_B) * 32
         width = tl.minimum(NUM_SHIFTS - first, 32)
-        total = _sum_block(partial_ptr + first, num_partials, WIDTH, width, 32, SIZE)
+        columns = _sum_block(partial_ptr + first, num_partials, WIDTH, width, 32, SIZE)
         column = tl.arange(0, 32)
-        tl.store(shifts_ptr + first + column, tl.sum(total, axis=0), mask=column < width)
+        tl.store(shifts_ptr + first + column, tl.sum(columns, axis=0), mask=column < width)
 
 
 @triton.jit
@@ -234,7 +234,7 @@ def finish(
             weights of a normalisation), then those for the coefficients.
         num_shifts: How many numbers are sums for single channels.
         numerator: The coefficients, (Gn, m + 1); none where there is no function.
-        denominator: (Gd, n)
+        denominator: (Gd, n).
 
     Returns:
         The sums for single channels, (num_shifts,), and the gradients of the coefficients, empty
@@ -242,7 +242,7 @@ def finish(
     """
     shifts = partial.new_empty(num_shifts)
     if numerator is None:
-        grad_a, grad_b, shapes = shifts.new_empty(0), shifts.new_empty(0), ((0, 1), (0, 0))
+        grad_a, grad_b, shapes = shifts.new_empty(0), shifts.new_empty(0), ((1, 0), (1, 0))
     else:
         grad_a = numerator.new_empty(numerator.shape)
         grad_b = denominator.new_empty(denominator.shape)
@@ -250,7 +250,8 @@ def finish(
     constants, programs = _finish_plan(
         partial.shape[1], num_shifts, *shapes, (partial.dtype, grad_a.dtype, grad_b.dtype)
     )
-    tensors = partial, denominator, shifts, grad_a, grad_b
+    # Without coefficients no program reads their sign.
+    tensors = partial, shifts if denominator is None else denominator, shifts, grad_a, grad_b
     launch(_finish_kernel, programs, constants, tensors, (len(partial),))
     return shifts, grad_a, grad_b
 
@@ -264,11 +265,11 @@ def _finish_plan(
     dtypes: tuple[torch.dtype, ...],
 ) -> tuple[Constants, int]:
     (a_groups, a_count), (b_groups, n) = a_shape, b_shape
-    num_slots = (width - num_shifts) // (a_count + n)
+    num_slots = (width - num_shifts) // max(a_count + n, 1)
     # Large tiles: a program has little else to hide the way to memory with.
     size = 8192
     a_block, b_block = (
-        min(triton.next_power_of_2(max(num_slots // max(groups, 1), 1)), 128)
+        min(triton.next_power_of_2(max(num_slots // groups, 1)), 128)
         for groups in (a_groups, b_groups)
     )
     constants = Constants(

@@ -30,7 +30,8 @@ metainfo = dict(
         [0, 128, 192],
     ],
 )
-crop_size = (360, 480)
+# 360 rows are not a whole number of patches: 8 more are padding, which has no label.
+crop_size = (368, 480)
 
 train_pipeline = [
     dict(type='SeedAugmentation'),
