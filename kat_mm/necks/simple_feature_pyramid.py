@@ -12,8 +12,8 @@ from kat_mm.layers import LayerNorm2d
 class SimpleFeaturePyramid(BaseModule):
     """Feature pyramid from the last map of a plain backbone (ViTDet, Li et al. 2022, section 3).
 
-    For patches of 16 pixels the scales have the strides 4, 8, 16 and 32: two deconvolutions,
-    one, none, and a max-pool. Each is followed by conv 1x1, norm, conv 3x3, norm. Further levels are
+    For patches of 16 pixels the scales have the strides 4, 8, 16 and 32: two deconvolutions, one,
+    none, and a max-pool. Each is followed by conv 1x1, norm, conv 3x3, norm. Further levels are
     every second pixel of the one before, as in Mask R-CNN's FPN.
 
     Args:
