@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 from kat_mm.datasets import SeededInfiniteSampler
+from kat_mm.engine.hooks import keep_boxes_in_float32
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
@@ -136,7 +137,7 @@ def test_the_model_of_every_detection_config_builds(path, quick_build):
             assert module.num_classes == len(classes), name
 
 
-def detection_step(name):
+def detection_step(name, half_precision=False):
     """Losses and gradients of a detection config at a small size, with one box in each image."""
     cfg = load(name)
     cfg.model.backbone.update(img_size=64, drop_path_rate=0.0)
@@ -160,7 +161,10 @@ def detection_step(name):
         samples.append(sample)
     images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for _ in samples]
     data = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
-    loss, losses = model.parse_losses(model(**data, mode='loss'))
+    if half_precision:
+        keep_boxes_in_float32(model)
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=half_precision):
+        loss, losses = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
     return losses, model
 
@@ -184,6 +188,16 @@ def test_a_detection_step_reaches_every_weight(name, one_thread):
     for name, param in model.named_parameters():
         assert param.grad is not None and param.grad.isfinite().all(), name
         assert param.grad.any(), name
+
+
+def test_boxes_stay_in_float32_where_a_detector_trains_in_half_precision(one_thread):
+    expected, _ = detection_step('kat_t_mask_rcnn_sample')
+    # Without the hook mmcv's operators refuse bfloat16.
+    found, _ = detection_step('kat_t_mask_rcnn_sample', half_precision=True)
+    for key in ('loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask'):
+        assert found[key].item() == pytest.approx(expected[key].item(), rel=0.05), key
+    hooks = [hook.type for hook in load('kat_t_mask_rcnn_sample').custom_hooks]
+    assert hooks == ['SeedIterationHook', 'AverageLossHook', 'Float32BoxesHook']
 
 
 def test_the_detection_recipe_is_that_of_the_paper():
