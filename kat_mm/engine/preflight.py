@@ -184,7 +184,7 @@ def check_annotations(cfg: Config, dataset: dict, split: str) -> None:
     """
     for part in _without_wrappers(dataset):
         cls = _dataset_class(part)
-        if not part.get('ann_file') or not hasattr(cls, 'COCOAPI'):
+        if not part.get('ann_file') or not _reads_coco(cls):
             continue
         classes = cls._load_metainfo(part.get('metainfo')).get('classes')
         if isinstance(classes, str) or not classes:
@@ -217,6 +217,16 @@ def check_annotations(cfg: Config, dataset: dict, split: str) -> None:
             )
         folder = Path(part.get('data_root') or '') / prefix['img']
         check_coco(path, classes, set(_list_files(folder, None)), str(folder), _with_masks(part))
+
+
+def _reads_coco(cls: type | None) -> bool:
+    """Whether a data set is CocoDataset, or reads its files as that does."""
+    if not hasattr(cls, 'COCOAPI'):
+        return False
+    from mmdet.datasets import CocoDataset
+
+    methods = ('load_data_list', 'parse_data_info')
+    return all(getattr(cls, name) is getattr(CocoDataset, name) for name in methods)
 
 
 def _numbers_of_classes(cfg, where: str) -> Iterator[tuple[str, int]]:
@@ -315,11 +325,11 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool) -> None:
     state = find_state_dict(read_checkpoint(path))
     own = model.state_dict()
     if not strict:
-        state = keep_entries(state, lambda key: key.startswith('backbone.') and key in own)
+        state = keep_entries(state, lambda key: key.startswith('backbone.'))
     reasons = []
     try:
         missing, _ = model.load_state_dict(state, strict=False)
-        if strict or not state:
+        if strict or not state.keys() & own.keys():
             reasons = [f'it lacks {len(missing)} tensors, such as {missing[0]}'] if missing else []
     except RuntimeError as error:
         reasons = [line.strip() for line in str(error).splitlines()[1:4]]

@@ -225,6 +225,17 @@ def test_other_heads_pass_for_fine_tuning_alone(checkpoint):
         preflight.check_checkpoint(checkpoint, model, strict=True)
 
 
+def test_a_backbone_with_a_class_token_passes_for_one_without(tmp_path):
+    arch = dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=64)
+    options = dict(type='KAT', arch=arch, img_size=32, final_norm=False, out_type='featmap')
+    classifier, detector = (
+        nn.ModuleDict(dict(backbone=preflight.build_model(Config(dict(model={**options, **more})))))
+        for more in (dict(), dict(with_cls_token=False, window_size=2, use_rel_pos=True))
+    )
+    torch.save(classifier.state_dict(), tmp_path / 'classifier.pth')
+    preflight.check_checkpoint(str(tmp_path / 'classifier.pth'), detector, strict=False)
+
+
 def test_another_backbone_is_refused(checkpoint):
     with pytest.raises(UserError, match=r'backbone.a: .*\[2, 3\].*\[9, 3\]'):
         preflight.check_checkpoint(checkpoint, weights(backbone_a=(9, 3)), strict=False)
@@ -306,6 +317,14 @@ def test_a_missing_coco_folder_names_coco(coco_cfg):
     assert 'Get COCO 2017' in str(error.value)
     assert 'make_sample_data.py coco' in str(error.value)
     assert 'configs/kat_t_mask_rcnn_sample.py' in str(error.value)
+
+
+def test_files_that_another_data_set_reads_otherwise_are_left_to_it(coco_cfg, tmp_path):
+    (tmp_path / 'coco/annotations/instances_val2017.json').write_text('{"images": []}')
+    dataset = coco_cfg.val_dataloader.dataset
+    for name in ('LVISV1Dataset', 'CocoPanopticDataset'):
+        coco_cfg.val_dataloader.dataset = dict(dataset, type=name)
+        check_coco_config(coco_cfg)
 
 
 def test_images_that_the_annotations_list_must_be_there(coco_cfg, tmp_path):
