@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mmdet.datasets import CocoDataset
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
@@ -17,6 +18,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 from kat_mm.datasets import SeededInfiniteSampler
+from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.engine.hooks import keep_boxes_in_float32
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,6 +147,40 @@ def test_boxes_can_be_scaled_back_to_the_image(path):
         # The truth is loaded behind Resize, which would scale it.
         assert types.index('Resize') < types.index('LoadAnnotations')
         assert 'scale_factor' in loader.dataset.pipeline[-1].meta_keys
+
+
+@pytest.fixture(scope='module')
+def coco_root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('sample')
+    make_sample_data(['coco'], folder, SampleSettings(2, 1))
+    return folder / 'coco'
+
+
+@pytest.mark.parametrize('name', [path.stem for path in DETECTORS if path.stem.startswith('kat_')])
+def test_detection_pipelines_give_images_with_their_objects(name, coco_root):
+    cfg = load(name)
+    samples = []
+    for split in ('train', 'val'):
+        dataset = CocoDataset(
+            data_root=str(coco_root),
+            ann_file='annotations/instances_train2017.json',
+            data_prefix=dict(img='train2017'),
+            pipeline=cfg[f'{split}_dataloader'].dataset.pipeline,
+        )
+        samples.append(dataset[0])
+    for sample in samples:
+        truth = sample['data_samples'].gt_instances
+        height, width = sample['inputs'].shape[1:]
+        assert sample['data_samples'].img_shape == (height, width)
+        assert len(truth) and truth.bboxes.tensor.min() >= 0
+        if '_mask_' in name:
+            assert truth.masks.masks.shape[0] == len(truth)
+    height, width = samples[1]['inputs'].shape[1:]
+    if 'lsj' in name:
+        assert (height, width) == (1024, 1024)
+        assert max(samples[0]['inputs'].shape) <= 1024
+    elif name.endswith('coco'):
+        assert min(height, width) == 800 or max(height, width) == 1333
 
 
 def detection_step(name, half_precision=False):
