@@ -5,8 +5,11 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from kat_mm.ops import qkv_linear, split_heads
+
 from .init import mimetic_, trunc_normal_
 from .rel_pos import rel_pos_attention, resize_rel_pos
+from .residual import is_plain
 
 
 @MODELS.register_module()
@@ -70,8 +73,10 @@ class SoftmaxAttention(BaseModule):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, C) to the same shape; the last H * W tokens are patches, for ``grid`` = (H, W)."""
         batch, tokens, channels = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, channels // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
+        if is_plain(self.qkv, nn.Linear):
+            q, k, v = qkv_linear(x, self.qkv.weight, self.qkv.bias, self.num_heads)
+        else:
+            q, k, v = split_heads(self.qkv(x), self.num_heads)
         dropout = self.attn_drop_rate if self.training else 0.0
         if self.use_rel_pos:
             tables = (self.rel_pos_h, self.rel_pos_w)

@@ -1,5 +1,7 @@
 """Functions on tensors. Imports torch and triton only."""
 
+from .add_layer_norm import add_layer_norm
 from .group_rational import group_rational
+from .qkv_linear import qkv_linear, split_heads
 
-__all__ = ['group_rational']
+__all__ = ['add_layer_norm', 'group_rational', 'qkv_linear', 'split_heads']
