@@ -29,7 +29,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from kat_mm.engine.hooks import keep_boxes_in_float32
+from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 from kat_mm.engine.launch import run_tool
 from kat_mm.layers import attention, rel_pos
 
