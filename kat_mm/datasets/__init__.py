@@ -1,5 +1,6 @@
 """Sample data, checked loading and reproducible augmentation, registered for all tasks."""
 
+from .aspect_ratio import SeededAspectRatioSampler
 from .checks import CheckLabels, LoadChecked, check_loading
 from .seeding import SeedAugmentation, SeededInfiniteSampler
 
@@ -7,6 +8,7 @@ __all__ = [
     'CheckLabels',
     'LoadChecked',
     'SeedAugmentation',
+    'SeededAspectRatioSampler',
     'SeededInfiniteSampler',
     'check_loading',
 ]

@@ -24,14 +24,17 @@ from kat_mm.checkpoints import (
     load_pretrained,
     read_checkpoint,
 )
+from kat_mm.engine.check_detection import check_annotations, check_compiled_operators
 from kat_mm.errors import UserError
 
 _WHERE_TO_GET = {
     'ADE20KDataset': 'Get ADE20K (ADEChallengeData2016.zip) from sceneparsing.csail.mit.edu',
+    'CocoDataset': 'Get COCO 2017 (train2017, val2017, annotations) from cocodataset.org, or see '
+    'docs/detection.md for data of your own',
 }
 _SAMPLE_DATA = (
-    'To try things out without it: python tools/make_sample_data.py ade20k, then '
-    'python tools/train.py configs/kat_t_upernet_sample.py'
+    'To try things out without it: python tools/make_sample_data.py all, then '
+    'python tools/train.py configs/kat_t_upernet_sample.py or configs/kat_t_mask_rcnn_sample.py'
 )
 
 
@@ -46,6 +49,8 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
         UserError: A key of a module of this project is misspelt, or a data folder is missing or
             incomplete.
     """
+    if cfg.get('default_scope') == 'mmdet':
+        check_compiled_operators()
     # Names in the config are those of its scope.
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     check_arguments(cfg.get('model'), 'model')
@@ -53,6 +58,7 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
         loader = cfg.get(f'{split}_dataloader')
         if loader:
             check_dataset(loader.dataset, split)
+            check_annotations(cfg, loader.dataset, split)
 
 
 def check_arguments(cfg, where: str) -> None:
@@ -207,11 +213,11 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool) -> None:
     state = find_state_dict(read_checkpoint(path))
     own = model.state_dict()
     if not strict:
-        state = keep_entries(state, lambda key: key.startswith('backbone.') and key in own)
+        state = keep_entries(state, lambda key: key.startswith('backbone.'))
     reasons = []
     try:
         missing, _ = model.load_state_dict(state, strict=False)
-        if strict or not state:
+        if strict or not state.keys() & own.keys():
             reasons = [f'it lacks {len(missing)} tensors, such as {missing[0]}'] if missing else []
     except RuntimeError as error:
         reasons = [line.strip() for line in str(error).splitlines()[1:4]]

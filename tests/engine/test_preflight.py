@@ -224,6 +224,17 @@ def test_other_heads_pass_for_fine_tuning_alone(checkpoint):
         preflight.check_checkpoint(checkpoint, model, strict=True)
 
 
+def test_a_backbone_with_a_class_token_passes_for_one_without(tmp_path):
+    arch = dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=64)
+    options = dict(type='KAT', arch=arch, img_size=32, final_norm=False, out_type='featmap')
+    classifier, detector = (
+        nn.ModuleDict(dict(backbone=preflight.build_model(Config(dict(model={**options, **more})))))
+        for more in (dict(), dict(with_cls_token=False, window_size=2, use_rel_pos=True))
+    )
+    torch.save(classifier.state_dict(), tmp_path / 'classifier.pth')
+    preflight.check_checkpoint(str(tmp_path / 'classifier.pth'), detector, strict=False)
+
+
 def test_another_backbone_is_refused(checkpoint):
     with pytest.raises(UserError, match=r'backbone.a: .*\[2, 3\].*\[9, 3\]'):
         preflight.check_checkpoint(checkpoint, weights(backbone_a=(9, 3)), strict=False)
