@@ -18,12 +18,7 @@ from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
 from kat_mm.backbones import KAT
-from kat_mm.checkpoints import (
-    find_state_dict,
-    keep_entries,
-    load_pretrained,
-    read_checkpoint,
-)
+from kat_mm.checkpoints import convert_for_model, load_pretrained, read_checkpoint
 from kat_mm.errors import UserError
 
 _WHERE_TO_GET = {
@@ -201,17 +196,17 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool) -> None:
         path: The checkpoint file.
         model: The model of the config; gets the weights.
         strict: Whether every weight of the model must be there, as for testing and resuming.
-            Otherwise those of the backbone must have its shapes, and heads may differ, as for
-            fine-tuning.
+            Otherwise those of the backbone must have its shapes, after the conversion from other
+            layouts and sizes, and heads may differ, as for fine-tuning.
     """
-    state = find_state_dict(read_checkpoint(path))
+    state = convert_for_model(read_checkpoint(path), model, path)
     own = model.state_dict()
     if not strict:
-        state = keep_entries(state, lambda key: key.startswith('backbone.') and key in own)
+        state = {key: value for key, value in state.items() if key.startswith('backbone.')}
     reasons = []
     try:
         missing, _ = model.load_state_dict(state, strict=False)
-        if strict or not state:
+        if strict or not state.keys() & own.keys():
             reasons = [f'it lacks {len(missing)} tensors, such as {missing[0]}'] if missing else []
     except RuntimeError as error:
         reasons = [line.strip() for line in str(error).splitlines()[1:4]]
