@@ -1,12 +1,15 @@
 """Sample data, checked loading and reproducible augmentation, registered for all tasks."""
 
 from .checks import CheckLabels, LoadChecked, check_loading
-from .seeding import SeedAugmentation, SeededInfiniteSampler
+from .collate import compact_collate
+from .seeding import SeedAugmentation, SeededInfiniteSampler, SeededSampler
 
 __all__ = [
     'CheckLabels',
     'LoadChecked',
     'SeedAugmentation',
     'SeededInfiniteSampler',
+    'SeededSampler',
     'check_loading',
+    'compact_collate',
 ]
