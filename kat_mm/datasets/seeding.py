@@ -71,6 +71,6 @@ class SeedAugmentation(BaseTransform):
         if seed is not None:
             random.seed(seed)
             np.random.seed(seed)
-            # Not torch.manual_seed, which takes 100 times as long: it queues the seed for a GPU too.
+            # Not torch.manual_seed, which takes 70 times as long: it queues the seed for GPUs too.
             torch.default_generator.manual_seed(seed)
         return results
