@@ -3,13 +3,13 @@
 _base_ = './kat_t_in1k.py'
 
 classes = (
+    'ram',
     'airliner',
     'balloon',
     'barn',
-    'sheep',
     'lighthouse',
-    'bus',
-    'car',
+    'school bus',
+    'sports car',
     'umbrella',
     'yawl',
     'hay',

@@ -106,9 +106,9 @@ def check_same_classes(names: dict[str, list[str]]) -> None:
     Args:
         names: Split to the names of its class folders.
     """
-    (first, expected), *others = names.items()
-    for split, found in others:
-        odd = sorted(set(found) ^ set(expected))
+    first = next(iter(names), None)
+    for split, found in names.items():
+        odd = sorted(set(found) ^ set(names[first]))
         if odd:
             raise UserError(
                 f'the {split} split has other class folders than the {first} split, so that the '

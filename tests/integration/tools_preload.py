@@ -1,6 +1,11 @@
 """What the process that tools are forked from has imported, and leaves out to save time."""
 
 import mmengine.runner.runner
+import mmpretrain.datasets
+import mmpretrain.engine
+import mmpretrain.evaluation
+import mmpretrain.models
+import mmpretrain.visualization
 import mmseg.datasets
 import mmseg.engine
 import mmseg.evaluation
