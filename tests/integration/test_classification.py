@@ -1,4 +1,4 @@
-"""The ImageNet recipe on a folder laid out as ImageNet: train, test, resume, two processes, chain."""
+"""The ImageNet recipe on a folder laid out as ImageNet: train, test, resume, processes, chain."""
 
 import json
 import re

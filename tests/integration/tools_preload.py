@@ -5,7 +5,7 @@ import mmpretrain.datasets
 import mmpretrain.engine
 import mmpretrain.evaluation
 import mmpretrain.models
-import mmpretrain.visualization
+import mmpretrain.visualization  # noqa: F401
 import mmseg.datasets
 import mmseg.engine
 import mmseg.evaluation
