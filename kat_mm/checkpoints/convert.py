@@ -33,12 +33,15 @@ def convert_backbone(state: State, path: str | Path) -> State:
     """
     name = recognise(state)
     if name is None:
-        other = guess_other(state)
-        keys = ', '.join(list(state)[:3]) or '(none)'
+        other, keys = guess_other(state) or ('', list(state))
         raise UserError(
-            f'checkpoint {path} has no weights for the backbone, or is of an unknown layout: its '
-            f'keys, such as {keys}, '
-            + (f'look like those of a {other}. ' if other else 'tell nothing. ')
+            f'checkpoint {path} has no weights for the backbone, or is of an unknown layout: keys '
+            f'such as {", ".join(keys[:3]) or "(none)"} '
+            + (
+                f'look like those of a {other}. '
+                if other
+                else 'belong to no layout that is known. '
+            )
             + f'Known are {"; ".join(layout.title for layout in LAYOUTS.values())}'
         )
     try:

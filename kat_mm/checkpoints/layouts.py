@@ -167,17 +167,17 @@ LAYOUTS = {
 
 # What names of parameters tell about other architectures: a pattern, and what has it.
 _OTHERS = {
-    r'relative_position_bias_table': 'Swin Transformer',
     r'attn\.q_bias|attn\.relative_position_index': 'BEiT',
+    r'layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table': 'Swin Transformer',
     r'visual\.transformer\.resblocks|text_model\.': 'CLIP',
     r'in_proj_weight|encoder_layer_\d|self_attention': (
         'ViT on torch.nn.MultiheadAttention, as of torchvision or mmseg'
     ),
     r'encoder\.layer\.\d+\.|attention\.query': 'ViT of Hugging Face transformers',
+    r'attn\.sr\.|attn\.kv\.|block\d+\.\d+\.norm1': 'PVT or SegFormer (MiT)',
     r'dwconv|conv_dw|downsample_layers': 'ConvNeXt',
     r'attn\.temperature': 'XCiT',
     r'attn\.proj_[lw]': 'CaiT',
-    r'attn\.sr\.|block\d+\.\d+\.norm1': 'PVT or SegFormer (MiT)',
     r'layer\d\.\d+\.(conv|bn)\d': 'ResNet',
     r'mlp\.w\d+\.': 'ViT with SwiGLU, as DINOv2-g or EVA-02',
 }
@@ -192,9 +192,10 @@ def recognise(state: State) -> str | None:
     return None
 
 
-def guess_other(state: State) -> str | None:
-    """Name of another architecture that the keys of a state dict look like, or None."""
+def guess_other(state: State) -> tuple[str, list[str]] | None:
+    """Another architecture that a state dict looks like, and the keys that tell so, or None."""
     for pattern, name in _OTHERS.items():
-        if any(re.search(pattern, key) for key in state):
-            return name
+        keys = [key for key in state if re.search(pattern, key)]
+        if keys:
+            return name, keys
     return None
