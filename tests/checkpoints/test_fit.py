@@ -187,7 +187,7 @@ def test_another_architecture_is_refused_with_a_guess_and_keys(name, guess, key,
     with torch.device('meta'):
         state = timm.create_model(name).state_dict()
     # Shapes without the memory of these models.
-    state = {name: torch.zeros(1).expand(value.shape) for name, value in state.items()}
+    state = {name: torch.zeros(()).expand(value.shape) for name, value in state.items()}
     with pytest.raises(UserError, match=f'weights.pth .* {guess}') as raised:
         load_pretrained(KAT('tiny'), file_of(state, tmp_path))
     assert key in str(raised.value)
