@@ -26,7 +26,7 @@ def python(code, *folders, cwd):
 
 @pytest.mark.parametrize(
     'scope, blocked',
-    [('mmseg', ('mmpretrain', 'torchvision')), ('mmdet', ('mmpretrain',))],
+    [('mmseg', ('mmpretrain', 'torchvision')), ('mmdet', ('mmpretrain', 'torchvision'))],
 )
 def test_other_tasks_work_without_mmpretrain(scope, blocked, tmp_path):
     code = f"""

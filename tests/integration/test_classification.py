@@ -262,3 +262,27 @@ def test_a_broken_image(config, images, tmp_path):
     result = run_tool('train.py', config, '--work-dir', tmp_path / 'work', *change)
     assert result.status == 1
     assert re.search(f'cannot load the sample .*{image.name}.*Repair or replace', result.last_line)
+
+
+# Pictures of what is learned
+
+
+def test_the_hook_draws_into_the_visualizer_during_training(config, tmp_path):
+    drawing = tmp_path / 'drawing.py'
+    drawing.write_text(
+        f'_base_ = {str(config)!r}\n'
+        "custom_hooks = [*_base_.custom_hooks, dict(type='PlotRationalsHook', interval=2)]\n"
+        'train_cfg = dict(max_epochs=1)\n'
+    )
+    result = run_tool('train.py', drawing, '--work-dir', tmp_path / 'work')
+    assert result.status == 0, result.stderr
+    names = sorted(path.name for path in (tmp_path / 'work').glob('*/vis_data/vis_image/*'))
+    assert names == ['rationals_0.png', 'rationals_2.png']
+
+
+def test_the_tool_draws_with_the_histograms_of_the_test_images(config, pretrained, tmp_path):
+    out = tmp_path / 'functions.png'
+    result = run_tool('plot_rationals.py', pretrained, '--config', config, '--out', out)
+    assert result.status == 0, result.stderr
+    assert out.is_file()
+    assert re.search(r'backbone.blocks.3.mlp.act2: -[\d.]+ to [\d.]+, 99.8 % in', result.stdout)
