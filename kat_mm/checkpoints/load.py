@@ -76,8 +76,8 @@ def convert_for_model(content: dict, model: nn.Module, path: str | Path) -> Stat
     for key, value in rest.items():
         if key in own and own[key].shape != value.shape:
             print_log(
-                f'Left out: {key}, of shape {tuple(value.shape)} in the checkpoint and '
-                f'{tuple(own[key].shape)} in the model',
+                f'Left out: {key}, of shape {list(value.shape)} in the checkpoint and '
+                f'{list(own[key].shape)} in the model',
                 'current',
                 logging.WARNING,
             )
@@ -135,7 +135,7 @@ def fit_to_backbone(state: State, backbone: KAT, path: str | Path) -> State:
         state['pos_embed'] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
     _check_grid(state, backbone, path)
     wrong = [
-        f'{key}: {tuple(value.shape)} in the checkpoint, {tuple(own[key].shape)} in the model'
+        f'{key}: {list(value.shape)} in the checkpoint, {list(own[key].shape)} in the model'
         for key, value in state.items()
         if key in own and key != 'pos_embed' and own[key].shape != value.shape
     ]

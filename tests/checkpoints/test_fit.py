@@ -140,7 +140,7 @@ def test_a_head_of_other_classes_is_left_out_with_a_word(log):
     model = Classifier()
     converted = convert_for_model(state, model, 'f')
     assert not [key for key in converted if key.startswith('head.')]
-    assert 'Left out: head.layers.head.weight, of shape (1000, 16)' in log()
+    assert 'Left out: head.layers.head.weight, of shape [1000, 16]' in log()
 
 
 def test_a_model_without_a_kat_gets_what_is_in_the_file():
@@ -156,7 +156,7 @@ def test_a_model_without_a_kat_gets_what_is_in_the_file():
     [
         (dict(embed_dims=32), 'is a KAT of width 16 with 2 blocks .* has width 32 and 2 blocks'),
         (dict(num_layers=3), 'is a KAT of width 16 with 2 blocks .* has width 16 and 3 blocks'),
-        (dict(feedforward_channels=64), r'other shapes.*fc1.weight: \(32, 16\).*\(64, 16\)'),
+        (dict(feedforward_channels=64), r'other shapes.*fc1.weight: \[32, 16\].*\[64, 16\]'),
     ],
 )
 def test_other_widths_and_depths_are_refused_with_both(changes, message, tmp_path):
@@ -197,3 +197,34 @@ def test_an_unknown_architecture_is_refused_with_its_first_keys(tmp_path):
     path = file_of({'stem.conv.weight': torch.ones(1), 'trunk.0.w': torch.ones(1)}, tmp_path)
     with pytest.raises(UserError, match='unknown layout: .*stem.conv.weight, trunk.0.w'):
         load_pretrained(small(), path)
+
+
+# ViT in, KAT out
+
+
+@torch.no_grad()
+def test_a_vit_is_taken_over_with_its_function(tmp_path):
+    torch.manual_seed(0)
+    arch = dict(embed_dims=48, num_layers=12, num_heads=3, feedforward_channels=192)
+    vit = small(arch=arch, ffn_cfg=dict(type='MLP')).eval()
+    largest = []
+    for block in vit.blocks:
+        nn.init.normal_(block.mlp.fc1.weight, std=1.5 * 48**-0.5)
+        nn.init.normal_(block.mlp.fc1.bias, mean=-0.5, std=0.5)
+        nn.init.normal_(block.mlp.fc2.weight, std=192**-0.5)
+        block.mlp.fc1.register_forward_hook(lambda *args: largest.append(args[2].abs().max()))
+    path = file_of(vit.state_dict(), tmp_path)
+    images = torch.randn(16, 3, 32, 32)
+    (expected,) = vit(images)
+    assert 4 < max(largest) < 9  # beyond [-3, 3], where published fits end
+
+    def distance(**ffn_cfg):
+        model = small(arch=arch, ffn_cfg=dict(type='GRKAN', **ffn_cfg)).eval()
+        load_pretrained(model, path)
+        return ((model(images)[0] - expected).norm() / expected.norm()).item()
+
+    gelu = ('identity', 'gelu')
+    assert distance(act_init=gelu) < 0.02
+    assert distance(act_init=gelu, order=(7, 6), act_interval=(-6, 6)) < 4e-3
+    assert distance(act_init=gelu, order=(9, 8)) < 3e-4
+    assert distance(act_init=('identity', 'swish')) > 0.1

@@ -282,7 +282,7 @@ def test_weights_of_other_shapes_are_refused_and_named(trained, tmp_path):
     torch.save(trained, path)
     with pytest.raises(UserError) as raised:
         load_pretrained(small(arch={**SMALL, 'feedforward_channels': 64}), path)
-    for word in (str(path), 'blocks.0.mlp.fc1.weight', '(32, 16)', '(64, 16)', 'arch'):
+    for word in (str(path), 'blocks.0.mlp.fc1.weight', '[32, 16]', '[64, 16]', 'arch'):
         assert word in str(raised.value)
 
 
