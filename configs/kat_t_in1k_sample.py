@@ -39,12 +39,14 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     persistent_workers=False,
+    pin_memory=False,
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=8,
     num_workers=0,
     persistent_workers=False,
+    pin_memory=False,
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
