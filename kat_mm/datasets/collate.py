@@ -24,10 +24,13 @@ class CompactSamples(list):
 
 
 def _unpack(cls: type, labels: Tensor, metas: list[dict]) -> CompactSamples:
-    return CompactSamples(
-        cls(metainfo=meta).set_gt_label(label)
-        for meta, label in zip(metas, labels.split(1), strict=True)
-    )
+    samples = CompactSamples(cls() for _ in metas)
+    for sample, meta, label in zip(samples, metas, labels.split(1), strict=True):
+        # As the constructor and set_gt_label do, but for copies and checks of what was one before.
+        sample.set_field(label, 'gt_label', dtype=Tensor)
+        for name, value in meta.items():
+            sample.set_field(value, name, field_type='metainfo')
+    return samples
 
 
 @FUNCTIONS.register_module()

@@ -74,4 +74,4 @@ class PreActivations:
     def quantile(self, name: str, q: float) -> float:
         """Input below which the share ``q`` of all inputs of an activation lies."""
         share = np.cumsum(self.counts[name].sum(axis=0)) / self.counts[name].sum()
-        return float(self.edges[1:][np.searchsorted(share, q)])
+        return float(self.edges[1:][min(np.searchsorted(share, q), BINS - 1)])

@@ -28,6 +28,8 @@ def run(model, batches=1):
 def test_inputs_of_each_activation_are_counted_by_group():
     model, seen = small(), {}
     block = model.blocks[3].mlp
+    with torch.no_grad():
+        block.act1.weight_numerator[:, 2] = 0.3  # no longer the identity
     for name in ('act1', 'act2'):
         module = getattr(block, name)
         module.register_forward_pre_hook(

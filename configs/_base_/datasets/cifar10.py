@@ -19,7 +19,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomCrop', crop_size=32, padding=4),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs', meta_keys=('img_path',)),
+    dict(type='PackInputs', meta_keys=()),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
