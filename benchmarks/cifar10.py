@@ -109,10 +109,10 @@ def images_per_second(work_dir: Path) -> float | None:
 
 
 def summarize(scalars: list[dict]) -> dict:
-    curve = [
-        [entry['step'], entry['accuracy/top1']] for entry in scalars if 'accuracy/top1' in entry
-    ]
-    losses = [[entry['step'], round(entry['loss'], 4)] for entry in scalars if 'loss' in entry]
+    # By step: what a resumed run did again replaces what the run before it had logged.
+    tops = {entry['step']: entry['accuracy/top1'] for entry in scalars if 'accuracy/top1' in entry}
+    losses = {entry['step']: round(entry['loss'], 4) for entry in scalars if 'loss' in entry}
+    curve, losses = sorted(tops.items()), sorted(losses.items())
     return dict(
         top1=round(curve[-1][1], 2),
         epochs=curve[-1][0],

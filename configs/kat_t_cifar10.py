@@ -38,4 +38,4 @@ param_scheduler = [
     ),
 ]
 auto_scale_lr = dict(base_batch_size=512)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=max_epochs))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=10))
