@@ -20,6 +20,9 @@ from .files import read_checkpoint
 from .layouts import State
 from .state_dict import add_prefix, find_state_dict, keep_entries
 
+# Tables that the modules which have them resize themselves.
+_RESIZED = re.compile(r'pos_embed$|rel_pos_[hw]$')
+
 
 def load_pretrained(backbone: KAT, path: str | Path, prefix: str = 'backbone.') -> None:
     """Load the weights of a backbone, alone or as part of a model, into ``backbone``.
@@ -40,7 +43,11 @@ def load_pretrained(backbone: KAT, path: str | Path, prefix: str = 'backbone.') 
     state = convert_backbone(state, path)
     heads = [key for key in state if key.startswith(('head.', 'head_dist.'))]
     state = fit_to_backbone(keep_entries(state, lambda key: key not in heads), backbone, path)
-    missing, left_over = backbone.load_state_dict(state, strict=False)
+    try:
+        missing, left_over = backbone.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        shapes = '; '.join(line.strip() for line in str(error).splitlines()[1:4])
+        raise UserError(f'checkpoint {path} does not fit the backbone: {shapes}') from error
     _report(path, backbone, missing, left_over, [*heads, *rest])
 
 
@@ -137,7 +144,7 @@ def fit_to_backbone(state: State, backbone: KAT, path: str | Path) -> State:
     wrong = [
         f'{key}: {list(value.shape)} in the checkpoint, {list(own[key].shape)} in the model'
         for key, value in state.items()
-        if key in own and key != 'pos_embed' and own[key].shape != value.shape
+        if key in own and not _RESIZED.search(key) and own[key].shape != value.shape
     ]
     if wrong:
         raise UserError(
