@@ -74,6 +74,16 @@ def test_features_are_those_of_timm(name, tmp_path):
         )
 
 
+def test_layer_scale_has_two_names():
+    state = timm.create_model('deit3_small_patch16_224', img_size=32).state_dict()
+    # As the authors' files of DeiT-III have it.
+    other = {re.sub(r'ls([12])\.gamma', r'gamma_\1', key): value for key, value in state.items()}
+    assert 'blocks.11.gamma_2' in other
+    (expected, _), (found, _) = (to_official({'model': model}, 'f') for model in (state, other))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
 def test_safetensors_of_timm_are_read(tmp_path):
     reference = randomised(timm.create_model('vit_tiny_patch16_224', img_size=32))
     save_file(reference.state_dict(), tmp_path / 'model.safetensors')
