@@ -14,7 +14,7 @@ CONFIGS = sorted(
     for pattern in ('*_in1k*.py', '*_cifar10.py')
     for path in (ROOT / 'configs').glob(pattern)
 )
-# FACTS: with a head of 1000 classes.
+# As published, with a head of 1000 classes.
 PARAMETERS = {
     'kat_t_in1k': 5_718_328,
     'kat_s_in1k': 22_051_576,
@@ -60,7 +60,7 @@ def test_vit_twins_differ_in_the_feed_forward_alone(name):
 
 @pytest.mark.parametrize('size, drop_path', [('t', 0.1), ('s', 0.1), ('b', 0.4)])
 def test_the_recipe_is_the_published_one(size, drop_path):
-    # FACTS.md, section 3.
+    # That of the authors' training scripts.
     cfg = load(f'kat_{size}_in1k')
     assert cfg.model.backbone.drop_path_rate == drop_path
     assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 1024

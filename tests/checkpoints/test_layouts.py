@@ -227,7 +227,7 @@ def test_the_head_of_mmpretrain_becomes_the_official_one(tmp_path):
 
 
 def official_kat(denominator='weight_denominator', numerator='weight_numerator', groups=1):
-    """The keys and shapes of FACTS: KAT-T with 1000 classes."""
+    """The keys and shapes of the published KAT-T with 1000 classes."""
     shapes = {
         'cls_token': (1, 1, 192),
         'pos_embed': (1, 197, 192),
