@@ -161,6 +161,7 @@ class KAT(BaseModule):
         super().__init__(init_cfg)
         arch = _resolve_arch(arch)
         self.embed_dims = arch['embed_dims']
+        self.depth = arch['num_layers']  # of the arch; num_layers are built
         self.out_indices = _resolve_out_indices(out_indices, arch['num_layers'])
         self.num_layers = max(self.out_indices) + 1
         if out_type not in OUT_TYPES:

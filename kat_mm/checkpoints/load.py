@@ -1,144 +1,34 @@
-"""Read a checkpoint file into a KAT backbone."""
+"""Load checkpoints of any known layout into a KAT backbone, or a model that has one."""
 
-import argparse
 import logging
-import pickle
-from collections import OrderedDict
-from collections.abc import Callable
+import math
+import re
 from pathlib import Path
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
-from torch import Tensor, nn
+from torch import nn
 
+from kat_mm.backbones import KAT
+from kat_mm.backbones.kat import ARCHS
 from kat_mm.errors import UserError
+from kat_mm.layers import resize_patch_embed
 
-# Where training scripts nest the weights, in the order of preference.
-_NESTED = ('state_dict', 'model', 'state_dict_ema')
+from .convert import MMPRETRAIN_HEAD, convert_backbone, depth, describe, split_model, square_grid
+from .files import read_checkpoint
+from .layouts import State
+from .state_dict import add_prefix, find_state_dict, keep_entries
 
-
-def _history_buffer_method(owner: type, name: str):
-    """The only ``getattr`` that reading a checkpoint may do: log buffers name their methods."""
-    if owner is not HistoryBuffer:
-        raise pickle.UnpicklingError(f'it asks for {owner}.{name}')
-    return getattr(owner, name)
-
-
-# What a checkpoint of mmengine holds besides tensors, in its logs.
-_MMENGINE_GLOBALS = [
-    # As training scripts save their arguments.
-    argparse.Namespace,
-    HistoryBuffer,
-    (_history_buffer_method, 'getattr'),
-    (_history_buffer_method, 'builtins.getattr'),
-    np.ndarray,
-    np.dtype,
-    *(
-        getattr(np.dtypes, f'{name}DType')
-        for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')
-    ),
-    (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
-    (np._core.multiarray._reconstruct, 'numpy._core.multiarray._reconstruct'),
-    (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
-    (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
-]
+# Tables that the modules which have them resize themselves.
+_RESIZED = re.compile(r'pos_embed$|rel_pos_[hw]$')
 
 
-def trust_mmengine_checkpoints() -> None:
-    """Let ``torch.load`` accept the log buffers of mmengine for the rest of the process.
-
-    Without it mmengine 0.10.7 cannot resume under torch 2.6 and later.
-    """
-    torch.serialization.add_safe_globals(_MMENGINE_GLOBALS)
-
-
-def read_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint file, without running code that it may contain.
-
-    Args:
-        path: A local file, or a URL (http or https), which is downloaded and kept.
-
-    Returns:
-        The content: a state dict, or a dict that nests one.
-
-    Raises:
-        UserError: The file is missing, truncated, no checkpoint, or needs arbitrary unpickling.
-    """
-    path = str(path)
-    with torch.serialization.safe_globals(_MMENGINE_GLOBALS):
-        try:
-            if path.startswith(('http://', 'https://')):
-                content = torch.hub.load_state_dict_from_url(
-                    path, map_location='cpu', weights_only=True
-                )
-            elif path.endswith('.safetensors'):
-                from safetensors.torch import load_file
-
-                content = load_file(path)
-            else:
-                content = torch.load(path, map_location='cpu', weights_only=True)
-        except FileNotFoundError:
-            raise UserError(
-                f'checkpoint {path} does not exist; give the path of a .pth or .safetensors file'
-            ) from None
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                f'checkpoint {path} is no file of tensors, or it would run code when it is read: '
-                f'{_first_line(error)}'
-            ) from error
-        except Exception as error:
-            raise UserError(
-                f'checkpoint {path} cannot be read; it is truncated or no checkpoint. Get the '
-                f'file again ({type(error).__name__}: {_first_line(error)})'
-            ) from error
-    if not isinstance(content, dict):
-        raise UserError(f'checkpoint {path} holds a {type(content).__name__}, not a state dict')
-    return content
-
-
-def _first_line(error: Exception) -> str:
-    """The line of PyTorch's long messages that says what is wrong, or else the first."""
-    lines = str(error).splitlines() or ['no details']
-    return next((line.strip() for line in lines if 'Unsupported' in line), lines[0])
-
-
-def find_state_dict(content: dict) -> dict[str, Tensor]:
-    """The state dict in the content of a checkpoint file, without ``module.`` prefixes."""
-    for key in _NESTED:
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    state = keep_entries(content, lambda key: isinstance(content[key], Tensor))
-    return strip_prefix(state, 'module.') or state
-
-
-def keep_entries(state: dict, condition: Callable[[str], bool]) -> dict:
-    """The entries whose key meets a condition, with the modules' metadata."""
-    kept = OrderedDict((key, value) for key, value in state.items() if condition(key))
-    kept._metadata = getattr(state, '_metadata', {})
-    return kept
-
-
-def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries below ``prefix``, without it, in keys and in the modules' metadata."""
-    stripped = OrderedDict(
-        (key.removeprefix(prefix), value) for key, value in state.items() if key.startswith(prefix)
-    )
-    stripped._metadata = {
-        f'{name}.'.removeprefix(prefix).removesuffix('.'): value
-        for name, value in getattr(state, '_metadata', {}).items()
-        if f'{name}.'.startswith(prefix)
-    }
-    return stripped
-
-
-def load_pretrained(backbone: nn.Module, path: str | Path, prefix: str = 'backbone.') -> None:
+def load_pretrained(backbone: KAT, path: str | Path, prefix: str = 'backbone.') -> None:
     """Load the weights of a backbone, alone or as part of a model, into ``backbone``.
 
-    Understands the layout of the official KAT code and of models of this project. A position
-    embedding of another size is resized. Heads are left out; whatever else is missing or left over
+    Understands every layout of :data:`kat_mm.checkpoints.layouts.LAYOUTS`. Position and patch
+    embeddings of other sizes are resized. Heads are left out; whatever else is missing or left over
     is listed in the log.
 
     Args:
@@ -149,31 +39,146 @@ def load_pretrained(backbone: nn.Module, path: str | Path, prefix: str = 'backbo
     Raises:
         UserError: The file cannot be read, has weights of other shapes, or is of another layout.
     """
-    state = find_state_dict(read_checkpoint(path))
-    state = strip_prefix(state, prefix) or state
-    heads = [key for key in state if key.startswith('head.')]
-    state = keep_entries(state, lambda key: key not in heads)
-    own = backbone.state_dict()
-    # A ViT's checkpoint has no rational functions; these keep their start.
-    lacking = [
-        key for key in own.keys() - state.keys() if '.act1.' not in key and '.act2.' not in key
-    ]
-    if 2 * len(lacking) > len(own):  # a key or two in common is chance
-        raise UserError(
-            f'checkpoint {path} has no weights for the backbone, or is of an unknown layout: it '
-            f'has keys like {", ".join(list(state)[:3]) or "(none)"}, the backbone has keys like '
-            f'{", ".join(sorted(lacking)[:3])}. The layout of the official KAT code is read'
-        )
+    state, rest = split_model(find_state_dict(read_checkpoint(path)), prefix)
+    state = convert_backbone(state, path)
+    heads = [key for key in state if key.startswith(('head.', 'head_dist.'))]
+    state = fit_to_backbone(keep_entries(state, lambda key: key not in heads), backbone, path)
     try:
         missing, left_over = backbone.load_state_dict(state, strict=False)
     except RuntimeError as error:
         shapes = '; '.join(line.strip() for line in str(error).splitlines()[1:4])
+        raise UserError(f'checkpoint {path} does not fit the backbone: {shapes}') from error
+    _report(path, backbone, missing, left_over, [*heads, *rest])
+
+
+def convert_for_model(content: dict, model: nn.Module, path: str | Path) -> State:
+    """Convert the content of a checkpoint file to the names and sizes of a model with a KAT.
+
+    A file of another layout gives the backbone, and its ``head`` where the model is a classifier of
+    mmpretrain with as many classes. Of a file of a whole model all is kept but what has other
+    shapes outside of the backbone, such as the heads of other class counts: these are left out,
+    with a word in the log.
+
+    Args:
+        content: As :func:`read_checkpoint` returns it.
+        model: The model; one without a KAT gets the state dict as it is.
+        path: Where the content comes from, for messages.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    state = find_state_dict(content)
+    backbones = [name for name, module in model.named_modules() if isinstance(module, KAT)]
+    if not backbones:
+        return state
+    prefix = f'{backbones[0]}.'
+    backbone, rest = split_model(state, prefix)
+    backbone = convert_backbone(backbone, path)
+    head = keep_entries(backbone, lambda key: key.startswith('head.'))
+    backbone = keep_entries(backbone, lambda key: key not in head)
+    backbone = fit_to_backbone(backbone, model.get_submodule(backbones[0]), path)
+    state = add_prefix(backbone, prefix)
+    rest.update(add_prefix(head, MMPRETRAIN_HEAD))
+    own = model.state_dict()
+    for key, value in rest.items():
+        if key in own and own[key].shape != value.shape:
+            print_log(
+                f'Left out: {key}, of shape {list(value.shape)} in the checkpoint and '
+                f'{list(own[key].shape)} in the model',
+                'current',
+                logging.WARNING,
+            )
+        else:
+            state[key] = value
+    return state
+
+
+def fit_to_backbone(state: State, backbone: KAT, path: str | Path) -> State:
+    """Resize what may be resized to a backbone, and refuse what does not fit it.
+
+    Args:
+        state: The backbone's weights in the official layout, without head.
+        backbone: The model that they are for.
+        path: Where they come from, for messages.
+
+    Returns:
+        The state dict without the blocks that the backbone does not build because nothing asks for
+        their output.
+
+    Raises:
+        UserError: Depth, width or another shape differs.
+    """
+    own = backbone.state_dict()
+    blocks, width = depth(state), state['patch_embed.proj.weight'].shape[0]
+    if width != backbone.embed_dims or blocks not in (backbone.depth, backbone.num_layers):
+        archs = [
+            name
+            for name, arch in ARCHS.items()
+            if (arch['num_layers'], arch['embed_dims']) == (blocks, width)
+        ]
         raise UserError(
-            f'checkpoint {path} has weights of other shapes than the backbone: {shapes}. '
-            'Choose the arch and patch size that it was trained with'
-        ) from error
-    print_log(f'Loaded {len(own) - len(missing)} of {len(own)} tensors from {path}', 'current')
-    for what, keys in (('Left out', heads), ('Missing', missing), ('Left over', left_over)):
+            f'checkpoint {path} is {describe(state)}; the backbone has width {backbone.embed_dims} '
+            f'and {backbone.depth} blocks. '
+            + (f'Choose arch={archs[0]!r}' if archs else 'Give its sizes as arch=dict(...)')
+        )
+    # Blocks behind the last of out_indices are not built, nor the norm behind them.
+    unused = [
+        key
+        for key in state
+        if key.startswith('blocks.') and int(key.split('.')[1]) >= backbone.num_layers
+    ]
+    if backbone.num_layers < backbone.depth:
+        unused += [key for key in state if key.startswith('norm.')]
+    state = keep_entries(state, lambda key: key not in unused)
+    patch = state['patch_embed.proj.weight']
+    if patch.shape[1] == backbone.patch_embed.proj.in_channels:
+        size = tuple(own['patch_embed.proj.weight'].shape[-2:])
+        if patch.shape[-2:] != size:
+            print_log(f'Patches resized from {tuple(patch.shape[-2:])} to {size}', 'current')
+            state['patch_embed.proj.weight'] = resize_patch_embed(patch, size)
+    if 'cls_token' not in state and 'cls_token' in own:
+        # The class token keeps its start.
+        position = state['pos_embed']
+        state['pos_embed'] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
+    _check_grid(state, backbone, path)
+    wrong = [
+        f'{key}: {list(value.shape)} in the checkpoint, {list(own[key].shape)} in the model'
+        for key, value in state.items()
+        if key in own and not _RESIZED.search(key) and own[key].shape != value.shape
+    ]
+    if wrong:
+        raise UserError(
+            f'checkpoint {path} has weights of other shapes than the backbone: '
+            f'{"; ".join(wrong[:3])}. Choose the arch, ffn_cfg and attn_cfg that it was trained '
+            'with'
+        )
+    return state
+
+
+def _check_grid(state: State, backbone: KAT, path: str | Path) -> None:
+    """Refuse a position embedding whose grid is unknown, since only a known one can be resized."""
+    position = state.get('pos_embed')
+    if position is None:
+        return
+    has_class = 'cls_token' in state or 'cls_token' in backbone.state_dict()
+    patches = position.shape[1] - int(has_class)
+    known = state._metadata.get('', {}).get('grid_size')
+    if known is None and patches != math.prod(backbone.grid_size) and not square_grid(patches):
+        raise UserError(
+            f'checkpoint {path} has a position embedding for {patches} patches, which make no '
+            'square: its grid is unknown, and it cannot be resized. Load it with the img_size and '
+            'patch_size that it was trained with'
+        )
+
+
+def _report(path, backbone, missing, left_over, left_out) -> None:
+    loaded = len(backbone.state_dict()) - len(missing)
+    print_log(f'Loaded {loaded} of {loaded + len(missing)} tensors from {path}', 'current')
+    rational = [key for key in missing if re.search(r'\.act[12]\.weight_', key)]
+    if len(rational) == 4 * len(backbone.blocks):
+        print_log('A ViT has no rational functions: these start as act_init says', 'current')
+        missing = [key for key in missing if key not in rational]
+    for what, keys in (('Left out', left_out), ('Missing', missing), ('Left over', left_over)):
         if keys:
             print_log(f'{what}: {", ".join(keys)}', 'current', logging.WARNING)
 

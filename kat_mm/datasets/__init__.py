@@ -2,7 +2,8 @@
 
 from .aspect_ratio import SeededAspectRatioSampler
 from .checks import CheckLabels, LoadChecked, check_loading
-from .seeding import SeedAugmentation, SeededInfiniteSampler
+from .collate import compact_collate
+from .seeding import SeedAugmentation, SeededInfiniteSampler, SeededSampler
 
 __all__ = [
     'CheckLabels',
@@ -10,5 +11,7 @@ __all__ = [
     'SeedAugmentation',
     'SeededAspectRatioSampler',
     'SeededInfiniteSampler',
+    'SeededSampler',
     'check_loading',
+    'compact_collate',
 ]

@@ -4,8 +4,12 @@ import numpy as np
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
+
+from kat_mm.visualization.activations import PreActivations
 
 
 @HOOKS.register_module()
@@ -40,3 +44,43 @@ class AverageLossHook(Hook):
         values = torch.stack([torch.as_tensor(outputs[name]).detach().float() for name in names])
         dist.all_reduce(values, op='mean')
         outputs.update(zip(names, values.unbind(), strict=True))
+
+
+@HOOKS.register_module()
+class PlotRationalsHook(Hook):
+    """Draw the learned functions of a KAT, and what goes into them, while it trains.
+
+    The picture goes through the run's visualizer, to each of its backends: local files,
+    TensorBoard, W&B.
+
+    Args:
+        interval: Iterations from one picture to the next; the first iteration has one too.
+            Default: 1000.
+    """
+
+    def __init__(self, interval: int = 1000):
+        if interval < 1:
+            raise ValueError(f'PlotRationalsHook: interval={interval} must be 1 or more')
+        self.interval = interval
+        self._inputs = None
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        if dist.is_main_process() and runner.iter % self.interval == 0:
+            self._inputs = PreActivations(_unwrap(runner.model)).__enter__()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        if self._inputs is None:
+            return
+        # Imported here: matplotlib is for those who draw.
+        from kat_mm.visualization.rational import figure_to_image, plot_rationals
+
+        self._inputs.__exit__()
+        figure = plot_rationals(_unwrap(runner.model).state_dict(), self._inputs)
+        runner.visualizer.add_image('rationals', figure_to_image(figure), step=runner.iter)
+        self._inputs = None
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model

@@ -16,6 +16,7 @@ import kat_mm  # noqa: F401  registers the modules that the configs name
 from kat_mm.checkpoints import trust_mmengine_checkpoints
 from kat_mm.datasets import check_loading
 from kat_mm.engine.preflight import config_errors
+from kat_mm.engine.runner import CheckpointRunner
 from kat_mm.errors import UserError
 
 
@@ -81,7 +82,7 @@ def build_runner(cfg: Config) -> Runner:
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
     with config_errors():
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckpointRunner.from_cfg(cfg)
     # Behind the constructor, which writes the config to the work folder as the user gave it.
     for loader in (runner._train_dataloader, runner._val_dataloader, runner._test_dataloader):
         if loader is not None:

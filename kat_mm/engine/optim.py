@@ -89,9 +89,10 @@ def _spared_from_decay(model: nn.Module) -> set[str]:
 
 
 def _depths(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """(depth, number of depths) of each parameter, by the first module that knows."""
+    """(depth, number of depths) of each parameter, by the first backbone that knows."""
     for prefix, module in model.named_modules():
-        if hasattr(module, 'get_layer_depth'):
+        # mmpretrain's ImageClassifier has the method too, with other arguments.
+        if hasattr(module, 'get_layer_depth') and not hasattr(module, 'backbone'):
             prefix = f'{prefix}.' if prefix else ''
             return {
                 name: module.get_layer_depth(name, prefix) for name, _ in model.named_parameters()

@@ -3,6 +3,8 @@
 import copy
 import difflib
 import errno
+import importlib
+import importlib.metadata
 import inspect
 import os
 import shutil
@@ -18,23 +20,27 @@ from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
 from kat_mm.backbones import KAT
-from kat_mm.checkpoints import (
-    find_state_dict,
-    keep_entries,
-    load_pretrained,
-    read_checkpoint,
-)
+from kat_mm.checkpoints import convert_for_model, load_pretrained, read_checkpoint
+from kat_mm.checkpoints.state_dict import keep_entries
 from kat_mm.engine.check_detection import check_annotations, check_compiled_operators
+from kat_mm.engine.class_folders import (
+    EXTENSIONS,
+    check_annotation_file,
+    check_class_folders,
+    check_same_classes,
+)
 from kat_mm.errors import UserError
 
 _WHERE_TO_GET = {
+    'ImageNet': 'Get ILSVRC 2012 from image-net.org, with one folder nXXXXXXXX for each class',
     'ADE20KDataset': 'Get ADE20K (ADEChallengeData2016.zip) from sceneparsing.csail.mit.edu',
     'CocoDataset': 'Get COCO 2017 (train2017, val2017, annotations) from cocodataset.org, or see '
     'docs/detection.md for data of your own',
 }
 _SAMPLE_DATA = (
     'To try things out without it: python tools/make_sample_data.py all, then '
-    'python tools/train.py configs/kat_t_upernet_sample.py or configs/kat_t_mask_rcnn_sample.py'
+    'python tools/train.py configs/kat_t_upernet_sample.py, configs/kat_t_mask_rcnn_sample.py or '
+    'configs/kat_t_in1k_sample.py'
 )
 
 
@@ -51,14 +57,69 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
     """
     if cfg.get('default_scope') == 'mmdet':
         check_compiled_operators()
+    check_library(cfg)
     # Names in the config are those of its scope.
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     check_arguments(cfg.get('model'), 'model')
+    num_classes = _num_classes(cfg)
+    class_folders = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader:
-            check_dataset(loader.dataset, split)
+            class_folders[split] = check_dataset(loader.dataset, split, num_classes)
             check_annotations(cfg, loader.dataset, split)
+        _check_topk(cfg.get(f'{split}_evaluator'), f'{split}_evaluator', num_classes)
+    check_same_classes({split: names for split, names in class_folders.items() if names})
+
+
+def check_library(cfg: Config) -> None:
+    """Import the library of the config's task, and say what to do where that fails.
+
+    Raises:
+        UserError: It is not installed, or does not import.
+    """
+    library = cfg.get('default_scope')
+    if library not in ('mmdet', 'mmpretrain', 'mmseg'):
+        return
+    try:
+        importlib.import_module(f'{library}.models')
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == library
+        if missing:
+            reason, remedy = 'is not installed', 'pip install -e ".[onedl]"'
+        else:
+            reason = f'does not import ({type(error).__name__}: {error})'
+            remedy = 'compare the installed versions with requirements/pins.txt'
+            # mmpretrain 1.3.6 was written for transformers 4.
+            transformers = _version('transformers')
+            if library == 'mmpretrain' and int(transformers.partition('.')[0]) >= 5:
+                reason = f'does not import with transformers {transformers}'
+                remedy = 'pip install "transformers<5", or: pip uninstall transformers'
+        raise UserError(f'the config needs {library}, which {reason}; {remedy}') from error
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return '0'
+
+
+def _num_classes(cfg: Config) -> int | None:
+    """Classes of a classifier's head."""
+    head = (cfg.get('model') or {}).get('head') or {}
+    return head.get('num_classes') if isinstance(head, dict) else None
+
+
+def _check_topk(evaluator, where: str, num_classes: int | None) -> None:
+    for metric in evaluator if isinstance(evaluator, list | tuple) else [evaluator or {}]:
+        topk = metric.get('topk', 1) if isinstance(metric, dict) else 1
+        largest = max(topk) if isinstance(topk, list | tuple) else topk
+        if num_classes is not None and largest > num_classes:
+            raise UserError(
+                f'{where}.topk={topk} asks for the best {largest} of {num_classes} classes; '
+                f'set it to (1,), or to numbers up to {num_classes}'
+            )
 
 
 def check_arguments(cfg, where: str) -> None:
@@ -118,11 +179,23 @@ def check_pretrained(model: nn.Module) -> None:
                     load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
 
 
-def check_dataset(dataset: dict, split: str) -> None:
-    """Refuse a data set whose folders are missing, or whose images lack annotations."""
+def check_dataset(dataset: dict, split: str, num_classes: int | None = None) -> list[str] | None:
+    """Refuse a data set whose folders are missing, or whose images lack annotations.
+
+    Args:
+        dataset: Config of the data set.
+        split: 'train', 'val' or 'test', for messages.
+        num_classes: Classes of the head, where the task is classification.
+
+    Returns:
+        Names of the class folders, where the data set has such.
+    """
     while 'dataset' in dataset:  # wrappers such as RepeatDataset
         dataset = dataset['dataset']
-    prefixes = dataset.get('data_prefix') or {}
+    # ImageNet of mmpretrain names its folder after the split.
+    prefixes = dataset.get('data_prefix') or dataset.get('split') or {}
+    if isinstance(prefixes, str):
+        prefixes = dict(img_path=prefixes)
     root = Path(dataset.get('data_root') or '')
     folders = {name: root / folder for name, folder in prefixes.items() if folder}
     for name, folder in folders.items():
@@ -134,11 +207,34 @@ def check_dataset(dataset: dict, split: str) -> None:
             )
     if {'img_path', 'seg_map_path'} <= folders.keys() and not dataset.get('ann_file'):
         _check_pairs(dataset, folders['img_path'], folders['seg_map_path'])
+    if dataset['type'].rpartition('.')[2] in ('CustomDataset', 'ImageNet'):
+        return _check_classification(dataset, folders.get('img_path', root), num_classes)
+    return None
+
+
+def _check_classification(dataset: dict, folder: Path, num_classes: int | None) -> list[str] | None:
+    if not dataset.get('with_label', True):
+        return None
+    root = Path(dataset.get('data_root') or '')
+    ann_file = dataset.get('ann_file')
+    default = root / 'meta' / f'{dataset.get("split")}.txt'
+    if ann_file or ('split' in dataset and default.is_file()):
+        check_annotation_file(root / ann_file if ann_file else default, num_classes)
+        return None
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None and dataset['type'].endswith('ImageNet'):
+        classes = _dataset_class(dataset).METAINFO['classes']
+    extensions = dataset.get('extensions', EXTENSIONS)
+    return check_class_folders(folder, extensions, classes, num_classes)
+
+
+def _dataset_class(dataset: dict) -> type | None:
+    with DATASETS.switch_scope_and_registry(None) as registry:  # of the config's scope
+        return registry.get(dataset['type'])
 
 
 def _check_pairs(dataset: dict, images: Path, annotations: Path) -> None:
-    with DATASETS.switch_scope_and_registry(None) as registry:  # of the config's scope
-        cls = registry.get(dataset['type'])
+    cls = _dataset_class(dataset)
     if cls is None:  # building it will say so
         return
     defaults = inspect.signature(cls.__init__).parameters
@@ -207,10 +303,10 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool) -> None:
         path: The checkpoint file.
         model: The model of the config; gets the weights.
         strict: Whether every weight of the model must be there, as for testing and resuming.
-            Otherwise those of the backbone must have its shapes, and heads may differ, as for
-            fine-tuning.
+            Otherwise those of the backbone must have its shapes, after the conversion from other
+            layouts and sizes, and heads may differ, as for fine-tuning.
     """
-    state = find_state_dict(read_checkpoint(path))
+    state = convert_for_model(read_checkpoint(path), model, path)
     own = model.state_dict()
     if not strict:
         state = keep_entries(state, lambda key: key.startswith('backbone.'))

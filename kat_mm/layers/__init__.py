@@ -3,6 +3,7 @@
 from .attention import SoftmaxAttention
 from .feed_forward import GRKAN, MLP
 from .norm import LayerNorm2d
+from .patch_embed import resize_patch_embed
 from .pos_embed import resize_pos_embed
 from .rational import GroupRational
 from .windows import merge_windows, partition_windows
@@ -15,5 +16,6 @@ __all__ = [
     'SoftmaxAttention',
     'merge_windows',
     'partition_windows',
+    'resize_patch_embed',
     'resize_pos_embed',
 ]

@@ -21,6 +21,8 @@ class GRKAN(BaseModule):
         num_numerator_groups: Numerator groups of both activations. Default: 1.
         order: Degrees (m, n) of numerator and denominator. Default: (5, 4).
         act_init: Functions that act1 and act2 start as. Default: ('identity', 'swish').
+        act_interval: (lo, hi), where they are to be close to these functions. Default: the
+            intervals of the packaged fits.
         bias: Whether the linear maps have biases. Default: True.
         drop_rate: Dropout after each activation. Default: 0.
         init: 'variance_preserving' (KAT, section 4.3) or 'trunc_normal' (std 0.02, from which the
@@ -35,6 +37,7 @@ class GRKAN(BaseModule):
         num_numerator_groups: int = 1,
         order: tuple[int, int] = (5, 4),
         act_init: tuple[str, str] = ('identity', 'swish'),
+        act_interval: tuple[float, float] | None = None,
         bias: bool = True,
         drop_rate: float = 0.0,
         init: str = 'variance_preserving',
@@ -50,11 +53,11 @@ class GRKAN(BaseModule):
                 "for example ('identity', 'swish')"
             )
         self.init = init
-        groups = (num_groups, num_numerator_groups, order)
-        self.act1 = GroupRational(embed_dims, *groups, init=act_init[0])
+        form = (num_groups, num_numerator_groups, order)
+        self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
         self.drop1 = nn.Dropout(drop_rate)
         self.fc1 = nn.Linear(embed_dims, hidden_dims, bias=bias)
-        self.act2 = GroupRational(hidden_dims, *groups, init=act_init[1])
+        self.act2 = GroupRational(hidden_dims, *form, act_init[1], act_interval)
         self.drop2 = nn.Dropout(drop_rate)
         self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
 

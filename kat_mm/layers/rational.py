@@ -9,20 +9,25 @@ from kat_mm.ops.coefficients import RationalFit, fit_rational, get_fit
 
 
 @functools.cache
-def initial_fit(name: str, order: tuple[int, int]) -> RationalFit:
-    """The packaged fit of ``name``, brought to ``order`` = (m, n).
+def initial_fit(
+    name: str, order: tuple[int, int], interval: tuple[float, float] | None = None
+) -> RationalFit:
+    """A fit of ``name`` of ``order`` = (m, n), on ``interval`` or on that of the packaged fit.
 
-    Higher orders get zeros, which is exact; for lower ones the function is fitted anew.
+    The packaged fit where it is that; otherwise the function is fitted anew, in a fraction of a
+    second. A function that is fitted exactly is exact everywhere, and gets zeros for more degrees.
     """
     fit = get_fit(name)
     missing = order[0] + 1 - len(fit.numerator), order[1] - len(fit.denominator)
-    if min(missing) < 0:
-        return fit_rational(name, order, fit.interval)
-    return replace(
-        fit,
-        numerator=fit.numerator + (0.0,) * missing[0],
-        denominator=fit.denominator + (0.0,) * missing[1],
-    )
+    if fit.max_error == 0 and min(missing) >= 0:
+        return replace(
+            fit,
+            numerator=fit.numerator + (0.0,) * missing[0],
+            denominator=fit.denominator + (0.0,) * missing[1],
+        )
+    if order == fit.order and interval in (None, fit.interval):
+        return fit
+    return fit_rational(name, order, interval or fit.interval)
 
 
 class GroupRational(nn.Module):
@@ -37,6 +42,8 @@ class GroupRational(nn.Module):
         num_numerator_groups: Groups of the numerator; must divide ``num_channels``. Default: 1.
         order: Degrees (m, n) of numerator and denominator. Default: (5, 4).
         init: Function that it starts as: a name in ``kat_mm.ops.coefficients``.
+        init_interval: (lo, hi), where it is to be close to that function. Default: the interval of
+            the packaged fit.
         channels_first: Input is (B, num_channels, ...), as convolutions have it. Default: False.
 
     Raises:
@@ -50,6 +57,7 @@ class GroupRational(nn.Module):
         num_numerator_groups: int = 1,
         order: tuple[int, int] = (5, 4),
         init: str = 'identity',
+        init_interval: tuple[float, float] | None = None,
         channels_first: bool = False,
     ):
         super().__init__()
@@ -65,7 +73,8 @@ class GroupRational(nn.Module):
         self.num_channels = num_channels
         self.init = init
         self.channels_first = channels_first
-        self.fit = initial_fit(init, tuple(order))
+        interval = None if init_interval is None else tuple(map(float, init_interval))
+        self.fit = initial_fit(init, tuple(order), interval)
         self.weight_numerator = nn.Parameter(
             torch.tensor(self.fit.numerator).repeat(num_numerator_groups, 1)
         )

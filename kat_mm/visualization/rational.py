@@ -1,12 +1,18 @@
 """Plots of rational functions."""
 
+import re
 from collections.abc import Callable
 from os import PathLike
 from typing import BinaryIO
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from kat_mm.errors import UserError
+from kat_mm.ops import group_rational
 from kat_mm.ops.coefficients import RationalFit, evaluate
+from kat_mm.visualization.activations import PreActivations
 
 
 def plot_rational_fit(
@@ -66,3 +72,71 @@ def plot_rational_fit(
     bottom.legend(handles=[largest_error], fontsize='small')
     bottom.set_xlim(x[0], x[-1])
     figure.savefig(out_file, dpi=150)
+
+
+def plot_rationals(state: dict[str, Tensor], inputs: PreActivations | None = None):
+    """Draw every rational function of a model: act1 and act2 of each block, by group.
+
+    Behind the functions, in grey, is the histogram of what goes into them, where it is known; it
+    also sets the range: all but a thousandth of the inputs on each side. Otherwise that is [-3, 3].
+
+    Args:
+        state: State dict of a model with a KAT.
+        inputs: What went into the model's activations.
+
+    Returns:
+        The matplotlib figure: for each block two panels, one above the other.
+
+    Raises:
+        UserError: The model has no rational functions.
+    """
+    from matplotlib.figure import Figure
+
+    names = [key.removesuffix('.weight_numerator') for key in state if '.weight_numerator' in key]
+    if not names:
+        raise UserError('there are no rational functions to draw; a ViT has none')
+    # Blocks in rows of six, each with a row for act1 and one for act2.
+    num_blocks = (len(names) + 1) // 2
+    columns = min(num_blocks, 6)
+    rows = 2 * -(-num_blocks // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.1 * rows), layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for index, name in enumerate(names):
+        block, act = divmod(index, 2)
+        row, column = divmod(block, columns)
+        axis = axes[2 * row + act][column]
+        lo, hi = -3.0, 3.0
+        if inputs is not None:
+            lo, hi = inputs.quantile(name, 0.001), inputs.quantile(name, 0.999)
+            behind = axis.twinx()
+            counts = inputs.counts[name].sum(axis=0)
+            behind.fill_between(inputs.centers(), counts, step='mid', color='0.85', linewidth=0)
+            behind.set(yticks=[], ylim=(0, None))
+            axis.set_zorder(behind.get_zorder() + 1)
+            axis.patch.set_visible(False)
+        x = torch.linspace(lo, hi, 301, dtype=torch.float64)
+        numerator, denominator = (
+            state[f'{name}.weight_{part}'].detach().double().cpu()
+            for part in ('numerator', 'denominator')
+        )
+        groups = max(len(numerator), len(denominator))
+        y = group_rational(x[:, None].expand(-1, groups).contiguous(), numerator, denominator)
+        axis.plot(x, y, linewidth=1)
+        axis.set_xlim(lo, hi)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize='x-small')
+        number, part = re.search(r'(\d+)\.mlp\.(act[12])', name).groups()
+        axis.set_title(f'block {number}, {part}', fontsize='small')
+    for axis in axes.flat:
+        if not axis.has_data():
+            axis.set_axis_off()
+    return figure
+
+
+def figure_to_image(figure) -> np.ndarray:
+    """A matplotlib figure as an RGB image, (H, W, 3), uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

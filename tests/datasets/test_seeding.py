@@ -8,7 +8,7 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader, Dataset
 
-from kat_mm.datasets import SeedAugmentation, SeededInfiniteSampler
+from kat_mm.datasets import SeedAugmentation, SeededInfiniteSampler, SeededSampler
 
 SIZE = 7
 
@@ -119,3 +119,35 @@ def test_with_another_sampler_random_numbers_stay_random():
 
 def test_without_shuffling_samples_come_in_order():
     assert [index for index, _ in take(sampler(shuffle=False), 9)] == [0, 1, 2, 3, 4, 5, 6, 0, 1]
+
+
+# By epochs
+
+
+def epoch_sampler(epoch=0, rank=0, world_size=1, monkeypatch=None):
+    if monkeypatch:
+        monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda: (rank, world_size))
+    made = SeededSampler(range(SIZE), seed=5)
+    made.set_epoch(epoch)
+    return made
+
+
+def test_epochs_have_the_indices_of_mmengines_sampler():
+    expected = DefaultSampler(range(SIZE), seed=5)
+    for epoch in range(3):
+        expected.set_epoch(epoch)
+        assert [int(index) for index in epoch_sampler(epoch)] == list(expected)
+
+
+def test_every_position_of_every_epoch_has_its_own_seed():
+    seeds = [index.seed for epoch in range(50) for index in epoch_sampler(epoch)]
+    assert len(set(seeds)) == 50 * SIZE
+    assert [index.seed for index in epoch_sampler(3)] == seeds[3 * SIZE : 4 * SIZE]
+
+
+def test_two_processes_share_the_seeds_of_an_epoch(monkeypatch):
+    ranks = [list(epoch_sampler(1, rank, 2, monkeypatch)) for rank in (0, 1)]
+    together = [index for pair in zip(*ranks, strict=True) for index in pair]
+    alone = list(epoch_sampler(1, 0, 1, monkeypatch))
+    # Rounded up to a multiple of the processes.
+    assert [(int(i), i.seed) for i in together[:SIZE]] == [(int(i), i.seed) for i in alone]

@@ -138,7 +138,7 @@ def test_pretrained_weights_are_tried(tmp_path):
     right = Config(dict(model=dict(settings, init_cfg=init_cfg)))
     preflight.check_pretrained(preflight.build_model(right))
     wrong = Config(dict(model=dict(settings, arch='small', init_cfg=[init_cfg])))
-    with pytest.raises(UserError, match='weights.pth has weights of other shapes'):
+    with pytest.raises(UserError, match='weights.pth is a KAT of width 192 .* Give its sizes'):
         preflight.check_pretrained(preflight.build_model(wrong))
 
 

@@ -6,6 +6,11 @@ import mmdet.evaluation
 import mmdet.models
 import mmdet.visualization  # noqa: F401
 import mmengine.runner.runner
+import mmpretrain.datasets
+import mmpretrain.engine
+import mmpretrain.evaluation
+import mmpretrain.models
+import mmpretrain.visualization  # noqa: F401
 import mmseg.datasets
 import mmseg.engine
 import mmseg.evaluation

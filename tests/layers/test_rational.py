@@ -21,11 +21,25 @@ def test_parameters_have_the_official_names_and_shapes():
     assert shapes == {'weight_numerator': (1, 6), 'weight_denominator': (8, 4)}
 
 
-def test_order_above_the_table_is_the_same_function():
-    x = torch.linspace(-3, 3, 40).view(5, 8)
-    module = GroupRational(8, order=(7, 5), init='swish')
-    assert module.weight_numerator.shape == (1, 8) and module.weight_denominator.shape == (8, 5)
-    assert torch.equal(module(x), GroupRational(8, init='swish')(x))
+def test_order_above_the_table_keeps_the_identity_exact():
+    x = torch.linspace(-30, 30, 40).view(-1, 8)
+    module = GroupRational(8, order=(7, 5), init='identity', init_interval=(-2, 2))
+    assert torch.equal(module(x), x)
+    assert module.weight_denominator.shape == (8, 5)
+
+
+@pytest.mark.parametrize(
+    'order, interval, error',
+    [((9, 8), None, 4e-5), ((7, 6), (-6, 6), 5e-4), ((5, 4), (-4, 4), 2.1e-3)],
+)
+def test_order_and_interval_other_than_the_tables_are_fitted_anew(order, interval, error):
+    lo, hi = interval or (-8, 8)
+    x = torch.linspace(lo, hi, 4000, dtype=torch.float64).view(-1, 8)
+    module = GroupRational(8, order=order, init='gelu', init_interval=interval)
+    # In float32, as training has it.
+    largest = (module(x.float()).double() - torch.nn.functional.gelu(x)).abs().max()
+    assert largest < error
+    assert largest < (GroupRational(8, init='gelu')(x) - torch.nn.functional.gelu(x)).abs().max()
 
 
 @pytest.mark.parametrize('order, error', [((4, 4), 0.03), ((3, 2), 0.16), ((6, 3), 0.03)])

@@ -1,0 +1,35 @@
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import load_state_dict
+
+from kat_mm.checkpoints import convert_for_model, read_checkpoint
+
+
+@RUNNERS.register_module()
+class CheckpointRunner(Runner):
+    """mmengine's Runner, whose ``load_from`` takes every checkpoint that a KAT can start from.
+
+    Files are read without running code in them, also where mmengine would.
+    """
+
+    def load_checkpoint(
+        self, filename: str, map_location='cpu', strict: bool = False, revise_keys=None
+    ) -> dict:
+        """Load a checkpoint of any layout; see :func:`kat_mm.checkpoints.convert_for_model`.
+
+        ``map_location`` and ``revise_keys`` are mmengine's, and not needed.
+        """
+        model = self.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        content = read_checkpoint(filename)
+        # In a file with averaged weights (EMA) these are the state dict. Only a resumed run needs
+        # what else is in it.
+        checkpoint = content if self._resume else {}
+        checkpoint['state_dict'] = convert_for_model(content, model, filename)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        load_state_dict(model, checkpoint['state_dict'], strict, self.logger)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint

@@ -1,0 +1,77 @@
+"""What goes into the activations of a model: histograms of pre-activations while it runs."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kat_mm.layers import GRKAN, MLP
+
+# Beyond what trained models reach; what lies outside is counted in the outermost bins.
+LIMIT, BINS = 24.0, 960
+
+
+class PreActivations:
+    """Count the inputs of every activation of a model's feed-forwards, as long as it is open.
+
+    It counts in the forward passes within ``with PreActivations(model) as counts:``. Each
+    feed-forward is asked for its own linear map again, so that it does not matter whether its
+    forward pass runs fused or not.
+
+    Attributes:
+        counts: Name of the activation, such as ``backbone.blocks.0.mlp.act2``, to an int64 array
+            (groups, BINS), where a group is one of the rational function, or all channels of a
+            GELU.
+        ranges: Name of the activation to its smallest and largest input.
+    """
+
+    edges = np.linspace(-LIMIT, LIMIT, BINS + 1)
+
+    def __init__(self, model: nn.Module):
+        self.counts: dict[str, np.ndarray] = {}
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self._model = model
+        self._handles = []
+
+    def __enter__(self) -> 'PreActivations':
+        for name, module in self._model.named_modules():
+            if isinstance(module, GRKAN | MLP):
+                self._handles.append(module.register_forward_pre_hook(self._counter(name)))
+        return self
+
+    def __exit__(self, *_) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _counter(self, name: str) -> Callable:
+        @torch.no_grad()
+        def count(module: nn.Module, args: tuple) -> None:
+            (x,) = args
+            if isinstance(module, MLP):
+                self._add(f'{name}.act', module.fc1(x), 1)
+                return
+            self._add(f'{name}.act1', x, len(module.act1.weight_denominator))
+            x = module.fc1(module.act1(x))
+            self._add(f'{name}.act2', x, len(module.act2.weight_denominator))
+
+        return count
+
+    def _add(self, name: str, x: Tensor, groups: int) -> None:
+        x = x.float().reshape(-1, groups, x.shape[-1] // groups)
+        low, high = x.amin().item(), x.amax().item()
+        before = self.ranges.get(name, (low, high))
+        self.ranges[name] = min(low, before[0]), max(high, before[1])
+        x = x.clamp(-LIMIT, LIMIT)
+        counts = [torch.histc(x[:, g], BINS, -LIMIT, LIMIT) for g in range(groups)]
+        counts = torch.stack(counts).cpu().numpy().astype(np.int64)
+        self.counts[name] = self.counts.get(name, 0) + counts
+
+    def centers(self) -> np.ndarray:
+        """Middle of each bin, (BINS,)."""
+        return (self.edges[:-1] + self.edges[1:]) / 2
+
+    def quantile(self, name: str, q: float) -> float:
+        """Input below which the share ``q`` of all inputs of an activation lies."""
+        share = np.cumsum(self.counts[name].sum(axis=0)) / self.counts[name].sum()
+        return float(self.edges[1:][min(np.searchsorted(share, q), BINS - 1)])

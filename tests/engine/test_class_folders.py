@@ -1,0 +1,125 @@
+import logging
+
+import pytest
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
+
+from kat_mm.engine import preflight
+from kat_mm.engine.class_folders import (
+    check_annotation_file,
+    check_class_folders,
+    check_same_classes,
+)
+from kat_mm.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    for split in ('train', 'val'):
+        for name in ('cat', 'dog', 'fox'):
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / '1.JPG').touch()
+    return tmp_path
+
+
+def config(root, classes=('cat', 'dog', 'fox'), num_classes=3, **changes):
+    def loader(split):
+        metainfo = dict(classes=classes) if classes else None
+        dataset = dict(
+            type='CustomDataset', data_root=str(root), data_prefix=split, metainfo=metainfo
+        )
+        return dict(dataset={**dataset, **changes})
+
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(type='ImageClassifier', head=dict(num_classes=num_classes)),
+            train_dataloader=loader('train'),
+            val_dataloader=loader('val'),
+            val_evaluator=dict(type='Accuracy', topk=(1, 2)),
+        )
+    )
+
+
+def check(cfg):
+    preflight.check_config(cfg, ('train', 'val'))
+
+
+def test_complete_data_pass(root):
+    check(config(root))
+    check(config(root, classes=None))
+
+
+def test_images_may_lie_deeper(root):
+    (root / 'train' / 'cat' / 'indoors').mkdir()
+    (root / 'train' / 'cat' / '1.JPG').rename(root / 'train' / 'cat' / 'indoors' / '1.jpg')
+    assert check_class_folders(root / 'train') == ['cat', 'dog', 'fox']
+
+
+def test_a_missing_folder_is_named(root):
+    with pytest.raises(UserError, match='folder .*/nowhere/train does not exist: CustomDataset'):
+        check(config(root / 'nowhere'))
+
+
+def test_imagenet_names_its_folder_by_the_split(root):
+    dataset = ConfigDict(type='ImageNet', data_root=str(root), split='test')
+    with pytest.raises(UserError, match='folder .*/test does not exist: ImageNet .*image-net.org'):
+        preflight.check_dataset(dataset, 'test')
+
+
+def test_images_without_class_folders_are_refused(root):
+    with pytest.raises(UserError, match='has no class folders; .* one folder for each class'):
+        check_class_folders(root / 'train' / 'cat')
+
+
+def test_stray_files_are_ignored_with_a_word(root, caplog):
+    logger = MMLogger.get_instance('test_class_folders')
+    logger.addHandler(caplog.handler)
+    (root / 'train' / 'list.txt').touch()
+    with caplog.at_level(logging.INFO, 'test_class_folders'):
+        check(config(root))
+    assert 'train, and ignored: list.txt' in caplog.text
+
+
+def test_an_empty_class_is_refused_in_each_split(root):
+    (root / 'val' / 'dog' / '1.JPG').rename(root / 'val' / 'dog' / '1.txt')
+    with pytest.raises(UserError, match='1 of 3 class folders in .*/val hold no images .*: dog;'):
+        check(config(root))
+
+
+def test_class_list_that_does_not_match_the_folders(root):
+    with pytest.raises(UserError, match='has 3 class folders, and the data set has 2 classes; not'):
+        check(config(root, classes=('cat', 'dog'), num_classes=2))
+    with pytest.raises(UserError, match='not in the order of the folders .*sort it: cat, dog, fox'):
+        check(config(root, classes=('dog', 'cat', 'fox')))
+    check(config(root, classes=('Cats', 'Dogs', 'Foxes')))  # other names in the folders' order
+
+
+def test_class_list_that_does_not_match_the_head(root):
+    with pytest.raises(UserError, match='3 class folders, and the head has 1000 classes; set '):
+        check(config(root, num_classes=1000))
+
+
+def test_splits_of_other_classes_are_refused(root):
+    (root / 'val' / 'dog').rename(root / 'val' / 'wolf')
+    with pytest.raises(UserError, match='val split has other .* than the train split.*: dog, wolf'):
+        check(config(root, classes=None))
+    check_same_classes({})
+
+
+def test_top_5_of_3_classes_is_refused(root):
+    cfg = config(root)
+    cfg.val_evaluator.topk = (1, 5)
+    with pytest.raises(UserError, match=r'val_evaluator.topk=.* best 5 of 3 classes'):
+        check(cfg)
+
+
+@pytest.mark.parametrize('line', ['b.jpg', 'b.jpg 3', 'b.jpg cat', ''])
+def test_annotation_files_are_checked_line_by_line(root, line):
+    path = root / 'train.txt'
+    path.write_text('a.jpg 0\na b.jpg 2\n')
+    check_annotation_file(path, 3)
+    check(config(root, ann_file='train.txt'))
+    path.write_text(f'a.jpg 0\n{line}\n')
+    with pytest.raises(UserError, match=f'train.txt, line 2: .*{line}.* label of 0 to 2'):
+        check(config(root, ann_file='train.txt'))

@@ -1,0 +1,157 @@
+from pathlib import Path
+
+import pytest
+import timm.data.auto_augment as timm_augment
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
+from mmpretrain.structures import DataSample
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(
+    path.stem
+    for pattern in ('*_in1k*.py', '*_cifar10.py')
+    for path in (ROOT / 'configs').glob(pattern)
+)
+# As published, with a head of 1000 classes.
+PARAMETERS = {
+    'kat_t_in1k': 5_718_328,
+    'kat_s_in1k': 22_051_576,
+    'kat_b_in1k': 86_568_568,
+    'vit_t_in1k': 5_717_416,
+    'vit_s_in1k': 22_050_664,
+    'vit_b_in1k': 86_567_656,
+}
+
+
+def load(name):
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_parts_of_a_config_agree(name):
+    cfg = load(name)
+    model = MODELS.build(cfg.model)
+    assert model.backbone.embed_dims == cfg.model.head.in_channels
+    classes = cfg.model.head.num_classes
+    assert cfg.model.data_preprocessor.num_classes == classes
+    for split in ('train', 'val', 'test'):
+        names = cfg[f'{split}_dataloader'].dataset.get('metainfo', {}).get('classes')
+        assert names is None or len(names) == classes
+    warm_up, cosine = cfg.param_scheduler
+    assert warm_up.type == 'LinearLR' and warm_up.convert_to_iter_based
+    assert warm_up.end == cosine.begin and cosine.end == cfg.train_cfg.max_epochs
+    assert cfg.train_dataloader.dataset.pipeline[0].type == 'SeedAugmentation'
+    assert cfg.train_dataloader.sampler.type == 'SeededSampler'
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert parameters == PARAMETERS.get(name.replace('_from_vit', ''), parameters)
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith('vit_')])
+def test_vit_twins_differ_in_the_feed_forward_alone(name):
+    kat, vit = load(name.replace('vit_', 'kat_')).to_dict(), load(name).to_dict()
+    assert kat['model']['backbone'].pop('ffn_cfg') == dict(type='GRKAN')
+    assert vit['model']['backbone'].pop('ffn_cfg') == dict(type='MLP')
+    assert kat == vit
+
+
+@pytest.mark.parametrize('size, drop_path', [('t', 0.1), ('s', 0.1), ('b', 0.4)])
+def test_the_recipe_is_the_published_one(size, drop_path):
+    # That of the authors' training scripts.
+    cfg = load(f'kat_{size}_in1k')
+    assert cfg.model.backbone.drop_path_rate == drop_path
+    assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 1024
+    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[0].end) == (300, 5)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-3, 0.05)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    mixup, cutmix = cfg.model.train_cfg.augments
+    assert (mixup.type, mixup.alpha, cutmix.type, cutmix.alpha) == ('Mixup', 0.8, 'CutMix', 1.0)
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+    (average,) = [hook for hook in cfg.custom_hooks if hook.type == 'EMAHook']
+    assert 1 - average.momentum == 0.9999
+    train = {transform.type: transform for transform in cfg.train_pipeline}
+    assert (train['RandomErasing'].erase_prob, train['RandomErasing'].mode) == (0.25, 'rand')
+    assert train['RandomResizedCrop'].interpolation == 'bicubic'
+    test = {transform.type: transform for transform in cfg.test_pipeline}
+    assert test['CenterCrop'].crop_size / test['ResizeEdge'].scale == 0.875
+    assert (test['ResizeEdge'].interpolation, test['ResizeEdge'].backend) == ('bicubic', 'pillow')
+
+
+# Names of timm to those of mmpretrain, and what of mmpretrain's magnitude is timm's argument.
+POLICIES = {
+    'AutoContrast': ('AutoContrast', None),
+    'Equalize': ('Equalize', None),
+    'Invert': ('Invert', None),
+    'Rotate': ('Rotate', abs),
+    'Posterize': ('Posterize', lambda bits: -(-bits // 1)),
+    'Solarize': ('Solarize', lambda threshold: threshold // 1),
+    'SolarizeAdd': ('SolarizeAdd', lambda value: value // 1),
+    'Color': ('ColorTransform', lambda magnitude: 1 + magnitude),
+    'Contrast': ('Contrast', lambda magnitude: 1 + magnitude),
+    'Brightness': ('Brightness', lambda magnitude: 1 + magnitude),
+    'Sharpness': ('Sharpness', lambda magnitude: 1 + magnitude),
+    'ShearX': ('Shear', abs),
+    'ShearY': ('Shear', abs),
+    'TranslateXRel': ('Translate', abs),
+    'TranslateYRel': ('Translate', abs),
+}
+
+
+@pytest.mark.parametrize('level', [0.3, 5.2, 8.6, 9.0, 9.4, 10.0])
+def test_rand_augment_is_timms(level):
+    # rand-m9-mstd0.5
+    cfg = load('kat_s_in1k')
+    augment = TRANSFORMS.build(cfg.rand_augment)
+    assert (augment.num_policies, augment.magnitude_level, augment.magnitude_std) == (2, 9, 0.5)
+    assert len(augment.transforms) == len(timm_augment._RAND_TRANSFORMS)
+    for name, transform in zip(timm_augment._RAND_TRANSFORMS, augment.transforms, strict=True):
+        expected_type, convert = POLICIES[name]
+        assert type(transform).__name__ == expected_type
+        assert transform.prob == 0.5  # timm's, too
+        level_to_argument = timm_augment.LEVEL_TO_ARG[name]
+        assert (convert is None) == (level_to_argument is None)
+        if convert is not None:
+            transform.magnitude_level, transform.magnitude_std = level, 0
+            expected = abs(level_to_argument(level, {})[0])
+            assert convert(transform.random_magnitude()) == pytest.approx(expected), name
+
+
+@pytest.mark.parametrize('name', ['kat_t_cifar10', 'vit_t_cifar10'])
+def test_a_training_step_reaches_every_weight(name):
+    cfg = load(name)
+    torch.manual_seed(0)
+    cfg.model.backbone.drop_path_rate = 0.0  # which may leave out a block
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    samples = [DataSample().set_gt_label(label) for label in (3, 7)]
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    for (key, _), gradient in zip(
+        model.named_parameters(),
+        torch.autograd.grad(loss, list(model.parameters())),
+        strict=True,
+    ):
+        assert gradient.isfinite().all() and gradient.any(), key
+
+
+def test_weight_decay_spares_what_it_should_in_a_classifier():
+    cfg = load('kat_t_cifar10')
+    model = MODELS.build(cfg.model)
+    settings = {key: cfg.optim_wrapper[key] for key in ('constructor', 'optimizer')}
+    wrapper = build_optim_wrapper(model, dict(settings, type='OptimWrapper'))
+    decay = {
+        id(parameter): group['weight_decay']
+        for group in wrapper.param_groups
+        for parameter in group['params']
+    }
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim > 1 and not any(
+            part in name for part in ('act1', 'act2', 'cls_token', 'pos_embed')
+        )
+        assert decay[id(parameter)] == (0.05 if matrix else 0), name

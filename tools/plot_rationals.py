@@ -1,0 +1,67 @@
+"""Draw the learned functions of a KAT: act1 and act2 of each block, by group.
+
+With --config, the histogram of what goes into each is behind it, from images of the config's test
+set.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from kat_mm.checkpoints import read_checkpoint, to_official
+from kat_mm.engine import preflight
+from kat_mm.engine.launch import load_config, run_tool
+from kat_mm.visualization.activations import PreActivations
+from kat_mm.visualization.rational import plot_rationals
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('checkpoint', help='checkpoint file of a KAT, alone or in a model')
+    parser.add_argument('--config', help='config of its model, for the histograms')
+    parser.add_argument('--num-images', type=int, default=64, help='default: %(default)s')
+    parser.add_argument('--out', type=Path, help='default: CHECKPOINT, as .png')
+    parser.set_defaults(cfg_options=None, launcher='none', work_dir=None, local_rank=0)
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def count_inputs(cfg: Config, checkpoint: str, num_images: int) -> tuple[dict, PreActivations]:
+    """Run a model on images of its test set: its state dict, and what went into its activations."""
+    preflight.check_config(cfg, ('test',))
+    model = preflight.build_model(cfg).eval()
+    preflight.check_checkpoint(checkpoint, model, strict=False)
+    if torch.cuda.is_available():
+        model.cuda()
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    seen = 0
+    with PreActivations(model) as inputs:
+        for batch in Runner.build_dataloader(cfg.test_dataloader):
+            model.test_step(batch)
+            seen += len(batch['inputs'])
+            if seen >= num_images:
+                break
+    return model.state_dict(), inputs
+
+
+def main() -> None:
+    args = parse_args()
+    if args.config:
+        state, inputs = count_inputs(load_config(args), args.checkpoint, args.num_images)
+    else:
+        state, _ = to_official(read_checkpoint(args.checkpoint), args.checkpoint)
+        inputs = None
+    out = args.out or Path(args.checkpoint).with_suffix('.png')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plot_rationals(state, inputs).savefig(out, dpi=100)
+    print(f'wrote {out}')
+    for name, (low, high) in inputs.ranges.items() if inputs else ():
+        middle = inputs.quantile(name, 0.001), inputs.quantile(name, 0.999)
+        print(f'{name}: {low:.2f} to {high:.2f}, 99.8 % in [{middle[0]:.2f}, {middle[1]:.2f}]')
+
+
+if __name__ == '__main__':
+    run_tool(main)
