@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kat_mm.layers import resize_pos_embed
+from kat_mm.layers import merge_windows, partition_windows, resize_pos_embed
 from kat_mm.layers.init import trunc_normal_
 
 ARCHS = {
@@ -54,8 +54,10 @@ class Block(BaseModule):
         drop_path_rate: float,
         attn_cfg: dict,
         ffn_cfg: dict,
+        window_size: int = 0,
     ):
         super().__init__()
+        self.window_size = window_size
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.attn = _build(attn_cfg, embed_dims=embed_dims, num_heads=num_heads)
         self.drop_path1 = DropPath(drop_path_rate)
@@ -65,8 +67,15 @@ class Block(BaseModule):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, C) to the same shape; the last H * W tokens are patches, for ``grid`` = (H, W)."""
-        x = x + self.drop_path1(self.attn(self.norm1(x), grid))
+        x = x + self.drop_path1(self._attend(self.norm1(x), grid))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        window = self.window_size
+        if not window:
+            return self.attn(x, grid)
+        x = self.attn(partition_windows(x, grid, window), (window, window))
+        return merge_windows(x, grid, window)
 
 
 @MODELS.register_module()
@@ -96,6 +105,13 @@ class KAT(BaseModule):
         ffn_cfg: Feed-forward of the blocks. ``dict(type='GRKAN', ...)`` or ``dict(type='MLP')``,
             which makes the model a plain ViT. Default: ``dict(type='GRKAN')``.
         attn_cfg: Attention of the blocks. Default: ``dict(type='SoftmaxAttention')``.
+        window_size: Side in tokens of the windows in which the blocks attend (ViTDet); 0 is
+            attention over the whole grid. Needs ``with_cls_token=False``. Default: 0.
+        global_attn_indices: Blocks that attend over the whole grid although there are windows.
+            Default: ().
+        use_rel_pos: Whether the attention has decomposed relative positions, of the size of the
+            window or, in a global block, of ``img_size``. Needs ``with_cls_token=False``.
+            Default: False.
         with_cp: Recompute each block in the backward pass to save memory. Default: False.
         frozen_stages: -1: nothing is frozen; 0: the patch and position embedding and the class
             token; n: these and the first n blocks. Default: -1.
@@ -119,6 +135,9 @@ class KAT(BaseModule):
         drop_path_rate: float = 0.0,
         ffn_cfg: dict | None = None,
         attn_cfg: dict | None = None,
+        window_size: int = 0,
+        global_attn_indices: Sequence[int] = (),
+        use_rel_pos: bool = False,
         with_cp: bool = False,
         frozen_stages: int = -1,
         init_cfg: dict | None = None,
@@ -139,6 +158,18 @@ class KAT(BaseModule):
             )
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'KAT: drop_path_rate={drop_path_rate} must lie in [0, 1)')
+        if window_size < 0:
+            raise ValueError(f'KAT: window_size={window_size} must be 0 (no windows) or more')
+        if (window_size or use_rel_pos) and with_cls_token:
+            raise ValueError(
+                f'KAT: window_size={window_size} and use_rel_pos={use_rel_pos} need '
+                'with_cls_token=False, since a class token has no place in the grid'
+            )
+        if not all(0 <= index < arch['num_layers'] for index in global_attn_indices):
+            raise ValueError(
+                f'KAT: global_attn_indices={tuple(global_attn_indices)} must be block numbers '
+                f'from 0 to {arch["num_layers"] - 1}'
+            )
         self.out_type = out_type
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
@@ -154,23 +185,30 @@ class KAT(BaseModule):
         self.drop_after_pos = nn.Dropout(drop_rate)
         # The rule is that of the whole depth, also where the last blocks are not built.
         rates = torch.linspace(0, drop_path_rate, arch['num_layers']).tolist()
-        self.blocks = ModuleList(
-            Block(
-                self.embed_dims,
-                arch['num_heads'],
-                arch['feedforward_channels'],
-                rate,
-                attn_cfg or dict(type='SoftmaxAttention'),
-                ffn_cfg or dict(type='GRKAN'),
+        self.blocks = ModuleList()
+        for index in range(self.num_layers):
+            window = 0 if index in global_attn_indices else window_size
+            attn = dict(attn_cfg or dict(type='SoftmaxAttention'))
+            if use_rel_pos:
+                attn['rel_pos_size'] = (window, window) if window else self.grid_size
+            self.blocks.append(
+                Block(
+                    self.embed_dims,
+                    arch['num_heads'],
+                    arch['feedforward_channels'],
+                    rates[index],
+                    attn,
+                    ffn_cfg or dict(type='GRKAN'),
+                    window,
+                )
             )
-            for rate in rates[: self.num_layers]
-        )
         has_last = self.num_layers == arch['num_layers']
         self.norm = (
             nn.LayerNorm(self.embed_dims, eps=1e-6) if final_norm and has_last else nn.Identity()
         )
         self.register_state_dict_post_hook(_note_grid)
         self.register_load_state_dict_pre_hook(_fit_loaded_tokens)
+        self.register_load_state_dict_pre_hook(_add_rel_pos)
         self._freeze_stages()
 
     def init_weights(self) -> None:
@@ -320,3 +358,16 @@ def _fit_loaded_tokens(
         state_dict[prefix + 'pos_embed'] = resize_pos_embed(
             loaded, grid, module.grid_size, module.num_extra_tokens
         )
+
+
+def _add_rel_pos(module: KAT, state_dict: dict, prefix: str, *_) -> None:
+    """Give a checkpoint without relative positions, as of classification, those that equal it."""
+    tables = {
+        f'{prefix}{name}': parameter
+        for name, parameter in module.named_parameters()
+        if name.endswith(('.rel_pos_h', '.rel_pos_w'))
+    }
+    given = any(key.startswith(prefix + 'blocks.') for key in state_dict)
+    if tables and given and not state_dict.keys() & tables.keys():
+        print_log('The checkpoint has no relative positions: they start at zero', 'current')
+        state_dict.update({key: torch.zeros_like(table) for key, table in tables.items()})

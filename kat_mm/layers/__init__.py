@@ -2,7 +2,18 @@
 
 from .attention import SoftmaxAttention
 from .feed_forward import GRKAN, MLP
+from .norm import LayerNorm2d
 from .pos_embed import resize_pos_embed
 from .rational import GroupRational
+from .windows import merge_windows, partition_windows
 
-__all__ = ['GRKAN', 'MLP', 'GroupRational', 'SoftmaxAttention', 'resize_pos_embed']
+__all__ = [
+    'GRKAN',
+    'MLP',
+    'GroupRational',
+    'LayerNorm2d',
+    'SoftmaxAttention',
+    'merge_windows',
+    'partition_windows',
+    'resize_pos_embed',
+]

@@ -1,9 +1,12 @@
+import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .init import mimetic_, trunc_normal_
+from .rel_pos import rel_pos_attention, resize_rel_pos
 
 
 @MODELS.register_module()
@@ -18,6 +21,10 @@ class SoftmaxAttention(BaseModule):
         proj_drop_rate: Dropout after the output projection. Default: 0.
         init: 'mimetic' (as the published KAT models) or 'trunc_normal' (std 0.02, as DeiT).
             Default: 'mimetic'.
+        rel_pos_size: Grid (H, W) for which the tables of decomposed relative positions are made,
+            ``rel_pos_h`` (2 H - 1, C / heads) and ``rel_pos_w`` (2 W - 1, C / heads), zero at the
+            start. On other grids and on loading they are resized linearly. The tokens must be the
+            grid alone. Default: None, without relative positions.
     """
 
     def __init__(
@@ -28,6 +35,7 @@ class SoftmaxAttention(BaseModule):
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         init: str = 'mimetic',
+        rel_pos_size: tuple[int, int] | None = None,
     ):
         super().__init__()
         if embed_dims % num_heads:
@@ -44,6 +52,13 @@ class SoftmaxAttention(BaseModule):
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
+        self.use_rel_pos = rel_pos_size is not None
+        if self.use_rel_pos:
+            head = embed_dims // num_heads
+            self.rel_pos_h, self.rel_pos_w = (
+                nn.Parameter(torch.zeros(2 * size - 1, head)) for size in rel_pos_size
+            )
+            self.register_load_state_dict_pre_hook(_fit_loaded_rel_pos)
 
     def init_weights(self) -> None:
         if self.init == 'mimetic':
@@ -57,8 +72,22 @@ class SoftmaxAttention(BaseModule):
         batch, tokens, channels = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, channels // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
-        x = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.attn_drop_rate if self.training else 0.0
-        )
+        dropout = self.attn_drop_rate if self.training else 0.0
+        if self.use_rel_pos:
+            tables = (self.rel_pos_h, self.rel_pos_w)
+            tables = tuple(map(resize_rel_pos, tables, grid))
+            x = rel_pos_attention(q, k, v, grid, tables, dropout_p=dropout)
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         x = x.transpose(1, 2).reshape(batch, tokens, channels)
         return self.proj_drop(self.proj(x))
+
+
+def _fit_loaded_rel_pos(module: SoftmaxAttention, state_dict: dict, prefix: str, *_) -> None:
+    for name in ('rel_pos_h', 'rel_pos_w'):
+        key, own = prefix + name, getattr(module, name)
+        loaded = state_dict.get(key)
+        # Where even the channels differ, the shape is refused.
+        if loaded is not None and len(loaded) != len(own) and loaded.shape[1:] == own.shape[1:]:
+            print_log(f'{key} resized from {len(loaded)} to {len(own)} distances', 'current')
+            state_dict[key] = resize_rel_pos(loaded, (len(own) + 1) // 2)

@@ -247,10 +247,10 @@ def test_drop_path_leaves_out_whole_samples_of_a_branch_and_only_in_training():
     torch.manual_seed(0)
     block = randomise(small(drop_path_rate=0.5)).blocks[3]
     x = torch.randn(64, 4, 32)
-    unchanged = (block.train()(x) == x).flatten(1).all(dim=1)
+    unchanged = (block.train()(x, (2, 2)) == x).flatten(1).all(dim=1)
     # Both branches are left out with probability 1/4.
     assert 4 <= unchanged.sum() <= 32
-    assert not (block.eval()(x) == x).flatten(1).all(dim=1).any()
+    assert not (block.eval()(x, (2, 2)) == x).flatten(1).all(dim=1).any()
 
 
 def test_recomputed_blocks_give_the_same_gradients_with_drop_path():

@@ -1,0 +1,32 @@
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+
+@MODELS.register_module('LN2d')
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of a map, at each position (ViTDet, in neck and heads).
+
+    The result has the dtype of the input, under autocast too, with sums in float32, and it is in
+    the channels-last memory format. So is the backbone's map, and so stays all between them.
+
+    Args:
+        num_channels: Channels C of the map.
+        eps: Added to the variance. Default: 1e-6.
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-6):
+        super().__init__(num_channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.layer_norm(
+                x.permute(0, 2, 3, 1),
+                self.normalized_shape,
+                self.weight.to(x.dtype),
+                self.bias.to(x.dtype),
+                self.eps,
+            )
+        return y.permute(0, 3, 1, 2)

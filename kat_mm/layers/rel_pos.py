@@ -1,0 +1,73 @@
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_rel_pos(table: Tensor, size: int) -> Tensor:
+    """Resize a table of relative positions linearly to another number of tokens.
+
+    Args:
+        table: (2 H - 1, d), one row for each distance from -(H - 1) to H - 1.
+        size: H', tokens along the axis.
+
+    Returns:
+        (2 H' - 1, d).
+    """
+    length = 2 * size - 1
+    if len(table) == length:
+        return table
+    return F.interpolate(table.T[None], size=length, mode='linear')[0].T
+
+
+def _by_query_and_key(table: Tensor) -> Tensor:
+    """(2 H - 1, d) by distance to (H, H, d) by the positions of query and key."""
+    size = (len(table) + 1) // 2
+    position = torch.arange(size, device=table.device)
+    return table[position[:, None] - position + size - 1]
+
+
+def rel_pos_attention(
+    q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], rel_pos: tuple[Tensor, Tensor], **kwargs
+) -> Tensor:
+    r"""Softmax attention with decomposed relative positions (MViTv2; ViTDet), on a fused kernel.
+
+    .. math::
+        softmax(q k^T / \sqrt{d} + q \cdot R_h[h_q - h_k] + q \cdot R_w[w_q - w_k]) v
+
+    The bias, a number for each pair of tokens, is never held: it is a dot product of H + W more
+    channels. Those of a query are its bias for each row and for each column of the grid, and those
+    of a key are 1 for its own row and column, and 0 elsewhere:
+
+    .. math::
+        [q / \sqrt{d}, q \cdot R_h, q \cdot R_w] \cdot [k, onehot(h_k), onehot(w_k)]
+
+    Args:
+        q: (B, heads, H * W, d).
+        k: (B, heads, H * W, d).
+        v: (B, heads, H * W, d).
+        grid: (H, W) in tokens.
+        rel_pos: Tables (2 H - 1, d) and (2 W - 1, d).
+        kwargs: For ``scaled_dot_product_attention``.
+
+    Returns:
+        (B, heads, H * W, d).
+    """
+    height, width = grid
+    head = q.shape[-1]
+    # Fused kernels want a multiple of 8 channels, and flash attention as many of v as of q and k.
+    pad = -(head + height + width) % 8
+    rows = q.unflatten(2, grid)
+    in_rows, in_columns = (_by_query_and_key(table) for table in rel_pos)
+    bias_of_row = torch.einsum('bnhwd,hkd->bnhwk', rows, in_rows).flatten(2, 3)
+    bias_of_column = torch.einsum('bnhwd,wkd->bnhwk', rows, in_columns).flatten(2, 3)
+    position = torch.arange(height * width, device=k.device)
+    own = (F.one_hot(position // width, height), F.one_hot(position % width, width + pad))
+    own = torch.cat(own, dim=-1).to(k.dtype).expand(*k.shape[:2], -1, -1)
+
+    bias = (bias_of_row, F.pad(bias_of_column, (0, pad)))
+    q = torch.cat([q / math.sqrt(head), *(part.to(q.dtype) for part in bias)], dim=-1)
+    k = torch.cat([k, own], dim=-1)
+    v = F.pad(v, (0, height + width + pad))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0, **kwargs)[..., :head]

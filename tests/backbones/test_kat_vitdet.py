@@ -1,0 +1,171 @@
+"""KAT on large images: windows, global blocks and relative positions, as ViTDet has them."""
+
+import logging
+
+import pytest
+import torch
+import vitdet_reference
+from torch import nn
+
+from kat_mm.backbones import KAT
+
+ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
+VITDET = dict(
+    arch=ARCH,
+    img_size=32,
+    patch_size=8,
+    window_size=3,
+    global_attn_indices=(1,),
+    use_rel_pos=True,
+    with_cls_token=False,
+    final_norm=False,
+    out_type='featmap',
+)
+
+
+def vitdet(**kwargs) -> KAT:
+    """Three blocks, the second global, with windows of 3 x 3 tokens; made for 4 x 4 tokens."""
+    return KAT(**{**VITDET, **kwargs})
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 5)
+    return model
+
+
+def images(height=32, width=32, batch=2):
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+# The windows divide 48 x 24 alone, and 16 x 16 is smaller than one.
+@pytest.mark.parametrize('size', [(32, 32), (48, 24), (40, 56), (16, 16)])
+@pytest.mark.parametrize('rel_pos', [True, False])
+def test_it_equals_the_plain_implementation_in_float64(size, rel_pos):
+    model = randomise(vitdet(ffn_cfg=dict(type='MLP'), use_rel_pos=rel_pos)).double()
+    leaves = dict(model.named_parameters())
+    x = images(*size).double().requires_grad_()
+    (got,) = model(x)
+    want = vitdet_reference.backbone(
+        x, leaves, heads=2, patch=8, grid=(4, 4), window=3, global_blocks=(1,), rel_pos=rel_pos
+    )
+    # Tables and embeddings are resized in float32 where the size is another.
+    exact = size == (32, 32)
+    tolerance = dict(rtol=1e-11, atol=1e-11) if exact else dict(rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got, want, **tolerance)
+    grad = torch.randn_like(got)
+    torch.testing.assert_close(
+        torch.autograd.grad(got, [x, *leaves.values()], grad),
+        torch.autograd.grad(want, [x, *leaves.values()], grad),
+        rtol=1e-9 if exact else 1e-4,
+        atol=1e-9 if exact else 1e-4,
+    )
+
+
+def test_tables_have_the_size_of_the_window_or_of_the_image():
+    model = vitdet(img_size=(40, 64))
+    shapes = [
+        (tuple(block.attn.rel_pos_h.shape), tuple(block.attn.rel_pos_w.shape))
+        for block in model.blocks
+    ]
+    assert shapes == [((5, 8), (5, 8)), ((9, 8), (15, 8)), ((5, 8), (5, 8))]
+    assert not any(table.any() for name, table in model.named_parameters() if 'rel_pos' in name)
+
+
+def test_recomputed_blocks_give_the_same_gradients():
+    plain = randomise(vitdet(drop_path_rate=0.3))
+    recomputed = vitdet(drop_path_rate=0.3, with_cp=True)
+    recomputed.load_state_dict(plain.state_dict())
+    for model in (plain, recomputed):
+        torch.manual_seed(3)
+        model(images(40, 56))[0].square().sum().backward()
+    for (name, p), q in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad), name
+
+
+@pytest.fixture
+def messages(monkeypatch):
+    found = []
+
+    def log(message, logger=None, level=logging.INFO):
+        found.append(message)
+
+    for module in ('kat_mm.backbones.kat', 'kat_mm.layers.attention', 'kat_mm.checkpoints.load'):
+        monkeypatch.setattr(f'{module}.print_log', log)
+    return found
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_a_classification_checkpoint_loads_as_it_is(messages, strict):
+    classifier = randomise(KAT(arch=ARCH, img_size=24, patch_size=8, final_norm=False))
+    state = classifier.state_dict()
+    detector = randomise(vitdet())
+    assert detector.load_state_dict(state, strict=strict) == ([], [])
+    assert not any(table.any() for name, table in detector.named_parameters() if 'rel_pos' in name)
+    assert messages == [
+        'The class token of the checkpoint is left out',
+        'Position embedding resized from (3, 3) to (4, 4)',
+        'The checkpoint has no relative positions: they start at zero',
+    ]
+    # Without windows it is the classifier without its class token.
+    classifier = KAT(
+        arch=ARCH,
+        img_size=32,
+        patch_size=8,
+        final_norm=False,
+        with_cls_token=False,
+        out_type='featmap',
+    )
+    classifier.load_state_dict(state)
+    everywhere = vitdet(window_size=0)
+    everywhere.load_state_dict(state)
+    torch.testing.assert_close(everywhere(images()), classifier(images()))
+
+
+def test_init_cfg_reads_a_classification_checkpoint(messages, tmp_path):
+    classifier = randomise(KAT(arch=ARCH, img_size=24, patch_size=8))
+    path = str(tmp_path / 'classifier.pth')
+    head = {'head.weight': torch.zeros(10, 16)}
+    torch.save({'state_dict': {**classifier.state_dict(), **head}}, path)
+    detector = vitdet(init_cfg=dict(type='Pretrained', checkpoint=path))
+    detector.init_weights()
+    assert torch.equal(detector.blocks[2].mlp.fc2.weight, classifier.blocks[2].mlp.fc2.weight)
+    assert 'Left out: head.weight' in messages
+    assert 'Left over: norm.weight, norm.bias' in messages
+    assert 'The checkpoint has no relative positions: they start at zero' in messages
+
+
+def test_a_detectors_own_checkpoint_keeps_its_relative_positions(messages):
+    state = randomise(vitdet()).state_dict()
+    model = vitdet(img_size=(48, 40))
+    model.load_state_dict({key: value.clone() for key, value in state.items()})
+    for index in (0, 2):
+        table = model.blocks[index].attn.rel_pos_h
+        assert torch.equal(table, state[f'blocks.{index}.attn.rel_pos_h'])
+    assert 'blocks.1.attn.rel_pos_h resized from 7 to 11 distances' in messages
+    assert 'blocks.1.attn.rel_pos_w resized from 7 to 9 distances' in messages
+
+
+def test_one_missing_table_is_missed():
+    state = vitdet().state_dict()
+    del state['blocks.1.attn.rel_pos_w']
+    with pytest.raises(RuntimeError, match='Missing key.*blocks.1.attn.rel_pos_w'):
+        vitdet().load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (dict(window_size=-1), ['window_size=-1', '0 (no windows)']),
+        (dict(with_cls_token=True), ['window_size=3', 'with_cls_token=False']),
+        (dict(with_cls_token=True, window_size=0), ['use_rel_pos=True', 'with_cls_token=False']),
+        (dict(global_attn_indices=(1, 3)), ['global_attn_indices=(1, 3)', '0 to 2']),
+    ],
+)
+def test_wrong_value_is_refused_with_its_name_and_what_would_fit(arguments, words):
+    with pytest.raises(ValueError) as raised:
+        vitdet(**arguments)
+    for word in words:
+        assert word in str(raised.value)
