@@ -69,18 +69,22 @@ class SoftmaxAttention(BaseModule):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, C) to the same shape; the last H * W tokens are patches, for ``grid`` = (H, W)."""
-        batch, tokens, channels = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, channels // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
+        x = self.attend(*self.project(x), grid)
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, heads, N, C / heads), of x (B, N, C)."""
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
+        return qkv.permute(2, 0, 3, 1, 4).unbind()
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Values weighted by attention: (B, heads, N, C / heads) each, and the result."""
         dropout = self.attn_drop_rate if self.training else 0.0
         if self.use_rel_pos:
             tables = (self.rel_pos_h, self.rel_pos_w)
             tables = tuple(map(resize_rel_pos, tables, grid))
-            x = rel_pos_attention(q, k, v, grid, tables, dropout_p=dropout)
-        else:
-            x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        x = x.transpose(1, 2).reshape(batch, tokens, channels)
-        return self.proj_drop(self.proj(x))
+            return rel_pos_attention(q, k, v, grid, tables, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
 
 def _fit_loaded_rel_pos(module: SoftmaxAttention, state_dict: dict, prefix: str, *_) -> None:
