@@ -59,7 +59,7 @@ class Operator(nn.Module, ABC):
             ValueError: The operator was made for another grid and cannot be interpolated.
         """
         if tuple(grid) == self.grid_size:
-            return self._apply(q, k, v)
+            return self._compute(q, k, v)
         if not self.phi.basis.linear:
             raise ValueError(
                 f'KArAt: the operator was made for a grid of {self.grid_size} patches and got one '
@@ -74,7 +74,7 @@ class Operator(nn.Module, ABC):
         return functional_call(self, parameters, (q, k, v, self.grid_size))
 
     @abstractmethod
-    def _apply(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
+    def _compute(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
         """``forward`` on tokens that fit the parameters."""
 
     def _token_dims(self, name: str) -> tuple[int, ...]:
@@ -105,7 +105,7 @@ class FullOperator(Operator):
         tokens = self.num_tokens
         self.phi = KANLayer(num_heads, tokens, tokens, gain=tokens**-0.5, **kan_cfg)
 
-    def _apply(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
+    def _compute(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
         weights = self.phi.of_scores(q, k, q.shape[-1] ** -0.5)
         return weights if v is None else weights @ v
 
@@ -129,7 +129,7 @@ class Phi1W2(Operator):
         self.phi = KANLayer(num_heads, rank, tokens, gain=1.0, **kan_cfg)
         self.weight = nn.Parameter(torch.randn(num_heads, tokens, rank) / (tokens * rank) ** 0.5)
 
-    def _apply(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
+    def _compute(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
         hidden = self.phi.of_scores(q, k, q.shape[-1] ** -0.5)
         if v is None:
             return hidden @ self.weight.mT
@@ -156,7 +156,7 @@ class W1Phi2(Operator):
         self.weight = nn.Parameter(torch.randn(num_heads, rank, tokens) / tokens**0.5)
         self.phi = KANLayer(num_heads, tokens, rank, gain=tokens**-0.5, **kan_cfg)
 
-    def _apply(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
+    def _compute(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
         # d x r instead of N x N: the scores are never made.
         hidden = q.shape[-1] ** -0.5 * q @ (self.weight @ k).mT
         return self.phi(hidden) if v is None else self.phi.combine(hidden, v)
