@@ -85,7 +85,8 @@ def test_it_starts_as_softmax_attention_does_but_for_the_operator():
     operator = {name: p.clone() for name, p in module.operator.named_parameters()}
     module.init_weights()
     value = module.qkv.weight[192:]
-    assert (value.T @ module.proj.weight.T).diagonal().mean() == pytest.approx(-0.4, abs=0.03)
+    diagonal = (value.T @ module.proj.weight.T).diagonal()
+    assert diagonal.mean().item() == pytest.approx(-0.4, abs=0.03)
     for name, parameter in module.operator.named_parameters():
         assert torch.equal(parameter, operator[name])
 
