@@ -1,6 +1,7 @@
 """Test a model with a checkpoint: classification, detection or segmentation, as the config says."""
 
 import argparse
+import os
 
 from mmengine.config import Config
 
@@ -14,7 +15,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='folder for logs and metrics')
-    parser.add_argument('--out', help='folder for the predictions, as label images')
+    parser.add_argument('--out', help='folder for the predictions: label images, or COCO json')
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds to show each')
     parser.add_argument('--show-dir', help='folder for pictures of the predictions')
@@ -33,8 +34,22 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     if args.launcher != 'none':
         raise UserError('--show and --show-dir draw the images of one process; use --launcher none')
     hook.update(draw=True, interval=1, show=args.show, wait_time=args.wait_time)
-    if args.show_dir:
+    if args.show_dir and hook.type == 'DetVisualizationHook':
+        hook.test_out_dir = os.path.abspath(args.show_dir)
+    elif args.show_dir:
         cfg.visualizer.save_dir = args.show_dir
+
+
+def write_predictions(evaluator: Config, folder: str) -> None:
+    """Have the metric write what it compares with the truth."""
+    kind = evaluator.get('type') if isinstance(evaluator, dict) else None
+    if kind == 'IoUMetric':
+        evaluator.output_dir = folder
+    elif kind == 'CocoMetric':
+        os.makedirs(folder, exist_ok=True)
+        evaluator.outfile_prefix = os.path.join(folder, 'predictions')
+    else:
+        raise UserError('--out needs test_evaluator.type IoUMetric or CocoMetric in the config')
 
 
 def main() -> None:
@@ -44,9 +59,7 @@ def main() -> None:
     if args.show or args.show_dir:
         draw_predictions(cfg, args)
     if args.out:
-        if not isinstance(cfg.test_evaluator, dict) or cfg.test_evaluator.type != 'IoUMetric':
-            raise UserError('--out writes label images, which needs test_evaluator.type=IoUMetric')
-        cfg.test_evaluator.output_dir = args.out
+        write_predictions(cfg.test_evaluator, args.out)
 
     preflight.check_config(cfg, ('test',))
     model = preflight.build_model(cfg)

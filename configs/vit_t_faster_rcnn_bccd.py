@@ -1,0 +1,3 @@
+_base_ = './kat_t_faster_rcnn_bccd.py'
+
+model = dict(backbone=dict(ffn_cfg=dict(type='MLP')))

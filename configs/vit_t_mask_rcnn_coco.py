@@ -1,0 +1,3 @@
+_base_ = './kat_t_mask_rcnn_coco.py'
+
+model = dict(backbone=dict(ffn_cfg=dict(type='MLP')))
