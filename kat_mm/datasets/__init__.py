@@ -2,6 +2,7 @@
 
 from .checks import CheckLabels, LoadChecked, check_loading
 from .seeding import SeedAugmentation, SeededAspectRatioSampler, SeededInfiniteSampler
+from .torchvision_arrays import TorchvisionArrays
 
 __all__ = [
     'CheckLabels',
@@ -9,5 +10,6 @@ __all__ = [
     'SeedAugmentation',
     'SeededAspectRatioSampler',
     'SeededInfiniteSampler',
+    'TorchvisionArrays',
     'check_loading',
 ]
