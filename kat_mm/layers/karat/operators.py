@@ -133,8 +133,9 @@ class Phi1W2(Operator):
         hidden = self.phi.of_scores(q, k, q.shape[-1] ** -0.5)
         if v is None:
             return hidden @ self.weight.mT
-        # N x r and r x d instead of N x N: the weights are never made.
-        return hidden @ (self.weight.mT @ v)
+        # N x r and r x d instead of N x N: the weights are never made. (einsum makes the second one
+        # large product per head, and not one small one per head and image.)
+        return hidden @ torch.einsum('hnr,bhnd->bhrd', self.weight, v)
 
 
 class W1Phi2(Operator):
