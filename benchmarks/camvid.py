@@ -12,15 +12,12 @@ import argparse
 import datetime
 import json
 import platform
-import statistics
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from runs import images_per_second, load_runner, read_scalars, train_entries
 
-from kat_mm.engine.launch import build_runner, run_tool
-from kat_mm.errors import UserError
+from kat_mm.engine.launch import run_tool
 from kat_mm.visualization.segmentation import plot_segmentation
 
 MODELS = {'KAT-T': 'kat_t_upernet_camvid', 'ViT-T': 'vit_t_upernet_camvid'}
@@ -32,40 +29,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--speed-dirs', type=Path, help='default: --work-dirs')
     parser.add_argument('--out-dir', type=Path, default=Path('benchmarks/results/camvid'))
     return parser.parse_args()
-
-
-def read_scalars(work_dir: Path) -> list[dict]:
-    files = list(work_dir.glob('*/vis_data/scalars.json'))
-    if len(files) != 1:
-        raise UserError(
-            f'{work_dir} holds {len(files)} training logs; it must be the folder of one run of '
-            'tools/train.py'
-        )
-    return [json.loads(line) for line in files[0].read_text().splitlines()]
-
-
-def load_runner(work_dir: Path) -> Runner:
-    """A runner with the weights of the last checkpoint."""
-    cfg = Config.fromfile(work_dir / f'{work_dir.name}.py')
-    cfg.update(
-        launcher='none',
-        resume=False,
-        load_from=find_latest_checkpoint(str(work_dir)),
-        work_dir=str(work_dir / 'test'),
-        log_level='ERROR',
-        experiment_name=f'test_{work_dir.name}',
-    )
-    return build_runner(cfg)
-
-
-def train_entries(scalars: list[dict]) -> list[dict]:
-    return [entry for entry in scalars if 'loss' in entry]
-
-
-def images_per_second(scalars: list[dict], batch_size: int) -> float:
-    """Median over the log; the first 100 iterations hold compilation and autotuning."""
-    seconds = [entry['time'] for entry in train_entries(scalars) if entry['step'] > 100]
-    return round(batch_size / statistics.median(seconds), 1)
 
 
 def summarize(scalars: list[dict], final: dict) -> dict:

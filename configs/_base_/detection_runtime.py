@@ -1,6 +1,7 @@
 _base_ = './default_runtime.py'
 
 default_scope = 'mmdet'
+custom_hooks = [*_base_.custom_hooks, dict(type='Float32BoxesHook')]
 # Images differ in size.
 env_cfg = dict(cudnn_benchmark=False)
 default_hooks = dict(

@@ -259,7 +259,8 @@ class KAT(BaseModule):
         patches = x[:, self.num_extra_tokens :]
         if self.out_type == 'avg_featmap':
             return patches.mean(dim=1)
-        return patches.unflatten(1, grid).permute(0, 3, 1, 2)
+        # Contiguous, since mmcv's RoIAlign reads maps in another memory format wrongly, in silence.
+        return patches.unflatten(1, grid).permute(0, 3, 1, 2).contiguous()
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:

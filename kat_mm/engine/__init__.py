@@ -1,6 +1,11 @@
 """Training machinery: parameter groups, hooks, and what the command-line tools share."""
 
-from .hooks import AverageLossHook, SeedIterationHook
+from .hooks import AverageLossHook, Float32BoxesHook, SeedIterationHook
 from .optim import LayerDecayOptimWrapperConstructor
 
-__all__ = ['AverageLossHook', 'LayerDecayOptimWrapperConstructor', 'SeedIterationHook']
+__all__ = [
+    'AverageLossHook',
+    'Float32BoxesHook',
+    'LayerDecayOptimWrapperConstructor',
+    'SeedIterationHook',
+]

@@ -209,7 +209,13 @@ def check_annotations(cfg: Config, dataset: dict, split: str) -> None:
                 )
             if metric.get('format_only'):  # for a test server, without annotations
                 return
-        folder = _folders(part).get('img', path.parent)
+        prefix = part.get('data_prefix') or {}
+        if 'img' not in prefix:
+            raise UserError(
+                f'data_prefix of the {split} data set must name the folder of the images, for '
+                "example dict(img='train2017')"
+            )
+        folder = Path(part.get('data_root') or '') / prefix['img']
         check_coco(path, classes, set(_list_files(folder, None)), str(folder), _with_masks(part))
 
 

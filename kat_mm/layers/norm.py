@@ -9,7 +9,7 @@ class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of a map, at each position (ViTDet, in neck and heads).
 
     The result has the dtype of the input, under autocast too, with sums in float32, and it is in
-    the channels-last memory format. So is the backbone's map, and so stays all between them.
+    the channels-last memory format, in which it takes no copies.
 
     Args:
         num_channels: Channels C of the map.

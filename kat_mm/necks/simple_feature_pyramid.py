@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS
@@ -47,7 +48,10 @@ class SimpleFeaturePyramid(BaseModule):
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps of the backbone, the last (B, C, H, W), to ``num_outs`` maps, the largest first."""
-        outputs = [level(inputs[-1]) for level in self.levels]
+        # Norms and half-precision convolutions are fastest on channels-last maps; mmcv's RoIAlign
+        # reads others than contiguous ones wrongly, in silence.
+        x = inputs[-1].to(memory_format=torch.channels_last)
+        outputs = [level(x).contiguous() for level in self.levels]
         for _ in range(self.num_extra_levels):
             outputs.append(F.max_pool2d(outputs[-1], kernel_size=1, stride=2))
         return tuple(outputs)

@@ -145,6 +145,10 @@ def test_out_type_decides_the_shape_of_each_output(out_type):
     assert isinstance(outputs, tuple) and [o.shape for o in outputs] == [shape, shape]
 
 
+def test_maps_are_contiguous_as_mmcvs_roi_align_needs_them():
+    assert all(m.is_contiguous() for m in small(out_indices=(1, 3), out_type='featmap')(images()))
+
+
 def test_avg_featmap_is_the_mean_of_the_featmap():
     model = randomise(small(out_type='featmap'))
     (featmap,) = model(images())

@@ -1,5 +1,10 @@
 """What the process that tools are forked from has imported, and leaves out to save time."""
 
+import mmdet.datasets
+import mmdet.engine
+import mmdet.evaluation
+import mmdet.models
+import mmdet.visualization  # noqa: F401
 import mmengine.runner.runner
 import mmseg.datasets
 import mmseg.engine

@@ -29,6 +29,13 @@ def test_levels_and_gradients_equal_the_plain_implementation_in_float64(size):
     )
 
 
+def test_maps_are_contiguous_as_mmcvs_roi_align_needs_them():
+    neck = SimpleFeaturePyramid(16, 8)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        levels = neck([torch.randn(2, 16, 4, 6).to(memory_format=memory_format)])
+        assert all(level.is_contiguous() for level in levels)
+
+
 def test_it_takes_the_last_of_several_maps():
     neck, maps = SimpleFeaturePyramid(16, 8), [torch.randn(1, 16, 4, 4) for _ in range(3)]
     torch.testing.assert_close(neck(maps), neck(maps[-1:]))

@@ -1,0 +1,46 @@
+"""What the comparisons of trained models read from the work folders of tools/train.py."""
+
+import json
+import statistics
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from kat_mm.engine.launch import build_runner
+from kat_mm.errors import UserError
+
+
+def read_scalars(work_dir: Path) -> list[dict]:
+    files = list(work_dir.glob('*/vis_data/scalars.json'))
+    if len(files) != 1:
+        raise UserError(
+            f'{work_dir} holds {len(files)} training logs; it must be the folder of one run of '
+            'tools/train.py'
+        )
+    return [json.loads(line) for line in files[0].read_text().splitlines()]
+
+
+def load_runner(work_dir: Path) -> Runner:
+    """A runner with the weights of the last checkpoint."""
+    (config,) = work_dir.glob('*.py')
+    cfg = Config.fromfile(config)
+    cfg.update(
+        launcher='none',
+        resume=False,
+        load_from=find_latest_checkpoint(str(work_dir)),
+        work_dir=str(work_dir / 'test'),
+        log_level='ERROR',
+        experiment_name=f'test_{work_dir.name}',
+    )
+    return build_runner(cfg)
+
+
+def train_entries(scalars: list[dict]) -> list[dict]:
+    return [entry for entry in scalars if 'loss' in entry]
+
+
+def images_per_second(scalars: list[dict], batch_size: int) -> float:
+    """Median over the log; the first 100 iterations hold compilation and autotuning."""
+    seconds = [entry['time'] for entry in train_entries(scalars) if entry['step'] > 100]
+    return round(batch_size / statistics.median(seconds), 1)

@@ -1,0 +1,131 @@
+import json
+
+import pytest
+
+from kat_mm.datasets.coco import check_coco
+from kat_mm.datasets.voc import voc_to_coco
+from kat_mm.errors import UserError
+
+XML = """
+<annotation>
+  <filename>elsewhere.png</filename>
+  <size><width>40</width><height>30</height><depth>3</depth></size>
+  {objects}
+</annotation>
+"""
+OBJECT = """
+<object>
+  <name>{name}</name><difficult>{difficult}</difficult>
+  <bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox>
+</object>
+"""
+
+
+def obj(name, *corners, difficult=0):
+    return OBJECT.format(*corners, name=name, difficult=difficult)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two splits of one and two images, and one of VOC's lists for a class."""
+    for folder in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
+        (tmp_path / folder).mkdir(parents=True)
+    objects = {
+        'a': obj('cell', 1, 1, 40, 30) + obj('worm', 5, 6, 7, 9, difficult=1),
+        'b': '',
+        'c': obj('worm', 3, 4, 10, 12) + obj('worm', 8, 8, 8, 8),
+    }
+    for name, text in objects.items():
+        (tmp_path / 'Annotations' / f'{name}.xml').write_text(XML.format(objects=text))
+        (tmp_path / 'JPEGImages' / f'{name}.jpg').touch()
+    main = tmp_path / 'ImageSets' / 'Main'
+    (main / 'train.txt').write_text('a\nb\n\n')
+    (main / 'val.txt').write_text('c\n')
+    (main / 'worm_val.txt').write_text('c  1\n')
+    return tmp_path
+
+
+def read(root, split):
+    return json.loads((root / 'annotations' / f'{split}.json').read_text())
+
+
+def test_pixels_counted_from_one_become_coordinates(root):
+    voc_to_coco(root)
+    content = read(root, 'train')
+    whole, worm = content['annotations']
+    # The first box is the image, which COCO gives by its corner and its size.
+    assert whole['bbox'] == [0, 0, 40, 30] and whole['area'] == 1200
+    assert worm['bbox'] == [4, 5, 3, 4] and worm['area'] == 12
+
+
+def test_images_categories_and_difficult_objects(root):
+    report = voc_to_coco(root, classes=('worm', 'cell'))
+    content = read(root, 'train')
+    assert [image['file_name'] for image in content['images']] == ['a.jpg', 'b.jpg']
+    assert {(image['width'], image['height']) for image in content['images']} == {(40, 30)}
+    assert content['categories'] == [dict(id=1, name='worm'), dict(id=2, name='cell')]
+    assert [(a['category_id'], a['iscrowd']) for a in content['annotations']] == [(2, 0), (1, 1)]
+    assert report['train'] == dict(images=2, boxes=dict(worm=1, cell=1), left_out=[])
+
+
+def test_classes_are_sorted_unless_they_are_given(root):
+    voc_to_coco(root)
+    assert [category['name'] for category in read(root, 'val')['categories']] == ['cell', 'worm']
+
+
+def test_boxes_without_area_are_left_out_and_named(root):
+    assert voc_to_coco(root)['val'] == dict(
+        images=1, boxes=dict(cell=0, worm=1), left_out=['c.xml']
+    )
+    assert len(read(root, 'val')['annotations']) == 1
+
+
+def test_lists_of_single_classes_are_no_splits(root):
+    assert set(voc_to_coco(root)) == {'train', 'val'}
+    assert set(voc_to_coco(root, splits=['val'])) == {'val'}
+
+
+def test_the_result_passes_the_check_of_coco(root):
+    voc_to_coco(root)
+    images = {'a.jpg', 'b.jpg', 'c.jpg'}
+    for split in ('train', 'val'):
+        path = root / 'annotations' / f'{split}.json'
+        check_coco(path, ('cell', 'worm'), images, 'images', with_masks=False)
+
+
+def break_xml(root):
+    (root / 'Annotations' / 'c.xml').write_text('<annotation><size>')
+
+
+def break_box(root):
+    (root / 'Annotations' / 'c.xml').write_text(XML.format(objects=obj('worm', 'x', 1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    'damage, message',
+    [
+        (break_xml, "c.xml is no annotation of Pascal VOC's"),
+        (break_box, "c.xml is no annotation of Pascal VOC's: .*'x'"),
+        (lambda root: (root / 'Annotations' / 'c.xml').unlink(), 'c.xml does not exist'),
+        (lambda root: (root / 'JPEGImages' / 'c.jpg').unlink(), '1 of 1 images .* the first c'),
+        (
+            lambda root: (root / 'ImageSets/Main/val.txt').rename(root / 'x'),
+            'val.txt does not exist',
+        ),
+    ],
+)
+def test_damage_is_named_and_nothing_is_written(root, damage, message):
+    damage(root)
+    with pytest.raises(UserError, match=message):
+        voc_to_coco(root, splits=['train', 'val'])
+    assert not (root / 'annotations').exists()
+
+
+def test_classes_that_leave_objects_out_are_refused(root):
+    with pytest.raises(UserError, match='has objects of the classes cell, worm, .*: cell'):
+        voc_to_coco(root, classes=['cell'])
+
+
+def test_another_layout_is_refused(tmp_path):
+    with pytest.raises(UserError, match='Annotations does not exist; Pascal VOC has'):
+        voc_to_coco(tmp_path)

@@ -1,0 +1,261 @@
+"""Detection as a user runs it: training, resuming, testing, two processes, and mistakes."""
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from test_distributed import run_script
+from tools_runner import ROOT, read_losses, read_scalars, run_tool
+
+from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
+
+# kat_t_mask_rcnn_sample.py with a tiny model, few small images, an average of the weights, drop
+# path, and a checkpoint at every second iteration.
+TINY = """
+_base_ = {base!r}
+
+custom_imports = dict(imports=['kat_mm', 'stop_hook'], allow_failed_imports=False)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='StopHook'),
+    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.1),
+]
+model = dict(
+    backbone=dict(
+        arch=dict(
+            _delete_=True, embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64
+        ),
+        window_size=3,
+        global_attn_indices=(1, 3),
+        drop_path_rate=0.3,
+    ),
+    neck=dict(in_channels=32),
+    train_cfg=dict(rpn_proposal=dict(max_per_img=20), rcnn=dict(sampler=dict(num=16))),
+    test_cfg=dict(rpn=dict(max_per_img=20)),
+)
+pipelines = _base_.train_pipeline, _base_.test_pipeline
+sizes = dict(
+    RandomResize=dict(scale=(96, 64)),
+    Resize=dict(scale=(96, 64)),
+    RandomCrop=dict(crop_size=(64, 64)),
+)
+[
+    transform.update(sizes.get(transform['type'], dict()))
+    for pipeline in pipelines
+    for transform in pipeline
+]
+data_root = {data_root!r}
+train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=_base_.train_pipeline))
+val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=_base_.test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=f'{{data_root}}/annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_iters=4, val_interval=4)
+param_scheduler = [dict(type='PolyLR', by_epoch=False, begin=0, end=4)]
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
+"""
+
+
+@pytest.fixture(scope='module')
+def data_root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('sample')
+    make_sample_data(['coco'], folder, SampleSettings(12, 5, 96, 64))
+    return folder / 'coco'
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory, data_root):
+    path = tmp_path_factory.mktemp('config') / 'tiny.py'
+    base = str(ROOT / 'configs' / 'kat_t_mask_rcnn_sample.py')
+    path.write_text(TINY.format(base=base, data_root=str(data_root)))
+    return path
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, config):
+    work_dir = tmp_path_factory.mktemp('trained')
+    result = run_tool('train.py', config, '--work-dir', work_dir)
+    assert result.status == 0, result.stderr
+    return work_dir
+
+
+@pytest.fixture(scope='module')
+def tested(tmp_path_factory, config, trained):
+    """Output and folder of tools/test.py with all that it can write, and every box shown."""
+    folder = tmp_path_factory.mktemp('tested')
+    options = [
+        '--work-dir',
+        folder / 'work',
+        '--out',
+        folder / 'out',
+        '--show-dir',
+        folder / 'show',
+    ]
+    # So short a training leaves scores low.
+    scores = ['--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0']
+    result = run_tool('test.py', config, trained / 'iter_4.pth', *options, *scores)
+    assert result.status == 0, result.stderr
+    return result, folder
+
+
+def saved_metrics(folder):
+    (file,) = folder.glob('*/*.json')
+    return json.loads(file.read_text())
+
+
+def test_training_writes_checkpoint_log_and_metrics(trained):
+    losses = read_losses(trained)
+    assert list(losses) == [1, 2, 3, 4]
+    assert all(np.isfinite(loss) and loss > 0 for loss in losses.values())
+    checkpoint = torch.load(trained / 'iter_4.pth', weights_only=False)
+    assert {'state_dict', 'optimizer', 'ema_state_dict'} <= checkpoint.keys()
+    (line,) = [line for line in read_scalars(trained) if 'coco/bbox_mAP' in line]
+    assert 'coco/segm_mAP' in line
+
+
+def test_a_killed_run_resumes_as_if_it_had_never_been_stopped(config, trained, tmp_path):
+    killed = run_tool('train.py', config, '--work-dir', tmp_path, STOP_AT='4')
+    assert killed.status == -signal.SIGKILL
+    assert (tmp_path / 'iter_2.pth').exists() and not (tmp_path / 'iter_4.pth').exists()
+    result = run_tool('train.py', config, '--work-dir', tmp_path, '--resume')
+    assert result.status == 0, result.stderr
+    assert read_losses(tmp_path) == read_losses(trained)
+    expected, found = (
+        torch.load(work_dir / 'iter_4.pth', weights_only=False) for work_dir in (trained, tmp_path)
+    )
+    for key in ('state_dict', 'ema_state_dict'):
+        assert all(torch.equal(expected[key][name], found[key][name]) for name in expected[key])
+
+
+@pytest.mark.parametrize('kind', ['bbox', 'segm'])
+def test_the_printed_and_saved_ap_is_that_of_the_saved_predictions(tested, data_root, kind):
+    result, folder = tested
+    truth = COCO(str(data_root / 'annotations' / 'instances_val2017.json'))
+    evaluation = COCOeval(truth, truth.loadRes(str(folder / f'out/predictions.{kind}.json')), kind)
+    evaluation.params.catIds = [1, 3, 5, 6, 9, 16, 20, 28]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    metrics = saved_metrics(folder / 'work')
+    assert metrics[f'coco/{kind}_mAP'] == pytest.approx(evaluation.stats[0], abs=0.002)
+    printed = re.search(rf'coco/{kind}_mAP: ([\d.]+)', result.stdout)
+    assert float(printed[1]) == pytest.approx(metrics[f'coco/{kind}_mAP'], abs=1e-4)
+
+
+def test_show_dir_gets_a_picture_of_every_image(tested, data_root):
+    pictures = sorted(path.name for path in (tested[1] / 'show').iterdir())
+    assert pictures == sorted(path.name for path in (data_root / 'val2017').iterdir())
+    for name in pictures:
+        image = cv2.imread(str(data_root / 'val2017' / name))
+        # Truth and prediction, side by side.
+        assert cv2.imread(str(tested[1] / 'show' / name)).shape == (
+            image.shape[0], 2 * image.shape[1], 3
+        )  # fmt: skip
+
+
+# kat_s_mask_rcnn_coco.py itself; only the sizes are smaller.
+REDUCED = [
+    'model.backbone.arch._delete_=True',
+    'model.backbone.arch.embed_dims=32',
+    'model.backbone.arch.num_layers=12',
+    'model.backbone.arch.num_heads=2',
+    'model.backbone.arch.feedforward_channels=64',
+    'model.backbone.img_size=64',
+    'model.neck.in_channels=32',
+    'model.roi_head.bbox_head.fc_out_channels=32',
+    'model.train_cfg.rcnn.sampler.num=16',
+    'model.test_cfg.rpn.max_per_img=20',
+    'model.test_cfg.rcnn.score_thr=0.0',
+    'train_dataloader.num_workers=1',
+    'val_dataloader.num_workers=1',
+    'train_cfg.max_iters=2',
+    'default_hooks.logger.interval=1',
+]
+
+
+def test_the_coco_config_trains_and_evaluates_on_a_folder_laid_out_as_coco(data_root, tmp_path):
+    config = ROOT / 'configs' / 'kat_s_mask_rcnn_coco.py'
+    options = [*REDUCED, f'val_evaluator.ann_file={data_root}/annotations/instances_val2017.json']
+    cfg = Config.fromfile(config)
+    for split in ('train', 'val'):
+        dataset = f'{split}_dataloader.dataset'
+        options.append(f'{dataset}.data_root={data_root}')
+        for index, transform in enumerate(cfg[f'{split}_dataloader'].dataset.pipeline):
+            if transform.type == 'Resize':
+                options.append(f'{dataset}.pipeline.{index}.scale=(96,64)')
+    options.append('train_cfg.val_interval=2')
+    result = run_tool('train.py', config, '--work-dir', tmp_path, '--cfg-options', *options)
+    assert result.status == 0, result.stderr
+    assert list(read_losses(tmp_path)) == [1, 2]
+    assert [line for line in read_scalars(tmp_path) if 'coco/segm_mAP' in line]
+
+
+def test_two_processes_train_and_evaluate(config, tmp_path, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parent))  # for stop_hook
+    options = ['train_dataloader.batch_size=2', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+    result = run_script(
+        'dist_train.sh', config, 2, '--work-dir', tmp_path, '--cfg-options', *options
+    )
+    assert result.returncode == 0, result.stderr
+    losses = read_losses(tmp_path)
+    assert list(losses) == [1, 2] and all(np.isfinite(loss) for loss in losses.values())
+    assert [line for line in read_scalars(tmp_path) if 'coco/segm_mAP' in line]
+
+
+# Mistakes: the rest is in tests/engine/test_preflight.py and tests/datasets/test_coco.py.
+
+
+def fails(config, root, work_dir, message, *options):
+    sets = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val')]
+    evaluator = f'val_evaluator.ann_file={root}/annotations/instances_val2017.json'
+    result = run_tool(
+        'train.py', config, '--work-dir', work_dir, '--cfg-options', *sets, evaluator, *options
+    )
+    assert result.status == 1
+    assert re.search(f'^error: .*{message}', result.last_line), result.stderr
+    assert 'Traceback' not in result.stderr
+    return result
+
+
+def test_an_image_that_does_not_decode_is_named(config, data_root, tmp_path):
+    shutil.copytree(data_root, tmp_path / 'coco')
+    for path in (tmp_path / 'coco' / 'train2017').iterdir():
+        path.write_bytes(b'not an image')
+    message = r'cannot load the sample .*train2017/\d+.jpg.*Repair or replace'
+    fails(config, tmp_path / 'coco', tmp_path / 'work', message)
+
+
+def test_annotations_that_are_not_cocos_leave_no_work_folder(config, data_root, tmp_path):
+    shutil.copytree(data_root, tmp_path / 'coco')
+    path = tmp_path / 'coco/annotations/instances_train2017.json'
+    path.write_text('{"shapes": []}')
+    message = "annotation file .*instances_train2017.json is not COCO's: .*the keys shapes"
+    fails(config, tmp_path / 'coco', tmp_path / 'work', message)
+    assert not (tmp_path / 'work').exists()
+
+
+def test_the_converter_prints_what_it_wrote_and_names_damage(tmp_path):
+    for folder in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / 'ImageSets/Main/train.txt').write_text('a\n')
+    (tmp_path / 'JPEGImages/a.jpg').touch()
+    result = run_tool('voc_to_coco.py', tmp_path)
+    assert result.status == 1
+    assert re.search('^error: .*a.xml does not exist', result.last_line)
+    (tmp_path / 'Annotations/a.xml').write_text(
+        '<annotation><size><width>9</width><height>9</height></size><object><name>cell</name>'
+        '<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox></object>'
+        '</annotation>'
+    )
+    result = run_tool('voc_to_coco.py', tmp_path)
+    assert result.status == 0, result.stderr
+    assert f'{tmp_path}/annotations/train.json: 1 images, 1 cell\n' in result.stdout
