@@ -58,11 +58,9 @@ def _tile(
 
 
 @triton.jit
-def _coefficients(pointers, mask, g, G: tl.constexpr, stride, DOT: tl.constexpr):
+def _coefficients(pointers, g, G: tl.constexpr, stride, DOT: tl.constexpr):
     """Tiles of a_g and b_g. Those of keys beyond the last are zero, and so add nothing."""
-    a = tl.load(pointers + g * stride, mask=mask, other=0.0).to(DOT)
-    b = tl.load(pointers + (G + g) * stride, mask=mask, other=0.0).to(DOT)
-    return a, b
+    return tl.load(pointers + g * stride).to(DOT), tl.load(pointers + (G + g) * stride).to(DOT)
 
 
 @triton.jit
@@ -74,6 +72,7 @@ def _forward_kernel(
     scale,
     num_queries,
     num_keys,
+    padded_keys,
     q_batch,
     q_head,
     q_token,
@@ -98,7 +97,7 @@ def _forward_kernel(
     rank = tl.arange(0, BLOCK_R)
     q_ptr += batch * q_batch + head * q_head
     k_ptr += batch * k_batch + head * k_head
-    c_ptr += head * 2 * G * BLOCK_R * num_keys
+    c_ptr += head * 2 * G * BLOCK_R * padded_keys
     q = _tile(q_ptr, queries, num_queries, q_token, D, BLOCK_D, DOT)
     y = tl.zeros([BLOCK_Q, BLOCK_R], tl.float32)
     for first in range(0, num_keys, BLOCK_K):
@@ -106,13 +105,12 @@ def _forward_kernel(
         k = _tile(k_ptr, keys, num_keys, k_token, D, BLOCK_D, DOT)
         scores = tl.dot(q, tl.trans(k), input_precision='ieee') * scale
         cos, sin = _cos_sin(scores, APPROXIMATE)
-        c_ptrs = c_ptr + rank[None, :] * num_keys + keys[:, None]
-        mask = (keys < num_keys)[:, None]
+        c_ptrs = c_ptr + rank[None, :] * padded_keys + keys[:, None]
         cos_g, sin_g = cos, sin
         for g in tl.static_range(G):
             if g > 0:
                 cos_g, sin_g = cos_g * cos - sin_g * sin, sin_g * cos + cos_g * sin
-            a, b = _coefficients(c_ptrs, mask, g, G, BLOCK_R * num_keys, DOT)
+            a, b = _coefficients(c_ptrs, g, G, BLOCK_R * padded_keys, DOT)
             y = tl.dot(cos_g.to(DOT), a, y, input_precision='ieee')
             y = tl.dot(sin_g.to(DOT), b, y, input_precision='ieee')
     y_ptrs = y_ptr + (image * num_queries + queries[:, None]) * RANK + rank[None, :]
@@ -129,6 +127,7 @@ def _query_gradient_kernel(
     scale,
     num_queries,
     num_keys,
+    padded_keys,
     q_batch,
     q_head,
     q_token,
@@ -153,7 +152,7 @@ def _query_gradient_kernel(
     rank = tl.arange(0, BLOCK_R)
     q_ptr += batch * q_batch + head * q_head
     k_ptr += batch * k_batch + head * k_head
-    c_ptr += head * 2 * G * BLOCK_R * num_keys
+    c_ptr += head * 2 * G * BLOCK_R * padded_keys
     q = _tile(q_ptr, queries, num_queries, q_token, D, BLOCK_D, DOT)
     grad_ptr += image * num_queries * RANK
     grad = _tile(grad_ptr, queries, num_queries, RANK, RANK, BLOCK_R, DOT)
@@ -163,14 +162,13 @@ def _query_gradient_kernel(
         k = _tile(k_ptr, keys, num_keys, k_token, D, BLOCK_D, DOT)
         scores = tl.dot(q, tl.trans(k), input_precision='ieee') * scale
         cos, sin = _cos_sin(scores, APPROXIMATE)
-        c_ptrs = c_ptr + rank[:, None] * num_keys + keys[None, :]
-        mask = (keys < num_keys)[None, :]
+        c_ptrs = c_ptr + rank[:, None] * padded_keys + keys[None, :]
         slope = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
         cos_g, sin_g = cos, sin
         for g in tl.static_range(G):
             if g > 0:
                 cos_g, sin_g = cos_g * cos - sin_g * sin, sin_g * cos + cos_g * sin
-            a, b = _coefficients(c_ptrs, mask, g, G, BLOCK_R * num_keys, DOT)
+            a, b = _coefficients(c_ptrs, g, G, BLOCK_R * padded_keys, DOT)
             grad_cos = tl.dot(grad, a, input_precision='ieee')
             grad_sin = tl.dot(grad, b, input_precision='ieee')
             slope += (g + 1) * (cos_g * grad_sin - sin_g * grad_cos)
@@ -196,6 +194,7 @@ def _key_gradient_kernel(
     num_images,
     num_queries,
     num_keys,
+    padded_keys,
     q_batch,
     q_head,
     q_token,
@@ -221,9 +220,8 @@ def _key_gradient_kernel(
     chunk = (tl.program_id(0) // (tiles * HEADS)).to(tl.int64)
     rank = tl.arange(0, BLOCK_R)
     columns = tl.arange(0, BLOCK_D)
-    coefficients = rank[None, :] * num_keys + keys[:, None]
-    mask = (keys < num_keys)[:, None]
-    c_ptrs = c_ptr + head * 2 * G * BLOCK_R * num_keys + coefficients
+    coefficients = rank[None, :] * padded_keys + keys[:, None]
+    c_ptrs = c_ptr + head * 2 * G * BLOCK_R * padded_keys + coefficients
     sums = ()
     for _ in tl.static_range(2 * G):
         sums = sums + (tl.zeros([BLOCK_K, BLOCK_R], tl.float32),)
@@ -259,7 +257,7 @@ def _key_gradient_kernel(
             for g in tl.static_range(G):
                 if g > 0:
                     cos_g, sin_g = cos_g * cos - sin_g * sin, sin_g * cos + cos_g * sin
-                a, b = _coefficients(c_ptrs, mask, g, G, BLOCK_R * num_keys, DOT)
+                a, b = _coefficients(c_ptrs, g, G, BLOCK_R * padded_keys, DOT)
                 grad_cos = tl.dot(a, tl.trans(grad), input_precision='ieee')
                 grad_sin = tl.dot(b, tl.trans(grad), input_precision='ieee')
                 slope += (g + 1) * (cos_g * grad_sin - sin_g * grad_cos)
@@ -278,9 +276,9 @@ def _key_gradient_kernel(
             grad_k * scale,
             mask=(keys < num_keys)[:, None] & (columns < D)[None, :],
         )
-    partial_ptr += (chunk * HEADS + head) * 2 * G * BLOCK_R * num_keys
+    partial_ptr += (chunk * HEADS + head) * 2 * G * BLOCK_R * padded_keys
     for g in tl.static_range(2 * G):
-        tl.store(partial_ptr + g * BLOCK_R * num_keys + coefficients, sums[g], mask=mask)
+        tl.store(partial_ptr + g * BLOCK_R * padded_keys + coefficients, sums[g])
 
 
 _TRITON_DTYPE = {
@@ -292,6 +290,8 @@ _TRITON_DTYPE = {
 _TILE = (64, 32)
 # That by keys keeps the sums of the coefficients too: wider tiles do not fit into registers.
 _KEY_GRADIENT_TILE = (64, 16)
+# Keys are padded to a multiple of it: of the sides of all tiles.
+_KEY_TILES = 64
 # Programs of the kernel by keys, where the batch has enough images.
 _PROGRAMS = 1024
 # Larger products of rank and grid do not fit into registers.
@@ -320,15 +320,18 @@ def _unit_stride(x: Tensor) -> Tensor:
 
 
 def _pack(q: Tensor, coefficients: Tensor) -> Tensor:
-    """(heads, 2 G, r, N) in q's dtype, with zeros up to the padded rank."""
-    rank = coefficients.shape[2]
-    return F.pad(coefficients.to(q.dtype), (0, 0, 0, _padded(rank) - rank))
+    """(heads, 2 G, r, N) in q's dtype, with zeros up to the padded rank and to whole tiles of keys.
+
+    Rows then start on 16 bytes, and tiles need no mask.
+    """
+    rank, keys = coefficients.shape[2:]
+    return F.pad(coefficients.to(q.dtype), (0, -keys % _KEY_TILES, 0, _padded(rank) - rank))
 
 
-def _common(q: Tensor, k: Tensor, coefficients: Tensor) -> tuple[tuple, dict]:
+def _common(q: Tensor, k: Tensor, coefficients: Tensor, packed: Tensor) -> tuple[tuple, dict]:
     """Arguments that all kernels share: sizes and strides, and constants."""
     _, waves, rank, _ = coefficients.shape
-    sizes = (q.shape[2], k.shape[2], *q.stride()[:3], *k.stride()[:3])
+    sizes = (q.shape[2], k.shape[2], packed.shape[3], *q.stride()[:3], *k.stride()[:3])
     constants = dict(
         HEADS=q.shape[1],
         D=q.shape[3],
@@ -349,11 +352,12 @@ def forward(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
     """See ``fourier_low_rank``."""
     q, k = _unit_stride(q), _unit_stride(k)
     y = q.new_empty(*q.shape[:3], coefficients.shape[2])
-    sizes, constants = _common(q, k, coefficients)
+    packed = _pack(q, coefficients)
+    sizes, constants = _common(q, k, coefficients, packed)
     constants['BLOCK_Q'], constants['BLOCK_K'] = _TILE
     grid = (q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], constants['BLOCK_Q']),)
     with torch.cuda.device_of(q):
-        _forward_kernel[grid](q, k, _pack(q, coefficients), y, scale, *sizes, **constants)
+        _forward_kernel[grid](q, k, packed, y, scale, *sizes, **constants)
     return y
 
 
@@ -364,7 +368,7 @@ def backward(
     q, k, grad = _unit_stride(q), _unit_stride(k), grad.contiguous()
     packed = _pack(q, coefficients)
     grad_q, grad_k, _ = empty_gradients(q, k, coefficients)
-    sizes, constants = _common(q, k, coefficients)
+    sizes, constants = _common(q, k, coefficients, packed)
     batch, heads, queries, _ = q.shape
     with torch.cuda.device_of(q):
         constants['BLOCK_Q'], constants['BLOCK_K'] = _TILE
@@ -379,5 +383,5 @@ def backward(
         _key_gradient_kernel[(chunks * tiles,)](
             q, k, packed, grad, grad_k, partial, scale, batch, *sizes, IMAGES=images, **constants
         )
-    rank = coefficients.shape[2]
-    return grad_q, grad_k, partial.sum(dim=0)[:, :, :rank].to(coefficients.dtype)
+    rank, keys = coefficients.shape[2:]
+    return grad_q, grad_k, partial.sum(dim=0)[:, :, :rank, :keys].to(coefficients.dtype)
