@@ -137,6 +137,16 @@ def test_the_model_of_every_detection_config_builds(path, quick_build):
             assert module.num_classes == len(classes), name
 
 
+@pytest.mark.parametrize('path', DETECTORS, ids=lambda path: path.stem)
+def test_boxes_can_be_scaled_back_to_the_image(path):
+    cfg = load(path.stem)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        types = [transform.type for transform in loader.dataset.pipeline]
+        # The truth is loaded behind Resize, which would scale it.
+        assert types.index('Resize') < types.index('LoadAnnotations')
+        assert 'scale_factor' in loader.dataset.pipeline[-1].meta_keys
+
+
 def detection_step(name, half_precision=False):
     """Losses and gradients of a detection config at a small size, with one box in each image."""
     cfg = load(name)
