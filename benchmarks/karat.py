@@ -91,7 +91,7 @@ def measure(arch: str, args: argparse.Namespace) -> dict:
     for _ in range(args.turns):
         for kind, attn_cfg in KINDS.items():
             trainer = Trainer(arch, attn_cfg, args)
-            trainer.seconds_per_step(5)
+            trainer.seconds_per_step(args.steps // 4 or 1)  # warms up
             times[kind].append(trainer.seconds_per_step(args.steps))
             del trainer
     for kind, result in results.items():
