@@ -11,6 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import PixelData
 
+from kat_mm.engine.preflight import check_arguments
 from kat_mm.layers import GRKAN, MLP, KArAt, SoftmaxAttention
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,6 +140,11 @@ def test_the_recipe_is_that_of_the_paper():
         assert (cfg.model.backbone.drop_path_rate, cfg.model.backbone.img_size) == (0.1, 224)
         (crop,) = (s for s in cfg.train_dataloader.dataset.pipeline if s.type.endswith('Crop'))
         assert crop.scale == 224
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_argument_passes_the_checks_before_a_run(name):
+    check_arguments(load(name).model, 'model')
 
 
 CLASSES = dict(cifar10=10, cifar100=100, in1k=1000, svhn=10, flowers102=102, stl10=10)

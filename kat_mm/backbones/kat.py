@@ -191,10 +191,15 @@ class KAT(BaseModule):
             window = 0 if index in global_attn_indices else window_size
             grid = (window, window) if window else self.grid_size
             attn = dict(attn_cfg or dict(type='SoftmaxAttention'))
-            if use_rel_pos:
-                attn['rel_pos_size'] = grid
             if attn.get('type') == 'KArAt':  # its parameters belong to tokens
                 attn.update(grid_size=grid, num_extra_tokens=self.num_extra_tokens)
+                if use_rel_pos:
+                    raise ValueError(
+                        'KAT: KArAt takes no relative positions, since its operators know the '
+                        'positions of tokens; set use_rel_pos=False'
+                    )
+            elif use_rel_pos:
+                attn['rel_pos_size'] = grid
             self.blocks.append(
                 Block(
                     self.embed_dims,

@@ -43,8 +43,7 @@ class KArAt(SoftmaxAttention):
         fused: Whether the expansions of the scores in the basis are used up where they are made,
             and made again in the backward pass. False holds them all: the same numbers, for
             comparison. Default: True.
-        kwargs: ``qkv_bias``, ``attn_drop_rate``, ``proj_drop_rate`` and ``init``, as of
-            :class:`SoftmaxAttention`.
+        qkv_bias, attn_drop_rate, proj_drop_rate, init: As of :class:`SoftmaxAttention`.
 
     Raises:
         ValueError: An argument has a value that does not fit; the message says what would.
@@ -66,13 +65,12 @@ class KArAt(SoftmaxAttention):
         num_karat_heads: int | None = None,
         project_l1: bool = False,
         fused: bool = True,
-        **kwargs,
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        init: str = 'mimetic',
     ):
-        super().__init__(embed_dims, num_heads, **kwargs)
-        if self.use_rel_pos:
-            raise ValueError(
-                'KArAt: its operator takes no relative positions; set use_rel_pos=False'
-            )
+        super().__init__(embed_dims, num_heads, qkv_bias, attn_drop_rate, proj_drop_rate, init)
         tokens = num_extra_tokens + grid_size[0] * grid_size[1]
         if operator not in OPERATORS:
             raise ValueError(

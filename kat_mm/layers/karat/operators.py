@@ -26,7 +26,7 @@ class Operator(nn.Module, ABC):
         num_heads: Heads.
         grid_size: (H, W) of the patches in tokens.
         num_extra_tokens: Tokens in front of the patches (class token).
-        rank: Width r of the hidden layer.
+        rank: Width r of the hidden layer, where there is one.
         kan_cfg: Arguments of :class:`KANLayer`: basis, base and the rest.
     """
 

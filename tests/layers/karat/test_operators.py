@@ -118,11 +118,16 @@ def test_on_a_finer_image_of_constant_patches_the_result_is_the_same(kind, basis
     torch.testing.assert_close(got[:, :, :2], want[:, :, :2], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize('basis', ['fourier', 'bspline'])
 @pytest.mark.parametrize('kind', OPERATORS)
-def test_parameters_learn_through_the_interpolation(kind):
-    operator = make(kind, base='silu')
-    operator(*tokens(1 + 12), (3, 4)).square().sum().backward()
-    assert all(p.grad.any() for p in operator.parameters())
+def test_parameters_learn_through_the_interpolation(kind, basis):
+    gradients = []
+    for fused in (True, False):
+        operator = make(kind, basis=basis, base='silu', fused=fused)
+        loss = operator(*tokens(1 + 12), (3, 4)).square().sum()
+        gradients.append(torch.autograd.grad(loss, list(operator.parameters())))
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+    assert all(gradient.any() for gradient in gradients[0])
 
 
 @pytest.mark.parametrize('basis', ['wavelet', 'rational'])
