@@ -45,7 +45,7 @@ class KANLayer(nn.Module):
             'sigmoid' or 'softplus'.
         freeze_basis: Whether the parameters of phi stay as they start.
         freeze_base: Whether the weights w of the base function stay as they start: normal with
-            standard deviation 1 / sqrt(inputs).
+            standard deviation gain / sqrt(inputs).
         fused: Whether the values of the functions are made a part at a time, and again in backward.
     """
 
