@@ -29,7 +29,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from kat_mm.engine.hooks import keep_boxes_in_float32
+from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 from kat_mm.engine.launch import run_tool
 from kat_mm.layers import attention, rel_pos
 
@@ -148,6 +148,15 @@ def load_config(path: Path, size: int) -> Config:
     return cfg
 
 
+@torch.no_grad()
+def fix_detections(model: nn.Module) -> None:
+    """Let every proposal be an object of the first class, so that all models find as many."""
+    classifier = model.roi_head.bbox_head.fc_cls
+    classifier.weight.zero_()
+    classifier.bias.fill_(-10)
+    classifier.bias[0] = 0
+
+
 def measure_model(cfg: Config, batch: dict, meter: Meter) -> dict:
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).to(meter.device)
@@ -190,6 +199,7 @@ def measure_model(cfg: Config, batch: dict, meter: Meter) -> dict:
     model.zero_grad()
     del maps
     model.eval()
+    fix_detections(model)
     predict_ms, predict_mb, _ = meter.measure(predict)
     count = len(batch['inputs'])
     return dict(
@@ -271,7 +281,6 @@ def main() -> None:
     args = parse_args()
     args.out_dir.mkdir(parents=True, exist_ok=True)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    torch.backends.cudnn.benchmark = True
     meter = Meter(device, args.iterations, args.warmup)
     kat = load_config(args.config, args.size)
     vit = load_config(args.config.with_name(args.config.name.replace('kat_', 'vit_')), args.size)

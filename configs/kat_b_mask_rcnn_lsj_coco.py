@@ -12,4 +12,3 @@ model = dict(
     backbone=dict(arch='base'),
     neck=dict(in_channels=768),
 )
-env_cfg = dict(cudnn_benchmark=True)

@@ -40,6 +40,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=max_iters),
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=200)
-env_cfg = dict(cudnn_benchmark=True)
 default_hooks = dict(checkpoint=dict(interval=max_iters))
 auto_scale_lr = dict(base_batch_size=8)

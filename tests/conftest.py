@@ -14,3 +14,19 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker('gpu'):
             item.add_marker(pytest.mark.skip(reason='needs a CUDA GPU'))
+
+
+@pytest.fixture
+def quick_build(monkeypatch):
+    """Leave weights as they were allocated, where it matters only that they are there."""
+    for name in ('normal_', 'kaiming_normal_', 'kaiming_uniform_', 'trunc_normal_', 'uniform_'):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+
+
+@pytest.fixture
+def one_thread():
+    """On busy cores threads wait for each other longer than they work on small tensors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -34,7 +34,7 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
     if args.launcher != 'none':
         raise UserError('--show and --show-dir draw the images of one process; use --launcher none')
     hook.update(draw=True, interval=1, show=args.show, wait_time=args.wait_time)
-    if args.show_dir and hook.type == 'DetVisualizationHook':
+    if args.show_dir and hook.type.endswith('DetVisualizationHook'):
         hook.test_out_dir = os.path.abspath(args.show_dir)
     elif args.show_dir:
         cfg.visualizer.save_dir = args.show_dir
@@ -46,7 +46,6 @@ def write_predictions(evaluator: Config, folder: str) -> None:
     if kind == 'IoUMetric':
         evaluator.output_dir = folder
     elif kind == 'CocoMetric':
-        os.makedirs(folder, exist_ok=True)
         evaluator.outfile_prefix = os.path.join(folder, 'predictions')
     else:
         raise UserError('--out needs test_evaluator.type IoUMetric or CocoMetric in the config')

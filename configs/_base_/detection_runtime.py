@@ -2,7 +2,7 @@ _base_ = './default_runtime.py'
 
 default_scope = 'mmdet'
 custom_hooks = [*_base_.custom_hooks, dict(type='Float32BoxesHook')]
-# Images differ in size.
+# Images differ in size, and in their number of objects.
 env_cfg = dict(cudnn_benchmark=False)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

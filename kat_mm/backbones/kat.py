@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS, WEIGHT_INITIALIZERS
@@ -13,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kat_mm.layers import merge_windows, partition_windows, resize_pos_embed
 from kat_mm.layers.init import trunc_normal_
+from kat_mm.layers.residual import AddLayerNorm, Residual, is_plain
 
 ARCHS = {
     'tiny': dict(embed_dims=192, num_layers=12, num_heads=3, feedforward_channels=768),
@@ -40,7 +40,12 @@ class PatchEmbed(BaseModule):
         right, bottom = -width % self.patch_size, -height % self.patch_size
         if right or bottom:
             x = F.pad(x, (0, right, 0, bottom))
-        return self.proj(x).permute(0, 2, 3, 1)
+        if not is_plain(self.proj, nn.Conv2d):
+            return self.proj(x).permute(0, 2, 3, 1)
+        # The same as a matrix product, for which GPUs have faster kernels.
+        patches = x.unflatten(3, (-1, self.patch_size)).unflatten(2, (-1, self.patch_size))
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Block(BaseModule):
@@ -58,17 +63,28 @@ class Block(BaseModule):
     ):
         super().__init__()
         self.window_size = window_size
-        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.norm1 = AddLayerNorm(embed_dims, eps=1e-6)
         self.attn = _build(attn_cfg, embed_dims=embed_dims, num_heads=num_heads)
-        self.drop_path1 = DropPath(drop_path_rate)
-        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.norm2 = AddLayerNorm(embed_dims, eps=1e-6)
         self.mlp = _build(ffn_cfg, embed_dims=embed_dims, hidden_dims=feedforward_channels)
-        self.drop_path2 = DropPath(drop_path_rate)
+        self.drop_path_rate = drop_path_rate
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, N, C) to the same shape; the last H * W tokens are patches, for ``grid`` = (H, W)."""
-        x = x + self.drop_path1(self._attend(self.norm1(x), grid))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+    def forward(self, stream: Residual, grid: tuple[int, int]) -> Residual:
+        """A stream of (B, N, C) to the same.
+
+        The last H * W of the N tokens are patches, for ``grid`` = (H, W).
+        """
+        x, y = self.norm1(stream)
+        stream = Residual(x, self._attend(y, grid), self._drop_path(x))
+        x, y = self.norm2(stream, self.mlp.act1)
+        return Residual(x, self.mlp.forward_activated(y), self._drop_path(x))
+
+    def _drop_path(self, x: Tensor) -> Tensor | None:
+        """Factor of each sample's branch: 0, or what keeps the expectation (Huang et al. 2016)."""
+        if not self.training or not self.drop_path_rate:
+            return None
+        keep = 1 - self.drop_path_rate
+        return x.new_empty(len(x), dtype=torch.float32).bernoulli_(keep).div_(keep)
 
     def _attend(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         window = self.window_size
@@ -216,7 +232,7 @@ class KAT(BaseModule):
                 block.attn.share_operator(self.blocks[0].attn)
         has_last = self.num_layers == arch['num_layers']
         self.norm = (
-            nn.LayerNorm(self.embed_dims, eps=1e-6) if final_norm and has_last else nn.Identity()
+            AddLayerNorm(self.embed_dims, eps=1e-6) if final_norm and has_last else nn.Identity()
         )
         self.register_state_dict_post_hook(_note_grid)
         self.register_load_state_dict_pre_hook(_fit_loaded_tokens)
@@ -246,16 +262,17 @@ class KAT(BaseModule):
         x = x + resize_pos_embed(self.pos_embed, self.grid_size, grid, self.num_extra_tokens)
         x = self.drop_after_pos(x)
 
-        outputs = []
+        outputs, stream = [], Residual(x)
         for index, block in enumerate(self.blocks):
             if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, grid, use_reentrant=False)
+                stream = checkpoint(block, stream, grid, use_reentrant=False)
             else:
-                x = block(x, grid)
-            if index == self.num_layers - 1:
-                x = self.norm(x)
+                stream = block(stream, grid)
+            if index == self.num_layers - 1 and isinstance(self.norm, AddLayerNorm):
+                stream = Residual(self.norm(stream)[1])
             if index in self.out_indices:
-                outputs.append(self._format_output(x, grid))
+                stream = stream.add()
+                outputs.append(self._format_output(stream.x, grid))
         return tuple(outputs)
 
     def _format_output(self, x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,6 +1,7 @@
 """Training machinery: parameter groups, hooks, and what the command-line tools share."""
 
-from .hooks import AverageLossHook, Float32BoxesHook, SeedIterationHook
+from .float32_boxes import Float32BoxesHook
+from .hooks import AverageLossHook, SeedIterationHook
 from .optim import LayerDecayOptimWrapperConstructor
 
 __all__ = [

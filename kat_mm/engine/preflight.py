@@ -3,7 +3,6 @@
 import copy
 import difflib
 import errno
-import importlib
 import inspect
 import os
 import shutil
@@ -25,7 +24,7 @@ from kat_mm.checkpoints import (
     load_pretrained,
     read_checkpoint,
 )
-from kat_mm.datasets.coco import check_coco
+from kat_mm.engine.check_detection import check_annotations, check_compiled_operators
 from kat_mm.errors import UserError
 
 _WHERE_TO_GET = {
@@ -34,8 +33,8 @@ _WHERE_TO_GET = {
     'docs/detection.md for data of your own',
 }
 _SAMPLE_DATA = (
-    'To try things out without it: python tools/make_sample_data.py {0}, then '
-    'python tools/train.py configs/{1}'
+    'To try things out without it: python tools/make_sample_data.py all, then '
+    'python tools/train.py configs/kat_t_upernet_sample.py or configs/kat_t_mask_rcnn_sample.py'
 )
 
 
@@ -60,19 +59,6 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
         if loader:
             check_dataset(loader.dataset, split)
             check_annotations(cfg, loader.dataset, split)
-
-
-def check_compiled_operators() -> None:
-    """Refuse an mmcv that was installed without its operators, which detectors need."""
-    try:
-        importlib.import_module('mmcv.ops')
-    except ImportError as error:
-        raise UserError(
-            f'mmcv has no compiled operators, which detectors need ({error}). Build it again, with '
-            'torch already installed: pip install --force-reinstall --no-deps '
-            '--no-build-isolation --no-cache-dir onedl-mmcv==2.3.6, and try: '
-            'python -c "import mmcv.ops" (README.md, "Into an environment that you have")'
-        ) from error
 
 
 def check_arguments(cfg, where: str) -> None:
@@ -134,112 +120,26 @@ def check_pretrained(model: nn.Module) -> None:
 
 def check_dataset(dataset: dict, split: str) -> None:
     """Refuse a data set whose folders are missing, or whose images lack annotations."""
-    for part in _without_wrappers(dataset):
-        folders = _folders(part)
-        for name, folder in folders.items():
-            if not folder.is_dir():
-                get = _WHERE_TO_GET.get(part['type'], 'See docs/data.md for the layouts')
-                raise UserError(
-                    f'data folder {folder} does not exist: {part["type"]} expects {name} of the '
-                    f'{split} split there. {get}. {_sample_data(part)}'
-                )
-        if {'img_path', 'seg_map_path'} <= folders.keys() and not part.get('ann_file'):
-            _check_pairs(part, folders['img_path'], folders['seg_map_path'])
-
-
-def _without_wrappers(dataset: dict) -> list[dict]:
-    """The data sets inside of wrappers such as RepeatDataset and ConcatDataset."""
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    return (
-        [dataset] if inner is None else [one for part in inner for one in _without_wrappers(part)]
-    )
-
-
-def _folders(dataset: dict) -> dict[str, Path]:
-    root = Path(dataset.get('data_root') or '')
+    while 'dataset' in dataset:  # wrappers such as RepeatDataset
+        dataset = dataset['dataset']
     prefixes = dataset.get('data_prefix') or {}
-    return {name: root / folder for name, folder in prefixes.items() if folder}
-
-
-def _sample_data(dataset: dict) -> str:
-    is_coco = dataset['type'] == 'CocoDataset'
-    names = (
-        ('coco', 'kat_t_mask_rcnn_sample.py') if is_coco else ('ade20k', 'kat_t_upernet_sample.py')
-    )
-    return _SAMPLE_DATA.format(*names)
-
-
-def _dataset_class(dataset: dict) -> type | None:
-    """None where there is none; building it will say so."""
-    with DATASETS.switch_scope_and_registry(None) as registry:  # of the config's scope
-        return registry.get(dataset['type'])
-
-
-def check_annotations(cfg: Config, dataset: dict, split: str) -> None:
-    """Check the annotation files of COCO's layout, and the classes of data and heads.
-
-    Raises:
-        UserError: See :func:`kat_mm.datasets.coco.check_coco`; or a head has another number of
-            classes, or a metric reads another annotation file.
-    """
-    for part in _without_wrappers(dataset):
-        cls = _dataset_class(part)
-        if not part.get('ann_file') or not hasattr(cls, 'COCOAPI'):
-            continue
-        classes = cls._load_metainfo(part.get('metainfo')).get('classes')
-        if isinstance(classes, str) or not classes:
+    root = Path(dataset.get('data_root') or '')
+    folders = {name: root / folder for name, folder in prefixes.items() if folder}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            get = _WHERE_TO_GET.get(dataset['type'], 'See docs/data.md for the layouts')
             raise UserError(
-                f'metainfo.classes of the {split} data set is {classes!r}; it must be a tuple of '
-                "names, for example ('cell',) with its comma"
+                f'data folder {folder} does not exist: {dataset["type"]} expects {name} of the '
+                f'{split} split there. {get}. {_SAMPLE_DATA}'
             )
-        for where, number in _numbers_of_classes(cfg.get('model') or {}, 'model'):
-            if number != len(classes):
-                raise UserError(
-                    f'{where}={number}, but the {split} data set has {len(classes)} classes: '
-                    f'{", ".join(classes[:8])}{", ..." if len(classes) > 8 else ""}'
-                )
-        path = Path(part.get('data_root') or '') / part['ann_file']
-        evaluator = cfg.get(f'{split}_evaluator') or {}
-        for metric in [evaluator] if isinstance(evaluator, dict) else evaluator:
-            other = metric.get('ann_file')
-            if other and os.path.abspath(other) != os.path.abspath(path):
-                raise UserError(
-                    f'{split}_evaluator.ann_file is {other}, but the predictions are those for the '
-                    f'images of {path}; set both to the same file'
-                )
-            if metric.get('format_only'):  # for a test server, without annotations
-                return
-        prefix = part.get('data_prefix') or {}
-        if 'img' not in prefix:
-            raise UserError(
-                f'data_prefix of the {split} data set must name the folder of the images, for '
-                "example dict(img='train2017')"
-            )
-        folder = Path(part.get('data_root') or '') / prefix['img']
-        check_coco(path, classes, set(_list_files(folder, None)), str(folder), _with_masks(part))
-
-
-def _numbers_of_classes(cfg, where: str) -> Iterator[tuple[str, int]]:
-    """Every ``num_classes`` of a detector's config, but the RPN's, which is 1."""
-    items = cfg.items() if isinstance(cfg, dict) else enumerate(cfg) if _is_list(cfg) else ()
-    for key, value in items:
-        if key == 'num_classes':
-            yield f'{where}.{key}', value
-        elif key != 'rpn_head':
-            yield from _numbers_of_classes(value, f'{where}.{key}')
-
-
-def _is_list(value) -> bool:
-    return isinstance(value, list | tuple)
-
-
-def _with_masks(dataset: dict) -> bool:
-    return any(transform.get('with_mask') for transform in dataset.get('pipeline') or [])
+    if {'img_path', 'seg_map_path'} <= folders.keys() and not dataset.get('ann_file'):
+        _check_pairs(dataset, folders['img_path'], folders['seg_map_path'])
 
 
 def _check_pairs(dataset: dict, images: Path, annotations: Path) -> None:
-    cls = _dataset_class(dataset)
-    if cls is None:
+    with DATASETS.switch_scope_and_registry(None) as registry:  # of the config's scope
+        cls = registry.get(dataset['type'])
+    if cls is None:  # building it will say so
         return
     defaults = inspect.signature(cls.__init__).parameters
     img_suffix, seg_map_suffix = (
@@ -249,9 +149,7 @@ def _check_pairs(dataset: dict, images: Path, annotations: Path) -> None:
     # With sub-folders, as mmseg lists them.
     names = [name.removesuffix(img_suffix) for name in _list_files(images, img_suffix)]
     if not names:
-        raise UserError(
-            f'data folder {images} holds no images *{img_suffix}. {_sample_data(dataset)}'
-        )
+        raise UserError(f'data folder {images} holds no images *{img_suffix}. {_SAMPLE_DATA}')
     present = set(_list_files(annotations, seg_map_suffix))
     lacking = sorted(name for name in names if name + seg_map_suffix not in present)
     if lacking:
@@ -262,7 +160,7 @@ def _check_pairs(dataset: dict, images: Path, annotations: Path) -> None:
         )
 
 
-def _list_files(folder: Path, suffix: str | None) -> Iterator[str]:
+def _list_files(folder: Path, suffix: str) -> Iterator[str]:
     return list_dir_or_file(folder, list_dir=False, suffix=suffix, recursive=True)
 
 
@@ -315,11 +213,11 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool) -> None:
     state = find_state_dict(read_checkpoint(path))
     own = model.state_dict()
     if not strict:
-        state = keep_entries(state, lambda key: key.startswith('backbone.') and key in own)
+        state = keep_entries(state, lambda key: key.startswith('backbone.'))
     reasons = []
     try:
         missing, _ = model.load_state_dict(state, strict=False)
-        if strict or not state:
+        if strict or not state.keys() & own.keys():
             reasons = [f'it lacks {len(missing)} tensors, such as {missing[0]}'] if missing else []
     except RuntimeError as error:
         reasons = [line.strip() for line in str(error).splitlines()[1:4]]

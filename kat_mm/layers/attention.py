@@ -5,8 +5,11 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from kat_mm.ops import qkv_linear, split_heads
+
 from .init import mimetic_, trunc_normal_
 from .rel_pos import rel_pos_attention, resize_rel_pos
+from .residual import is_plain
 
 
 @MODELS.register_module()
@@ -74,8 +77,9 @@ class SoftmaxAttention(BaseModule):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, heads, N, C / heads), of x (B, N, C)."""
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
-        return qkv.permute(2, 0, 3, 1, 4).unbind()
+        if is_plain(self.qkv, nn.Linear):
+            return qkv_linear(x, self.qkv.weight, self.qkv.bias, self.num_heads)
+        return split_heads(self.qkv(x), self.num_heads)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         """Values weighted by attention: (B, heads, N, C / heads) each, and the result."""

@@ -1,9 +1,11 @@
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .init import trunc_normal_, variance_preserving_
 from .rational import GroupRational
+from .residual import is_plain
 
 
 @MODELS.register_module()
@@ -65,10 +67,17 @@ class GRKAN(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to the same shape."""
-        x = self.drop1(self.act1(x))
-        x = self.fc1(x)
-        x = self.drop2(self.act2(x))
-        return self.fc2(x)
+        return self.forward_activated(self.act1(x))
+
+    def forward_activated(self, x: Tensor) -> Tensor:
+        """What follows act1, which a block computes together with its normalisation."""
+        x = self.drop1(x)
+        if x.is_cuda and is_plain(self.fc1, nn.Linear) and is_plain(self.act2, GroupRational):
+            # The gradient of fc1's bias comes with that of act2's input, in one pass.
+            x = self.act2(F.linear(x, self.fc1.weight), self.fc1.bias)
+        else:
+            x = self.act2(self.fc1(x))
+        return self.fc2(self.drop2(x))
 
 
 @MODELS.register_module()
@@ -81,6 +90,8 @@ class MLP(BaseModule):
         bias: Whether the linear maps have biases. Default: True.
         drop_rate: Dropout after each linear map. Default: 0.
     """
+
+    act1 = None  # There is no function in front of fc1.
 
     def __init__(
         self, embed_dims: int, hidden_dims: int, bias: bool = True, drop_rate: float = 0.0
@@ -100,3 +111,5 @@ class MLP(BaseModule):
         """(..., embed_dims) to the same shape."""
         x = self.drop1(self.act(self.fc1(x)))
         return self.drop2(self.fc2(x))
+
+    forward_activated = forward

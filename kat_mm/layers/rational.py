@@ -32,11 +32,12 @@ class GroupRational(nn.Module):
     and ``weight_denominator`` of (num_groups, n).
 
     Args:
-        num_channels: Size of the last dimension of the input.
+        num_channels: Channels of the input, its last dimension.
         num_groups: Groups of the denominator; must divide ``num_channels``. Default: 8.
         num_numerator_groups: Groups of the numerator; must divide ``num_channels``. Default: 1.
         order: Degrees (m, n) of numerator and denominator. Default: (5, 4).
         init: Function that it starts as: a name in ``kat_mm.ops.coefficients``.
+        channels_first: Input is (B, num_channels, ...), as convolutions have it. Default: False.
 
     Raises:
         ValueError: The groups do not divide the channels, or ``init`` is unknown.
@@ -49,6 +50,7 @@ class GroupRational(nn.Module):
         num_numerator_groups: int = 1,
         order: tuple[int, int] = (5, 4),
         init: str = 'identity',
+        channels_first: bool = False,
     ):
         super().__init__()
         for name, groups in (
@@ -62,6 +64,7 @@ class GroupRational(nn.Module):
                 )
         self.num_channels = num_channels
         self.init = init
+        self.channels_first = channels_first
         self.fit = initial_fit(init, tuple(order))
         self.weight_numerator = nn.Parameter(
             torch.tensor(self.fit.numerator).repeat(num_numerator_groups, 1)
@@ -70,12 +73,15 @@ class GroupRational(nn.Module):
             torch.tensor(self.fit.denominator).repeat(num_groups, 1)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., num_channels) to the same shape and dtype."""
-        return group_rational(x, self.weight_numerator, self.weight_denominator)
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(..., num_channels) to the same shape and dtype; ``bias``, (num_channels,), is added."""
+        return group_rational(
+            x, self.weight_numerator, self.weight_denominator, bias, self.channels_first
+        )
 
     def extra_repr(self) -> str:
         return (
             f'{self.num_channels}, num_groups={len(self.weight_denominator)}, '
             f'num_numerator_groups={len(self.weight_numerator)}, init={self.init!r}'
+            + (', channels_first=True' if self.channels_first else '')
         )

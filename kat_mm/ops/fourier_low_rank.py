@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import fourier_low_rank_eager as eager
+from .library import Operator
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -41,7 +42,7 @@ def fourier_low_rank(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -
         TypeError: An input is not a floating-point tensor, or q and k differ in dtype.
     """
     _check(q, k, coefficients)
-    return torch.ops.kat_mm.fourier_low_rank(q, k, coefficients, scale)
+    return _operator(q, k, coefficients, scale)
 
 
 def _check(q: Tensor, k: Tensor, coefficients: Tensor) -> None:
@@ -82,42 +83,26 @@ else:  # platforms for which there is no Triton
     device_kernels = None
 
 
-def _cuda_backend(q: Tensor, coefficients: Tensor):
-    fits = device_kernels is not None and device_kernels.fits(q, coefficients)
+def _backend(q: Tensor, coefficients: Tensor):
+    fits = device_kernels is not None and q.is_cuda and device_kernels.fits(q, coefficients)
     return device_kernels if fits else eager
 
 
-@torch.library.custom_op('kat_mm::fourier_low_rank', mutates_args=())
-def _fourier_low_rank(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
-    return eager.forward(q, k, coefficients, scale)
+def _forward(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
+    return _backend(q, coefficients).forward(q, k, coefficients, scale)
 
 
-@torch.library.custom_op('kat_mm::fourier_low_rank_backward', mutates_args=())
-def _fourier_low_rank_backward(
+def _backward(
     grad: Tensor, q: Tensor, k: Tensor, coefficients: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return eager.backward(grad, q, k, coefficients, scale)
+    return _backend(q, coefficients).backward(grad, q, k, coefficients, scale)
 
 
-@_fourier_low_rank.register_kernel('cuda')
-def _(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
-    return _cuda_backend(q, coefficients).forward(q, k, coefficients, scale)
-
-
-@_fourier_low_rank_backward.register_kernel('cuda')
-def _(
-    grad: Tensor, q: Tensor, k: Tensor, coefficients: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _cuda_backend(q, coefficients).backward(grad, q, k, coefficients, scale)
-
-
-@_fourier_low_rank.register_fake
-def _(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
+def _empty(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
     return q.new_empty(*q.shape[:3], coefficients.shape[2])
 
 
-@_fourier_low_rank_backward.register_fake
-def _(
+def _empty_gradient(
     grad: Tensor, q: Tensor, k: Tensor, coefficients: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return eager.empty_gradients(q, k, coefficients)
@@ -128,9 +113,19 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx, grad):
-    gradients = torch.ops.kat_mm.fourier_low_rank_backward(grad, *ctx.saved_tensors, ctx.scale)
-    return *gradients, None
+def _formula(ctx, backward, grad):
+    return *backward(grad, *ctx.saved_tensors, ctx.scale), None
 
 
-_fourier_low_rank.register_autograd(_backward, setup_context=_setup_context)
+_operator = Operator(
+    'fourier_low_rank',
+    '(Tensor q, Tensor k, Tensor coefficients, float scale) -> Tensor',
+    '(Tensor grad, Tensor q, Tensor k, Tensor coefficients, float scale) '
+    '-> (Tensor, Tensor, Tensor)',
+    forward=_forward,
+    backward=_backward,
+    empty=_empty,
+    empty_gradient=_empty_gradient,
+    setup_context=_setup_context,
+    formula=_formula,
+)

@@ -10,11 +10,18 @@ import torch
 from torch import Tensor
 
 from . import group_rational_eager as eager
+from .library import Operator
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def group_rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+def group_rational(
+    x: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    bias: Tensor | None = None,
+    channels_first: bool = False,
+) -> Tensor:
     """Apply a learnable rational function to each channel group (GR-KAN; KAT, section 4.2).
 
     Channel ``c`` of ``C`` uses row ``c // (C / Gn)`` of ``numerator`` and row ``c // (C / Gd)`` of
@@ -27,24 +34,38 @@ def group_rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     input and in the widest input dtype otherwise. F is differentiable once.
 
     Args:
-        x: Input of shape (..., C), channels last, any strides and any number of leading
-            dimensions, also none. float16, bfloat16, float32 or float64.
+        x: Input of shape (..., C), any strides and any number of leading dimensions, also none.
+            float16, bfloat16, float32 or float64. Both memory layouts of images, channels next to
+            each other and channels apart, are read as they lie.
         numerator: a0 to am of each group, shape (Gn, m + 1); Gn divides C. Typically 1, G or C.
         denominator: b1 to bn of each group, shape (Gd, n); Gd divides C. ``n`` may be 0.
+        bias: Added to x first, shape (C,). Its gradient comes with that of x, in one pass.
+        channels_first: x is (B, C, ...) instead of (..., C). Default: False.
 
     Returns:
-        Tensor of x's shape and dtype, contiguous.
+        Tensor of x's shape and dtype, in x's memory layout where that is one of the two above,
+        else contiguous.
 
     Raises:
         ValueError: A shape does not fit, or the tensors lie on different devices.
         TypeError: An input is not a floating-point tensor.
     """
-    _check(x, numerator, denominator)
-    return torch.ops.kat_mm.group_rational(x, numerator, denominator)
+    if channels_first:
+        if x.dim() < 2:
+            raise ValueError(
+                f'group_rational: x has shape {tuple(x.shape)}; '
+                'with channels_first it must have at least two dimensions, (B, C, ...)'
+            )
+        x = x.movedim(1, -1)
+    _check(x, numerator, denominator, bias)
+    y = _operator(x, numerator, denominator, bias)
+    return y.movedim(-1, 1) if channels_first else y
 
 
-def _check(x: Tensor, numerator: Tensor, denominator: Tensor) -> None:
-    for name, tensor in (('x', x), ('numerator', numerator), ('denominator', denominator)):
+def _check(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None) -> None:
+    coefficients = (('numerator', numerator), ('denominator', denominator))
+    biases = () if bias is None else (('bias', bias),)
+    for name, tensor in (('x', x), *coefficients, *biases):
         if tensor.dtype not in _FLOATS:
             raise TypeError(
                 f'group_rational: {name} has dtype {tensor.dtype}; '
@@ -57,7 +78,7 @@ def _check(x: Tensor, numerator: Tensor, denominator: Tensor) -> None:
             )
     if x.dim() == 0:
         raise ValueError('group_rational: x is a scalar; it needs a channel dimension, (..., C)')
-    for name, tensor in (('numerator', numerator), ('denominator', denominator)):
+    for name, tensor in coefficients:
         if tensor.dim() != 2:
             raise ValueError(
                 f'group_rational: {name} has shape {tuple(tensor.shape)}; '
@@ -71,6 +92,11 @@ def _check(x: Tensor, numerator: Tensor, denominator: Tensor) -> None:
             )
     if numerator.shape[1] == 0:
         raise ValueError('group_rational: numerator has no coefficients; it needs at least a0')
+    if bias is not None and bias.shape != x.shape[-1:]:
+        raise ValueError(
+            f'group_rational: bias has shape {tuple(bias.shape)}; '
+            f'it must have one number for each of the {x.shape[-1]} channels'
+        )
 
 
 if importlib.util.find_spec('triton') is not None:
@@ -79,48 +105,47 @@ else:  # platforms for which there is no Triton
     device_kernels = eager
 
 
-@torch.library.custom_op('kat_mm::group_rational', mutates_args=())
-def _group_rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-    return eager.forward(x, numerator, denominator)
+def _forward(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None) -> Tensor:
+    backend = device_kernels if x.is_cuda else eager
+    return backend.forward(x, numerator, denominator, bias)
 
 
-@torch.library.custom_op('kat_mm::group_rational_backward', mutates_args=())
-def _group_rational_backward(
-    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return eager.backward(grad, x, numerator, denominator)
+def _backward(
+    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    backend = device_kernels if x.is_cuda else eager
+    return backend.backward(grad, x, numerator, denominator, bias)
 
 
-@_group_rational.register_kernel('cuda')
-def _(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-    return device_kernels.forward(x, numerator, denominator)
-
-
-@_group_rational_backward.register_kernel('cuda')
-def _(
-    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return device_kernels.backward(grad, x, numerator, denominator)
-
-
-@_group_rational.register_fake
-def _(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-@_group_rational_backward.register_fake
-def _(
-    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), torch.empty_like(numerator), torch.empty_like(denominator)
+def _empty_gradient(
+    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        eager.empty_output(x),
+        numerator.new_empty(numerator.shape),
+        denominator.new_empty(denominator.shape),
+        x.new_empty(0) if bias is None else torch.empty_like(bias),
+    )
 
 
 def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx, grad):
-    return torch.ops.kat_mm.group_rational_backward(grad, *ctx.saved_tensors)
+def _formula(ctx, backward, grad):
+    *gradients, grad_bias = backward(grad, *ctx.saved_tensors)
+    return *gradients, grad_bias if ctx.needs_input_grad[3] else None
 
 
-_group_rational.register_autograd(_backward, setup_context=_setup_context)
+_operator = Operator(
+    'group_rational',
+    '(Tensor x, Tensor numerator, Tensor denominator, Tensor? bias) -> Tensor',
+    '(Tensor grad, Tensor x, Tensor numerator, Tensor denominator, Tensor? bias)'
+    ' -> (Tensor, Tensor, Tensor, Tensor)',
+    forward=_forward,
+    backward=_backward,
+    empty=lambda x, *_: eager.empty_output(x),
+    empty_gradient=_empty_gradient,
+    setup_context=_setup_context,
+    formula=_formula,
+)

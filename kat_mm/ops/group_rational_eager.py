@@ -6,11 +6,18 @@ Notation (KAT, Yang and Wang 2025, section 4; forward, and the gradients of its 
     P(x) = a0 + a1 x + ... + am x^m
     Q(x) = 1 + |b1||x| + ... + |bn||x|^n
 
-Coefficients are spread to one per channel, so that every operation runs along whole rows.
+Coefficients are spread to one per channel, so that every operation runs along whole rows. A CPU
+works on a piece of x at a time, small enough for its cache: each of the forty-odd elementwise
+operations would otherwise wait for memory.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+# 1 MiB in float32: the temporaries of a piece stay in cache, and each operation is long enough.
+_PIECE = 2**18
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -21,63 +28,119 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
-def forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-    """F(x) for x of (..., C), numerator of (Gn, m + 1), denominator of (Gd, n)."""
-    z, a, q = _prepare(x, numerator, denominator)
-    y = _horner(z, a).div_(_horner(z.abs(), q))
-    return y.to(x.dtype).view(x.shape)
+def lies_in_planes(x: Tensor) -> bool:
+    """Whether x of (B, ..., C) lies in memory as contiguous (B, C, ...)."""
+    return x.dim() > 2 and not x.is_contiguous() and x.movedim(-1, 1).is_contiguous()
+
+
+def empty_output(x: Tensor) -> Tensor:
+    """Uninitialised result: in planes where x lies in planes, else contiguous."""
+    return torch.empty_like(x) if lies_in_planes(x) else x.new_empty(x.shape)
+
+
+def forward(
+    x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """F(x + bias) for x of (..., C), numerator of (Gn, m + 1), denominator of (Gd, n)."""
+    output = empty_output(x)
+    coefficients = _Coefficients(x, numerator, denominator, bias)
+    for piece, y in _pieces(x, output):
+        z = coefficients.argument(piece)
+        y.copy_(_horner(z, coefficients.p).div_(_horner(z.abs(), coefficients.q)))
+    return output
 
 
 def backward(
-    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``x``, ``numerator`` and ``denominator``, from the inputs alone.
+    grad: Tensor,
+    x: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``x``, ``numerator``, ``denominator`` and ``bias``, from the inputs alone.
 
     Q^2 is never formed: it overflows float32 where F and its derivatives are still moderate.
     """
-    z, a, q = _prepare(x, numerator, denominator)
-    magnitude = z.abs()
-    reciprocal = _horner(magnitude, q).reciprocal_()
-    y = _horner(z, a).mul_(reciprocal)
-    scaled = reciprocal.mul_(grad.reshape(z.shape))
+    grad_x = empty_output(x)
+    coefficients = _Coefficients(x, numerator, denominator, bias)
+    p, q = coefficients.p, coefficients.q
+    sum_a, sum_b, sum_bias = (
+        [p[0].new_zeros(x.shape[-1]) for _ in range(count)] for count in (len(p), len(q) - 1, 1)
+    )
+    for piece, incoming, outgoing in _pieces(x, grad, grad_x):
+        z = coefficients.argument(piece)
+        magnitude = z.abs()
+        reciprocal = _horner(magnitude, q).reciprocal_()
+        y = _horner(z, p).mul_(reciprocal)
+        scaled = reciprocal.mul_(incoming)
 
-    # dQ/dx = sign(x) dQ/d|x|
-    slope = _horner(magnitude, _derivative(q)).mul_(y)
-    slope = torch.where(z.signbit(), slope, slope.neg()).add_(_horner(z, _derivative(a)))
-    grad_x = slope.mul_(scaled).to(x.dtype).view(x.shape)
+        # dQ/dx = sign(x) dQ/d|x|
+        slope = _horner(magnitude, _derivative(q)).mul_(y).mul_(torch.ones_like(z).copysign_(z))
+        slope = _horner(z, _derivative(p)).sub_(slope).mul_(scaled)
+        outgoing.copy_(slope)
 
-    grad_a = _moments(scaled, z, range(len(a)))
-    grad_b = _moments(scaled.mul_(y), magnitude, range(1, len(q)))
+        axes = coefficients.reduced_axes(z)
+        _add_moments(sum_a, scaled, z, axes)
+        _add_moments(sum_b, scaled.mul_(y).mul_(magnitude), magnitude, axes)
+        if bias is not None:
+            sum_bias[0] += slope.sum(axes)
     return (
         grad_x,
-        group_sum(grad_a, numerator),
-        group_sum(grad_b, denominator) * -coefficient_sign(denominator),
+        _group_sum(sum_a, numerator),
+        # d|b|/db with sign(0) = +1: with 0 a denominator that starts at zero would stay there.
+        _group_sum(sum_b, denominator) * torch.where(denominator < 0, 1, -1),
+        x.new_empty(0) if bias is None else sum_bias[0].to(bias.dtype),
     )
 
 
-def coefficient_sign(b: Tensor) -> Tensor:
-    """d|b|/db with sign(0) = +1: with 0 a denominator that starts at zero would stay there."""
-    return torch.where(b < 0, -1.0, 1.0).to(b.dtype)
+class _Coefficients:
+    """Coefficients of P and Q, and the bias, as tensors that broadcast along the channels."""
+
+    def __init__(self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None):
+        self.dtype = compute_dtype(x, numerator, denominator)
+        # Channels are the last dimension of a piece, or the second one where x lies in planes.
+        self.shape = (-1,) + (1,) * (x.dim() - 2) if lies_in_planes(x) else (-1,)
+        a, b = (
+            [
+                row.view(self.shape)
+                for row in c.to(self.dtype)
+                .repeat_interleave(x.shape[-1] // len(c), dim=0)
+                .T.contiguous()
+            ]
+            for c in (numerator, denominator.abs())
+        )
+        self.p, self.q = a, [a[0].new_ones(a[0].shape), *b]
+        self.bias = None if bias is None else bias.to(self.dtype).view(self.shape)
+
+    def argument(self, piece: Tensor) -> Tensor:
+        """What the function is applied to: never to be written to, it may be the input itself."""
+        z = piece.to(self.dtype)
+        return z if self.bias is None else z + self.bias
+
+    def reduced_axes(self, z: Tensor) -> list[int]:
+        return [axis for axis in range(z.dim()) if axis != z.dim() - len(self.shape)]
 
 
-def group_sum(per_part: Tensor, coefficients: Tensor) -> Tensor:
-    """Sum (parts, k) over the parts of each group; result in shape and dtype of coefficients."""
-    groups = coefficients.shape[0]
-    total = per_part.unflatten(0, (groups, per_part.shape[0] // groups)).sum(dim=1)
+def _pieces(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """x and tensors of its shape, cut along the first dimension, channels where they lie."""
+    channels = x.shape[-1]
+    if lies_in_planes(x):
+        views = [t.movedim(-1, 1) for t in (x, *others)]
+    else:
+        rows = x.numel() // channels if channels else 0
+        views = [t.reshape(rows, channels) for t in (x, *others)]
+    size = len(views[0])
+    if x.device.type == 'cpu' and size:
+        size = max(1, _PIECE * size // x.numel())
+    return zip(*(view.split(max(size, 1)) for view in views), strict=True)
+
+
+def _group_sum(per_channel: list[Tensor], coefficients: Tensor) -> Tensor:
+    """Sum k tensors (C,) over the channels of each group, in shape and dtype of coefficients."""
+    if not per_channel:
+        return torch.zeros_like(coefficients)
+    total = torch.stack(per_channel, dim=1).unflatten(0, (len(coefficients), -1)).sum(dim=1)
     return total.to(coefficients.dtype)
-
-
-def _prepare(
-    x: Tensor, numerator: Tensor, denominator: Tensor
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """x as (rows, C), and the coefficients of P and Q, each one tensor of (C,)."""
-    dtype, channels = compute_dtype(x, numerator, denominator), x.shape[-1]
-    a, b = (
-        list(c.to(dtype).repeat_interleave(channels // len(c), dim=0).T.contiguous())
-        for c in (numerator, denominator.abs())
-    )
-    rows = x.numel() // channels if channels else 0
-    return x.to(dtype).reshape(rows, channels), a, [a[0].new_ones(channels), *b]
 
 
 def _horner(x: Tensor, coefficients: list[Tensor]) -> Tensor:
@@ -94,11 +157,10 @@ def _derivative(coefficients: list[Tensor]) -> list[Tensor]:
     return derived or [torch.zeros_like(coefficients[0])]
 
 
-def _moments(weight: Tensor, z: Tensor, powers: range) -> Tensor:
-    """Sums of weight * z^power over the rows: (C, len(powers))."""
-    term = weight * z**powers.start
-    sums = []
-    for _ in powers:
-        sums.append(term.sum(dim=0))
-        term.mul_(z)
-    return torch.stack(sums, dim=1) if sums else z.new_zeros(z.shape[1], 0)
+def _add_moments(sums: list[Tensor], weight: Tensor, z: Tensor, axes: list[int]) -> None:
+    """Add the sums of weight, weight * z, weight * z^2, ... along ``axes``."""
+    term = weight.clone()
+    for index, total in enumerate(sums):
+        if index:
+            term.mul_(z)
+        total += term.sum(axes)

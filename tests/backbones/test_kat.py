@@ -10,6 +10,7 @@ from torch import nn
 from kat_mm.backbones import KAT
 from kat_mm.layers import GRKAN, MLP
 from kat_mm.layers.init import squared_gain
+from kat_mm.layers.residual import Residual
 from kat_mm.ops.coefficients import get_fit
 
 SMALL = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
@@ -242,19 +243,28 @@ def test_blocks_behind_the_last_output_are_not_built():
 def test_drop_path_rises_linearly_over_the_whole_depth():
     for out_indices, depth in ((-1, 4), (1, 2)):
         blocks = small(drop_path_rate=0.3, out_indices=out_indices).blocks
-        for path in ('drop_path1', 'drop_path2'):
-            rates = [getattr(block, path).drop_prob for block in blocks]
-            assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3][:depth])
+        rates = [block.drop_path_rate for block in blocks]
+        assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3][:depth])
 
 
 def test_drop_path_leaves_out_whole_samples_of_a_branch_and_only_in_training():
     torch.manual_seed(0)
     block = randomise(small(drop_path_rate=0.5)).blocks[3]
     x = torch.randn(64, 4, 32)
-    unchanged = (block.train()(x, (2, 2)) == x).flatten(1).all(dim=1)
+    y = block.train()(Residual(x), (2, 2)).add().x
+    unchanged = (y == x).flatten(1).all(dim=1)
     # Both branches are left out with probability 1/4.
     assert 4 <= unchanged.sum() <= 32
-    assert not (block.eval()(x, (2, 2)) == x).flatten(1).all(dim=1).any()
+    y = block.eval()(Residual(x), (2, 2)).add().x
+    assert not (y == x).flatten(1).all(dim=1).any()
+
+
+def test_drop_path_keeps_the_expectation_of_a_branch():
+    torch.manual_seed(0)
+    block = small(drop_path_rate=0.75).blocks[3].train()
+    scales = block._drop_path(torch.empty(20_000, 1))
+    assert set(scales.tolist()) == {0.0, 4.0}
+    assert scales.mean() == pytest.approx(1, abs=0.05)
 
 
 def test_recomputed_blocks_give_the_same_gradients_with_drop_path():

@@ -175,6 +175,7 @@ REDUCED = [
     'model.train_cfg.rcnn.sampler.num=16',
     'model.test_cfg.rpn.max_per_img=20',
     'model.test_cfg.rcnn.score_thr=0.0',
+    'train_dataloader.batch_size=1',
     'train_dataloader.num_workers=1',
     'val_dataloader.num_workers=1',
     'train_cfg.max_iters=2',

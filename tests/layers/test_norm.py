@@ -27,10 +27,12 @@ def test_maps_become_and_stay_channels_last():
         assert random_norm()(x).is_contiguous(memory_format=torch.channels_last)
 
 
+# On a GPU alone does autocast turn PyTorch's layer norm to float32.
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
-def test_the_dtype_of_the_input_stays_under_autocast(dtype):
-    norm, x = random_norm(), torch.randn(2, 6, 3, 5)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
+def test_the_dtype_of_the_input_stays_under_autocast(dtype, device):
+    norm, x = random_norm().to(device), torch.randn(2, 6, 3, 5, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
         y = norm(x.to(dtype))
     assert y.dtype == dtype
     torch.testing.assert_close(y.float(), norm(x), rtol=2e-2, atol=4e-2)

@@ -95,7 +95,7 @@ def run(function, x, a, b, grad):
 
 
 def run_triton(x, a, b, grad):
-    return triton_backend.forward(x, a, b), *triton_backend.backward(grad, x, a, b)
+    return triton_backend.forward(x, a, b), *triton_backend.backward(grad, x, a, b)[:3]
 
 
 BACKENDS = {
@@ -170,8 +170,8 @@ def test_triton_kernels_take_any_order(shape, channels, gn, gd, order, device, s
 
 
 def test_triton_programs_of_full_length_add_up_all_rows():
-    # One program takes 512 rows of 16 channels.
-    inputs = make((530,), 16, (1, 1), (5, 4), torch.float32)
+    # One program takes 2048 rows of 4 channels.
+    inputs = make((2060,), 4, (1, 1), (5, 4), torch.float32)
     assert_close(run_triton(*inputs), truth(*inputs), torch.float32)
 
 
@@ -225,6 +225,69 @@ def test_strides_of_input_and_gradient_make_no_difference(kind, backend, device,
         assert torch.equal(g, w)
 
 
+def planes(shape, channels, dtype, device):
+    """As ``make``, with x and grad of (B, ..., C) that lie in memory as (B, C, ...)."""
+    x, a, b, grad = make(shape, channels, (1, 2), (5, 4), dtype, device)
+    x, grad = (t.movedim(-1, 1).contiguous().movedim(1, -1) for t in (x, grad))
+    return x, a, b, grad
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('shape, channels', [((2, 5, 7), 6), ((3, 8, 8), 4), ((2, 37), 34)])
+def test_planes_are_read_and_written_as_they_lie(
+    shape, channels, dtype, backend, device, short_programs
+):
+    inputs = x, *_ = planes(shape, channels, dtype, device)
+    got = BACKENDS[backend](*inputs)
+    assert_close(got, truth(*inputs), dtype, KERNEL_TOLERANCE)
+    assert got[0].stride() == got[1].stride() == x.stride()
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_channels_first_is_the_same_function_in_the_same_layout(memory_format, device):
+    x, a, b, grad = make((2, 4, 6), 8, (2, 4), (5, 4), torch.float64, device)
+    first = x.movedim(-1, 1).contiguous(memory_format=memory_format).requires_grad_()
+    y = group_rational(first, a, b, channels_first=True)
+    assert y.is_contiguous(memory_format=memory_format)
+    (got,) = torch.autograd.grad(y, first, grad.movedim(-1, 1))
+    want = truth(x, a, b, grad)
+    torch.testing.assert_close(y.movedim(1, -1).cpu(), want[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got.movedim(1, -1).cpu(), want[1], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('layout', ['rows', 'planes'])
+@pytest.mark.parametrize('backend', ['operator', 'kernels'])
+def test_bias_is_added_before_and_its_gradient_is_that_of_x_summed(
+    dtype, layout, backend, device, short_programs
+):
+    if layout == 'rows':
+        x, a, b, grad = make((11, 3), 24, (1, 2), (5, 4), dtype, device)
+    else:
+        x, a, b, grad = planes((3, 4, 5), 24, dtype, device)
+    bias = torch.randn(24, generator=torch.Generator().manual_seed(5)).to(a)
+    if backend == 'operator':
+        leaves = [
+            t.clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, a, b, bias)
+        ]
+        y = group_rational(*leaves)
+        got = y.detach(), *torch.autograd.grad(y, leaves, grad)
+    else:
+        y = triton_backend.forward(x, a, b, bias)
+        got = y, *triton_backend.backward(grad, x, a, b, bias)
+    want = truth(x.double() + bias.double(), a, b, grad)
+    assert_close(got[:4], want, dtype, KERNEL_TOLERANCE)
+    want_bias = want[1].flatten(0, -2).sum(0)
+    assert got[4].dtype == bias.dtype
+    torch.testing.assert_close(
+        got[4].cpu().double(), want_bias, rtol=1e-10 if dtype == torch.float64 else 1e-5, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize(
@@ -254,19 +317,21 @@ def test_dtypes_may_be_mixed_and_gradients_keep_those_of_their_inputs(
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('device', DEVICES)
-def test_both_operators_keep_the_rules_of_torch_library(device, dtype):
+@pytest.mark.parametrize('with_bias', [False, True])
+def test_both_operators_keep_the_rules_of_torch_library(device, dtype, with_bias):
     x, a, b, grad = make((3, 5), 24, (2, 8), (5, 4), dtype, device)
-    leaves = [t.requires_grad_() for t in (x, a, b)]
+    bias = a.new_ones(24) if with_bias else None
+    leaves = [t if t is None else t.requires_grad_() for t in (x, a, b, bias)]
     torch.library.opcheck(torch.ops.kat_mm.group_rational.default, leaves)
     torch.library.opcheck(
         torch.ops.kat_mm.group_rational_backward.default,
-        (grad, *(t.detach() for t in leaves)),
+        (grad, *(t if t is None else t.detach() for t in leaves)),
     )
 
 
 def test_opcheck_passes_for_strided_coefficients():
     x, a, b, grad = make((3,), 24, (2, 8), (5, 4))
-    inputs = x, a.T.contiguous().T, b.T.contiguous().T
+    inputs = x, a.T.contiguous().T, b.T.contiguous().T, None
     torch.library.opcheck(torch.ops.kat_mm.group_rational.default, inputs)
     torch.library.opcheck(torch.ops.kat_mm.group_rational_backward.default, (grad, *inputs))
 
@@ -283,7 +348,12 @@ def test_second_derivatives_are_refused_and_not_wrong():
     x, a, b, _ = make((2,), 8, (1, 8), (5, 4))
     x.requires_grad_()
     (grad,) = torch.autograd.grad(group_rational(x, a, b).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match='group_rational_backward'):
+    with pytest.raises(RuntimeError, match='twice'):
+        grad.sum().backward()
+    # The registered operator says so too.
+    y = torch.ops.kat_mm.group_rational(x, a, b, None)
+    (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match='twice'):
         grad.sum().backward()
 
 

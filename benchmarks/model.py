@@ -1,0 +1,151 @@
+"""Throughput and memory of KAT and of its ViT twin against timm's ViT of the same size."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from timing import machine, require_gpu, save, step_times
+from torch import nn
+
+import kat_mm  # noqa: F401
+
+SIZES = {'T': ('tiny', 256), 'S': ('small', 256), 'B': ('base', 128)}
+TARGETS = {
+    ('train', 'eager'): 1.10,
+    ('train', 'compiled'): 1.00,
+    ('infer', 'eager'): 1.10,
+    ('infer', 'compiled'): 1.00,
+}
+NUM_CLASSES = 1000
+
+
+class Classifier(nn.Module):
+    """Backbone and linear head, as timm's models have it."""
+
+    def __init__(self, arch: str, ffn: str):
+        super().__init__()
+        self.backbone = MODELS.build(dict(type='KAT', arch=arch, ffn_cfg=dict(type=ffn)))
+        self.head = nn.Linear(self.backbone.embed_dims, NUM_CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(images)[0])
+
+
+def build(contender: str, arch: str) -> nn.Module:
+    torch.manual_seed(0)
+    if contender == 'timm':
+        import timm
+
+        return timm.create_model(f'vit_{arch}_patch16_224', num_classes=NUM_CLASSES)
+    return Classifier(arch, {'KAT': 'GRKAN', 'ViT': 'MLP'}[contender])
+
+
+def training_step(model: nn.Module, batch: int) -> Callable[[], None]:
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
+    images = torch.randn(batch, 3, 224, 224, device='cuda')
+    labels = torch.randint(NUM_CLASSES, (batch,), device='cuda')
+
+    def step():
+        with torch.autocast('cuda', torch.bfloat16):
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def inference_step(model: nn.Module, batch: int) -> Callable[[], None]:
+    model.eval()
+    images = torch.randn(batch, 3, 224, 224, device='cuda')
+
+    @torch.inference_mode()
+    def step():
+        with torch.autocast('cuda', torch.bfloat16):
+            model(images)
+
+    return step
+
+
+STEPS = {'train': training_step, 'infer': inference_step}
+
+
+def compare(size: str, task: str, mode: str) -> dict:
+    """Images/s and peak memory of every contender, in turns in one process."""
+    arch, batch = SIZES[size]
+    contenders = ('timm', 'KAT', 'ViT') if mode == 'eager' else ('timm', 'KAT')
+    steps, memory = {}, {}
+    for name in contenders:
+        torch._dynamo.reset()
+        model = build(name, arch).cuda()
+        held = torch.cuda.memory_allocated() - sum(
+            p.numel() * p.element_size() for p in model.parameters()
+        )
+        step = STEPS[task](torch.compile(model) if mode == 'compiled' else model, batch)
+        step()
+        step()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**30
+        steps[name] = step
+    times = step_times(steps)
+    entry = {
+        'size': size,
+        'task': task,
+        'mode': mode,
+        'batch': batch,
+        'ms': times,
+        'images_per_s': {name: batch / t['median'] * 1000 for name, t in times.items()},
+        'memory_gib': memory,
+    }
+    entry['ratio_to_timm'] = {
+        name: rate / entry['images_per_s']['timm'] for name, rate in entry['images_per_s'].items()
+    }
+    entry['target'] = TARGETS[task, mode]
+    for name in contenders:
+        print(
+            f'{size} {task:5} {mode:8} {name:4} {entry["images_per_s"][name]:8.0f} images/s '
+            f'{entry["ratio_to_timm"][name]:5.2f} (target {entry["target"]:.2f}) '
+            f'{memory[name]:6.2f} GiB',
+            flush=True,
+        )
+    return entry
+
+
+def run(out_dir: Path, sizes: list[str], tasks: list[str], modes: list[str]) -> None:
+    """Measure, print and write results.json and the plot."""
+    require_gpu()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    entries = [compare(size, task, mode) for size in sizes for mode in modes for task in tasks]
+    results = {'machine': machine(), 'entries': entries}
+    save(results, out_dir / 'results.json')
+    plot(results, out_dir / 'throughput.png')
+
+
+def plot(results: dict, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout='constrained')
+    colors = {'timm': '0.6', 'ViT': 'tab:orange', 'KAT': 'tab:blue'}
+    labels = {'timm': "timm's ViT", 'ViT': 'kat_mm, MLP', 'KAT': 'kat_mm, GR-KAN'}
+    for axis, task in zip(axes, ('train', 'infer'), strict=True):
+        entries = [entry for entry in results['entries'] if entry['task'] == task]
+        for index, entry in enumerate(entries):
+            for place, (name, ratio) in enumerate(entry['ratio_to_timm'].items()):
+                axis.bar(index + (place - 1) * 0.27, ratio, 0.25, color=colors[name])
+        names = [f'{entry["size"]}\n{entry["mode"]}' for entry in entries]
+        axis.set_xticks(range(len(names)), names)
+        axis.set(title={'train': 'training', 'infer': 'inference'}[task])
+        axis.axhline(1, color='0.3', linewidth=0.8)
+    axes[0].set_ylabel("images/s over timm's ViT")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
+    axes[1].legend(handles, labels.values(), frameon=False, loc='lower right')
+    figure.suptitle(f'{results["machine"]["gpu"]}, bfloat16 autocast, 224x224', fontsize=9)
+    figure.savefig(path, dpi=150)
+    print(f'plot: {path}')

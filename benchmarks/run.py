@@ -1,0 +1,38 @@
+"""Speed and memory on one GPU, as ratios measured side by side in one run.
+
+    python benchmarks/run.py ops      # the operators against a copy of the same bytes, and GELU
+    python benchmarks/run.py model    # KAT against timm's ViT: training, inference, memory
+
+Each prints a table and writes results.json and a plot to benchmarks/results/.
+"""
+
+import argparse
+from pathlib import Path
+
+import model
+import ops
+
+from kat_mm.engine.launch import run_tool
+
+RESULTS = Path(__file__).parent / 'results'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('what', choices=('ops', 'model'))
+    parser.add_argument('--out-dir', type=Path, help='default: benchmarks/results/WHAT')
+    parser.add_argument('--sizes', nargs='+', choices=model.SIZES, default=list(model.SIZES))
+    parser.add_argument('--tasks', nargs='+', choices=model.STEPS, default=list(model.STEPS))
+    parser.add_argument(
+        '--modes', nargs='+', choices=('eager', 'compiled'), default=['eager', 'compiled']
+    )
+    args = parser.parse_args()
+    out_dir = args.out_dir or RESULTS / args.what
+    if args.what == 'ops':
+        ops.run(out_dir)
+    else:
+        model.run(out_dir, args.sizes, args.tasks, args.modes)
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,77 @@
+"""What the benchmarks share: the clock, the description of the machine, results as files."""
+
+import datetime
+import json
+import platform
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from kat_mm.errors import UserError
+
+
+def require_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise UserError(
+            'this benchmark needs a CUDA GPU; torch.cuda.is_available() says there is none'
+        )
+
+
+def machine() -> dict:
+    """Hardware and versions, for a results file."""
+    import timm
+    import triton
+
+    return {
+        'date': datetime.date.today().isoformat(),
+        'gpu': torch.cuda.get_device_name(),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'cuda': torch.version.cuda,
+        'triton': triton.__version__,
+        'timm': timm.__version__,
+    }
+
+
+def spread(samples: list[float]) -> dict:
+    """Median, least and greatest of some samples."""
+    return {'median': statistics.median(samples), 'min': min(samples), 'max': max(samples)}
+
+
+def kernel_times(functions: dict[str, Callable], rounds: int = 5) -> dict[str, dict]:
+    """Milliseconds of GPU functions, in turns, with a cold cache before each call."""
+    from triton.testing import do_bench
+
+    samples = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            samples[name].append(do_bench(function, warmup=5, rep=20, return_mode='median'))
+    return {name: spread(values) for name, values in samples.items()}
+
+
+def step_times(functions: dict[str, Callable], rounds: int = 5, steps: int = 10) -> dict[str, dict]:
+    """Milliseconds of a step, launches included, in turns of ``steps`` calls in a row."""
+    samples = {name: [] for name in functions}
+    for function in functions.values():
+        for _ in range(3):
+            function()
+    for _ in range(rounds):
+        for name, function in functions.items():
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            function()
+            torch.cuda.synchronize()
+            begin.record()
+            for _ in range(steps):
+                function()
+            end.record()
+            torch.cuda.synchronize()
+            samples[name].append(begin.elapsed_time(end) / steps)
+    return {name: spread(values) for name, values in samples.items()}
+
+
+def save(results: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + '\n')
+    print(f'results: {path}')

@@ -1,0 +1,67 @@
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from kat_mm.ops import add_layer_norm
+
+from .rational import GroupRational
+
+
+class Residual(NamedTuple):
+    """The residual stream between two halves of a block, its last addition still to be done.
+
+    The next normalisation does it, in one pass over memory.
+    """
+
+    x: Tensor
+    """(B, ..., C)"""
+    branch: Tensor | None = None
+    """To be added, of the same shape."""
+    scale: Tensor | None = None
+    """Factor of each sample's branch, (B,): stochastic depth."""
+
+    def add(self) -> 'Residual':
+        """The same stream with nothing left to be added."""
+        if self.branch is None:
+            return self
+        branch = self.branch
+        if self.scale is not None:
+            branch = branch * self.scale.to(branch.dtype).view(-1, *[1] * (branch.dim() - 1))
+        return Residual(self.x + branch)
+
+
+class AddLayerNorm(nn.LayerNorm):
+    """Layer normalisation of a residual stream, with the addition before it and a function behind.
+
+    Args:
+        normalized_shape: Channels C.
+        eps: Added to the variance.
+    """
+
+    def forward(self, stream: Residual, act: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """The stream with its branch added, and ``act`` (a GroupRational) of its normalisation."""
+        fused = act is not None and is_plain(act, GroupRational)
+        total, y = add_layer_norm(
+            stream.x,
+            self.weight,
+            self.bias,
+            self.eps,
+            stream.branch,
+            stream.scale,
+            *((act.weight_numerator, act.weight_denominator) if fused else ()),
+        )
+        return total, y if act is None or fused else act(y)
+
+
+def is_plain(module: nn.Module, kind: type) -> bool:
+    """Whether ``module`` may be computed within its neighbour, without being called.
+
+    Not where somebody listens to it, nor where it was replaced (adapters, quantisation) or
+    parametrised, which makes it another class.
+    """
+    return type(module) is kind and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )

@@ -1,0 +1,129 @@
+"""Residual addition, layer normalisation and rational function as one PyTorch operator.
+
+What stands between two linear maps of a transformer block: on a GPU one kernel reads the residual
+stream and the branch once and writes the sum and the next linear map's input once.
+"""
+
+import importlib.util
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .group_rational import group_rational
+from .library import Operator
+
+if importlib.util.find_spec('triton') is not None:
+    from . import add_layer_norm_triton as kernels
+else:  # platforms for which there is no Triton
+    kernels = None
+
+
+def add_layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    branch: Tensor | None = None,
+    scale: Tensor | None = None,
+    numerator: Tensor | None = None,
+    denominator: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``total = x + scale * branch`` and ``F(LayerNorm(total))``.
+
+    Args:
+        x: Residual stream, shape (B, ..., C).
+        weight: Scale of the normalisation, shape (C,).
+        bias: Shift of the normalisation, shape (C,).
+        eps: Added to the variance.
+        branch: Added to x, of its shape. Default: none, total is x.
+        scale: Factor of each sample's branch, shape (B,): stochastic depth. Default: 1.
+        numerator: Coefficients of the group-rational function F, as in ``group_rational``.
+            Default: none, F is the identity.
+        denominator: Those of its denominator; given with ``numerator``.
+
+    Returns:
+        total, in the widest dtype of x and branch, and the result, in the same dtype, or in that of
+        autocast where the fused kernel writes it for a linear map that would cast it anyway.
+    """
+    fused = (
+        kernels is not None
+        and x.is_cuda
+        and kernels.supports(x, branch)
+        and not torch.compiler.is_exporting()
+        and not torch.jit.is_tracing()
+    )
+    if fused:
+        dtype = x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
+        if torch.is_autocast_enabled('cuda'):
+            dtype = torch.get_autocast_dtype('cuda')
+        total, y, _ = _operator(x, branch, scale, weight, bias, numerator, denominator, eps, dtype)
+        return (x if branch is None else total), y
+
+    if branch is not None:
+        if scale is not None:
+            branch = branch * scale.to(branch.dtype).view(-1, *[1] * (x.dim() - 1))
+        x = x + branch
+    y = F.layer_norm(x, weight.shape, weight, bias, eps)
+    return x, y if numerator is None else group_rational(y, numerator, denominator)
+
+
+def _setup_context(ctx, inputs, output):
+    x, branch, scale, weight, bias, numerator, denominator, _, _ = inputs
+    total, _, statistics = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(statistics)
+    ctx.x_dtype, ctx.branch_dtype = x.dtype, None if branch is None else branch.dtype
+    total = x if branch is None else total
+    ctx.save_for_backward(total, statistics, weight, bias, numerator, denominator, scale)
+
+
+def _formula(ctx, backward, grad_total, grad, *_):
+    total, statistics, weight, bias, numerator, denominator, scale = ctx.saved_tensors
+    grad_x, grad_branch, grad_norm, grad_a, grad_b = backward(
+        None if ctx.branch_dtype is None else grad_total,
+        torch.zeros_like(total) if grad is None else grad,
+        total,
+        statistics,
+        weight,
+        bias,
+        numerator,
+        denominator,
+        scale,
+        ctx.branch_dtype,
+    )
+    if ctx.branch_dtype is None:
+        grad_branch = None
+    elif not grad_branch.numel():  # the same numbers
+        grad_branch = grad_x
+    if numerator is None:
+        grad_a = grad_b = None
+    grad_weight, grad_bias = grad_norm.unbind()
+    return (
+        grad_x.to(ctx.x_dtype),
+        grad_branch,
+        None,
+        grad_weight.to(weight.dtype),
+        grad_bias.to(bias.dtype),
+        grad_a,
+        grad_b,
+        None,
+        None,
+    )
+
+
+if kernels is not None:
+    _operator = Operator(
+        'add_layer_norm',
+        '(Tensor x, Tensor? branch, Tensor? scale, Tensor weight, Tensor bias, Tensor? numerator,'
+        ' Tensor? denominator, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)',
+        '(Tensor? grad_total, Tensor grad, Tensor total, Tensor statistics, Tensor weight,'
+        ' Tensor bias, Tensor? numerator, Tensor? denominator, Tensor? scale,'
+        ' ScalarType? branch_dtype) -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
+        forward=kernels.forward,
+        backward=kernels.backward,
+        empty=kernels.empty_outputs,
+        empty_gradient=kernels.empty_gradients,
+        setup_context=_setup_context,
+        formula=_formula,
+    )

@@ -1,0 +1,93 @@
+"""How operators are made known to PyTorch."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Operator:
+    """A differentiable operator: ``torch.ops.kat_mm.NAME``, called directly where nothing traces.
+
+    The registration with ``torch.library`` serves compilation and export. An ordinary call goes
+    around PyTorch's dispatcher, which costs several times what a kernel launch does.
+
+    Args:
+        name: Name of the operator; that of its gradient is followed by ``_backward``.
+        signature: Arguments and results in PyTorch's schema language.
+        backward_signature: The same for the gradient.
+        forward: Computes the results.
+        backward: Computes the gradient.
+        empty: Results of ``forward``, uninitialised.
+        empty_gradient: Results of ``backward``, uninitialised.
+        setup_context: Saves what the gradient needs, as in ``torch.library.register_autograd``.
+        formula: Gradients of all arguments from (ctx, ``backward``, gradients of the results).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        signature: str,
+        backward_signature: str,
+        *,
+        forward: Callable,
+        backward: Callable,
+        empty: Callable,
+        empty_gradient: Callable,
+        setup_context: Callable,
+        formula: Callable,
+    ):
+        name = f'kat_mm::{name}'
+        for qualified, schema, function, fake in (
+            (name, signature, forward, empty),
+            (name + '_backward', backward_signature, backward, empty_gradient),
+        ):
+            torch.library.define(qualified, schema)
+            torch.library.impl(qualified, 'default', function)
+            torch.library.register_fake(qualified, fake)
+        self._registered, registered_backward = (
+            getattr(torch.ops.kat_mm, qualified.split('::')[1]).default
+            for qualified in (name, name + '_backward')
+        )
+        torch.library.register_autograd(
+            name,
+            lambda ctx, *grads: formula(ctx, registered_backward, *grads),
+            setup_context=setup_context,
+        )
+
+        def refuse(ctx, *grads):
+            raise NotImplementedError(f'{name} is differentiable once, not twice')
+
+        # Without a formula PyTorch would take the gradient for a constant.
+        torch.library.register_autograd(name + '_backward', refuse)
+
+        class Direct(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, *inputs):
+                output = forward(*inputs)
+                setup_context(ctx, inputs, output)
+                return output
+
+            @staticmethod
+            def backward(ctx, *grads):
+                # With create_graph=True: the registered one refuses to be differentiated.
+                compute = registered_backward if torch.is_grad_enabled() else backward
+                return formula(ctx, compute, *grads)
+
+        self._forward, self._direct = forward, Direct.apply
+
+    def __call__(self, x: Tensor, *others):
+        if not is_eager(x):
+            return self._registered(x, *others)
+        if torch.is_grad_enabled():
+            return self._direct(x, *others)
+        return self._forward(x, *others)
+
+
+def is_eager(x: Tensor) -> bool:
+    """Whether ``x`` is an ordinary tensor and nothing traces or transforms the program."""
+    return type(x) is Tensor and not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )

@@ -1,0 +1,59 @@
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+
+from kat_mm.visualization.detection import plot_detection
+
+GREEN, BLUE = (0, 200, 0), (0, 0, 200)
+
+
+class Images:
+    """A data set of mmdet: a white image with one box of the first class."""
+
+    metainfo = dict(classes=('cat', 'dog'), palette=[GREEN, BLUE])
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __getitem__(self, index):
+        return dict(index=index)
+
+    def get_data_info(self, index):
+        return dict(instances=[dict(bbox=[10, 10, 40, 40], bbox_label=0)])
+
+
+class Model:
+    """Predicts a dog with a score of 0.9, and a cat with 0.3."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def eval(self):
+        return self
+
+    def test_step(self, data):
+        instances = InstanceData(
+            bboxes=torch.tensor([[50.0, 20.0, 70.0, 50.0], [5.0, 5.0, 30.0, 30.0]]),
+            labels=torch.tensor([1, 0]),
+            scores=torch.tensor([0.9, 0.3]),
+        )
+        return [SimpleNamespace(img_path=self.path, pred_instances=instances)]
+
+
+def has_color(picture, color):
+    return (np.abs(picture.astype(int) - color).max(axis=2) < 60).any()
+
+
+def test_truth_and_confident_predictions_are_drawn_in_the_colours_of_their_classes(tmp_path):
+    image = tmp_path / 'image.png'
+    cv2.imwrite(str(image), np.full((60, 80, 3), 255, np.uint8))
+    runner = SimpleNamespace(model=Model(image))
+    plot_detection({'KAT': runner}, Images(image), [0, 1], tmp_path / 'page.png')
+    page = cv2.imread(str(tmp_path / 'page.png'))[..., ::-1]
+    page = page[: int(0.85 * len(page))]  # without the legend
+    truth, predicted = np.array_split(page, 2, axis=1)
+    assert has_color(truth, GREEN) and not has_color(truth, BLUE)
+    assert has_color(predicted, BLUE) and not has_color(predicted, GREEN)
