@@ -120,7 +120,8 @@ class KAT(BaseModule):
         drop_path_rate: Stochastic depth; rises linearly from 0 to this over the blocks. Default: 0.
         ffn_cfg: Feed-forward of the blocks. ``dict(type='GRKAN', ...)`` or ``dict(type='MLP')``,
             which makes the model a plain ViT. Default: ``dict(type='GRKAN')``.
-        attn_cfg: Attention of the blocks. Default: ``dict(type='SoftmaxAttention')``.
+        attn_cfg: Attention of the blocks. ``dict(type='SoftmaxAttention', ...)`` or
+            ``dict(type='KArAt', ...)``. Default: ``dict(type='SoftmaxAttention')``.
         window_size: Side in tokens of the windows in which the blocks attend (ViTDet); 0 is
             attention over the whole grid. Needs ``with_cls_token=False``. Default: 0.
         global_attn_indices: Blocks that attend over the whole grid although there are windows.
@@ -205,9 +206,17 @@ class KAT(BaseModule):
         self.blocks = ModuleList()
         for index in range(self.num_layers):
             window = 0 if index in global_attn_indices else window_size
+            grid = (window, window) if window else self.grid_size
             attn = dict(attn_cfg or dict(type='SoftmaxAttention'))
-            if use_rel_pos:
-                attn['rel_pos_size'] = (window, window) if window else self.grid_size
+            if attn.get('type') == 'KArAt':  # its parameters belong to tokens
+                attn.update(grid_size=grid, num_extra_tokens=self.num_extra_tokens)
+                if use_rel_pos:
+                    raise ValueError(
+                        'KAT: KArAt takes no relative positions, since its operators know the '
+                        'positions of tokens; set use_rel_pos=False'
+                    )
+            elif use_rel_pos:
+                attn['rel_pos_size'] = grid
             self.blocks.append(
                 Block(
                     self.embed_dims,
@@ -219,6 +228,9 @@ class KAT(BaseModule):
                     window,
                 )
             )
+        if getattr(self.blocks[0].attn, 'mode', None) == 'universal':
+            for block in self.blocks[1:]:
+                block.attn.share_operator(self.blocks[0].attn)
         has_last = self.num_layers == arch['num_layers']
         self.norm = (
             AddLayerNorm(self.embed_dims, eps=1e-6) if final_norm and has_last else nn.Identity()

@@ -20,8 +20,8 @@ from .files import read_checkpoint
 from .layouts import State
 from .state_dict import add_prefix, find_state_dict, keep_entries
 
-# Tables that the modules which have them resize themselves.
-_RESIZED = re.compile(r'pos_embed$|rel_pos_[hw]$')
+# What belongs to tokens, and is fitted to those of the model by the modules that have it.
+_RESIZED = re.compile(r'pos_embed$|rel_pos_[hw]$|\.attn\.operator\.')
 
 
 def load_pretrained(backbone: KAT, path: str | Path, prefix: str = 'backbone.') -> None:

@@ -4,6 +4,7 @@ from .aspect_ratio import SeededAspectRatioSampler
 from .checks import CheckLabels, LoadChecked, check_loading
 from .collate import compact_collate
 from .seeding import SeedAugmentation, SeededInfiniteSampler, SeededSampler
+from .torchvision_arrays import TorchvisionArrays
 
 __all__ = [
     'CheckLabels',
@@ -12,6 +13,7 @@ __all__ = [
     'SeededAspectRatioSampler',
     'SeededInfiniteSampler',
     'SeededSampler',
+    'TorchvisionArrays',
     'check_loading',
     'compact_collate',
 ]

@@ -192,8 +192,10 @@ def check_dataset(dataset: dict, split: str, num_classes: int | None = None) -> 
     """
     while 'dataset' in dataset:  # wrappers such as RepeatDataset
         dataset = dataset['dataset']
-    # ImageNet of mmpretrain names its folder after the split.
-    prefixes = dataset.get('data_prefix') or dataset.get('split') or {}
+    prefixes = dataset.get('data_prefix') or {}
+    # ImageNet of mmpretrain names its folder after the split; others choose from their files by it.
+    if not prefixes and dataset['type'].rpartition('.')[2] == 'ImageNet':
+        prefixes = dataset.get('split') or {}
     if isinstance(prefixes, str):
         prefixes = dict(img_path=prefixes)
     root = Path(dataset.get('data_root') or '')

@@ -2,6 +2,7 @@
 
 from .attention import SoftmaxAttention
 from .feed_forward import GRKAN, MLP
+from .karat import KArAt
 from .norm import LayerNorm2d
 from .patch_embed import resize_patch_embed
 from .pos_embed import resize_pos_embed
@@ -12,6 +13,7 @@ __all__ = [
     'GRKAN',
     'MLP',
     'GroupRational',
+    'KArAt',
     'LayerNorm2d',
     'SoftmaxAttention',
     'merge_windows',

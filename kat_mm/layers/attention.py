@@ -72,20 +72,23 @@ class SoftmaxAttention(BaseModule):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, C) to the same shape; the last H * W tokens are patches, for ``grid`` = (H, W)."""
-        batch, tokens, channels = x.shape
+        x = self.attend(*self.project(x), grid)
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, heads, N, C / heads), of x (B, N, C)."""
         if is_plain(self.qkv, nn.Linear):
-            q, k, v = qkv_linear(x, self.qkv.weight, self.qkv.bias, self.num_heads)
-        else:
-            q, k, v = split_heads(self.qkv(x), self.num_heads)
+            return qkv_linear(x, self.qkv.weight, self.qkv.bias, self.num_heads)
+        return split_heads(self.qkv(x), self.num_heads)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Values weighted by attention: (B, heads, N, C / heads) each, and the result."""
         dropout = self.attn_drop_rate if self.training else 0.0
         if self.use_rel_pos:
             tables = (self.rel_pos_h, self.rel_pos_w)
             tables = tuple(map(resize_rel_pos, tables, grid))
-            x = rel_pos_attention(q, k, v, grid, tables, dropout_p=dropout)
-        else:
-            x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        x = x.transpose(1, 2).reshape(batch, tokens, channels)
-        return self.proj_drop(self.proj(x))
+            return rel_pos_attention(q, k, v, grid, tables, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
 
 def _fit_loaded_rel_pos(module: SoftmaxAttention, state_dict: dict, prefix: str, *_) -> None:

@@ -67,6 +67,12 @@ def test_imagenet_names_its_folder_by_the_split(root):
         preflight.check_dataset(dataset, 'test')
 
 
+def test_a_data_set_that_downloads_itself_may_be_missing(tmp_path):
+    # Its split is no folder.
+    dataset = ConfigDict(type='CIFAR10', data_root=str(tmp_path / 'cifar10'), split='train')
+    assert preflight.check_dataset(dataset, 'train', 10) is None
+
+
 def test_images_without_class_folders_are_refused(root):
     with pytest.raises(UserError, match='has no class folders; .* one folder for each class'):
         check_class_folders(root / 'train' / 'cat')

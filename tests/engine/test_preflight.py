@@ -235,6 +235,19 @@ def test_a_backbone_with_a_class_token_passes_for_one_without(tmp_path):
     preflight.check_checkpoint(str(tmp_path / 'classifier.pth'), detector, strict=False)
 
 
+def test_a_backbone_for_images_that_are_no_square_passes_for_others(tmp_path):
+    arch = dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=64)
+    options = dict(type='KAT', arch=arch, patch_size=8)
+    wide, square = (
+        nn.ModuleDict(
+            dict(backbone=preflight.build_model(Config(dict(model=dict(options, img_size=size)))))
+        )
+        for size in ((16, 40), 32)
+    )
+    torch.save(wide.state_dict(), tmp_path / 'wide.pth')
+    preflight.check_checkpoint(str(tmp_path / 'wide.pth'), square, strict=False)
+
+
 def test_another_backbone_is_refused(checkpoint):
     with pytest.raises(UserError, match=r'backbone.a: .*\[2, 3\].*\[9, 3\]'):
         preflight.check_checkpoint(checkpoint, weights(backbone_a=(9, 3)), strict=False)

@@ -1,0 +1,8 @@
+_base_ = './arrays_deit.py'
+
+# Downloads itself. Its images are RGB: configs set data_preprocessor.to_rgb=False.
+dataset_type = 'CIFAR100'
+data_root = 'data/cifar100'
+train_dataloader = dict(dataset=dict(type=dataset_type, data_root=data_root, split='train'))
+val_dataloader = dict(dataset=dict(type=dataset_type, data_root=data_root, split='test'))
+test_dataloader = val_dataloader

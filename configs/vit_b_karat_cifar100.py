@@ -1,0 +1,6 @@
+_base_ = './vit_t_karat_cifar100.py'
+
+# G1B: G = 1 as published for this size.
+model = dict(
+    backbone=dict(arch='base', attn_cfg=dict(basis=dict(grid=1))), head=dict(in_channels=768)
+)

@@ -1,0 +1,3 @@
+_base_ = './vit_t_karat_cifar10.py'
+
+model = dict(backbone=dict(arch='small'), head=dict(in_channels=384))

@@ -1,0 +1,3 @@
+_base_ = './vit_t_upernet_ade20k.py'
+
+model = dict(backbone=dict(attn_cfg=dict(type='KArAt')))

@@ -1,0 +1,140 @@
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from kat_mm.layers.attention import SoftmaxAttention
+
+from .l1_ball import project_l1_ball
+from .operators import OPERATORS
+
+
+@MODELS.register_module()
+class KArAt(SoftmaxAttention):
+    """Learnable attention: a Kolmogorov-Arnold operator in the place of softmax.
+
+    Rows of scores q k^T / sqrt(d), of N tokens, go through learnable functions, separately for each
+    head (Maity et al., Kolmogorov-Arnold Attention, 2025). The parameters belong to tokens; see
+    :class:`kat_mm.layers.karat.operators.Operator` for other grids.
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        num_heads: Number of heads; must divide C.
+        grid_size: (H, W) in tokens of what the attention sees, the image or a window. The backbone
+            gives it.
+        num_extra_tokens: Tokens in front of the patches (class token). The backbone gives it.
+        basis: 'fourier', 'bspline', 'wavelet' or 'rational', or a dict with that ``type`` and the
+            arguments of its class in ``kat_mm.layers.karat``, for example
+            ``dict(type='bspline', grid=5, order=3, range=(-4, 4))``. Default: 'fourier', grid 3.
+        operator: 'phi1_w2', 'w1_phi2' or 'full', which is N x N functions. Default: 'phi1_w2'.
+        rank: Width r of the hidden layer of the first two, up to N. Default: 12.
+        mode: 'blockwise', an operator for each block, or 'universal', one that all blocks share.
+            Default: 'blockwise'.
+        base: Function that is added with a learnable weight for each pair: 'zero' (none),
+            'identity', 'relu', 'silu', 'gelu', 'elu', 'tanh', 'sigmoid' or 'softplus'.
+            Default: 'zero'.
+        freeze_basis: Whether the functions of the basis stay as they start. Default: False.
+        freeze_base: Whether the weights of the base function do. Default: False.
+        num_karat_heads: Heads with the operator, the first ones; the others have softmax.
+            Default: None, all.
+        project_l1: Whether each row of weights is projected onto the l1 unit ball. This and
+            ``attn_drop_rate`` need the weights of all pairs of tokens, as a (B, heads, N, N)
+            tensor. Default: False.
+        fused: Whether the expansions of the scores in the basis are used up where they are made,
+            and made again in the backward pass. False holds them all: the same numbers, for
+            comparison. Default: True.
+        qkv_bias, attn_drop_rate, proj_drop_rate, init: As of :class:`SoftmaxAttention`.
+
+    Raises:
+        ValueError: An argument has a value that does not fit; the message says what would.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        grid_size: tuple[int, int],
+        num_extra_tokens: int = 0,
+        basis: str | dict = 'fourier',
+        operator: str = 'phi1_w2',
+        rank: int = 12,
+        mode: str = 'blockwise',
+        base: str = 'zero',
+        freeze_basis: bool = False,
+        freeze_base: bool = False,
+        num_karat_heads: int | None = None,
+        project_l1: bool = False,
+        fused: bool = True,
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        init: str = 'mimetic',
+    ):
+        super().__init__(embed_dims, num_heads, qkv_bias, attn_drop_rate, proj_drop_rate, init)
+        tokens = num_extra_tokens + grid_size[0] * grid_size[1]
+        if operator not in OPERATORS:
+            raise ValueError(
+                f'KArAt: operator={operator!r} is unknown; choose one of {", ".join(OPERATORS)}'
+            )
+        if mode not in ('blockwise', 'universal'):
+            raise ValueError(f"KArAt: mode={mode!r} is unknown; choose 'blockwise' or 'universal'")
+        if operator != 'full' and not 1 <= rank <= tokens:
+            raise ValueError(
+                f'KArAt: rank={rank} must lie between 1 and the number of tokens, {tokens}'
+            )
+        heads = num_heads if num_karat_heads is None else num_karat_heads
+        if not 1 <= heads <= num_heads:
+            raise ValueError(
+                f'KArAt: num_karat_heads={heads} must lie between 1 and num_heads={num_heads}'
+            )
+        self.mode = mode
+        self.num_karat_heads = heads
+        self.project_l1 = project_l1
+        kan_cfg = dict(
+            basis=basis,
+            base=base,
+            freeze_basis=freeze_basis,
+            freeze_base=freeze_base,
+            fused=fused,
+        )
+        self.operator = OPERATORS[operator](heads, grid_size, num_extra_tokens, rank, kan_cfg)
+
+    def share_operator(self, other: 'KArAt') -> None:
+        """Take the operator of another block, in universal mode.
+
+        Raises:
+            ValueError: The blocks attend to different tokens.
+        """
+        mine, theirs = self.operator, other.operator
+        if (mine.grid_size, mine.num_extra_tokens) != (theirs.grid_size, theirs.num_extra_tokens):
+            raise ValueError(
+                "KArAt: mode='universal' shares one operator, but blocks attend to grids of "
+                f'{theirs.grid_size} and {mine.grid_size} patches; choose '
+                "mode='blockwise', or windows in all blocks or none"
+            )
+        self.operator = theirs
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Values (B, heads, N, d), weighted; the same shape."""
+        extra = q.shape[2] - grid[0] * grid[1]
+        if extra != self.operator.num_extra_tokens:
+            raise ValueError(
+                f'KArAt: got {q.shape[2]} tokens for a grid of {tuple(grid)} patches; the operator '
+                f'was made for {self.operator.num_extra_tokens} tokens besides the patches'
+            )
+        karat, softmax = zip(
+            *(t.tensor_split([self.num_karat_heads], dim=1) for t in (q, k, v)), strict=True
+        )
+        x = self._attend(*karat, grid)
+        if softmax[0].shape[1]:
+            x = torch.cat([x, super().attend(*softmax, grid)], dim=1)
+        return x
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+        dropout = self.attn_drop_rate if self.training else 0.0
+        if not self.project_l1 and not dropout:
+            return self.operator(q, k, v, grid)
+        weights = self.operator(q, k, None, grid)
+        if self.project_l1:
+            weights = project_l1_ball(weights)
+        return F.dropout(weights, dropout) @ v

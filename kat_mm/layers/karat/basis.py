@@ -1,0 +1,70 @@
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from kat_mm.ops.group_rational_eager import compute_dtype
+
+
+class Basis(nn.Module, ABC):
+    """Learnable functions of one variable, one for each pair of output and input and each head.
+
+    The last two dimensions of every parameter are (outputs, inputs), and the first is the head.
+
+    Attributes:
+        linear: Whether the functions are linear in the parameters. Only then do interpolated
+            parameters give interpolated functions.
+    """
+
+    linear = False
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """y_o = sum_i phi_oi(x_i): (B, heads, Q, inputs) to (B, heads, Q, outputs)."""
+
+
+class LinearBasis(Basis):
+    """phi_oi(x) = sum_k c_koi f_k(x), with functions f_k that are the same for all pairs.
+
+    Args:
+        num_functions: Number K of the functions f_k.
+        num_heads: Heads.
+        out_features: Outputs.
+        in_features: Inputs.
+        std: Standard deviation that the coefficients c (heads, K, outputs, inputs) start with.
+    """
+
+    linear = True
+
+    def __init__(
+        self, num_functions: int, num_heads: int, out_features: int, in_features: int, std: float
+    ):
+        super().__init__()
+        self.coefficients = nn.Parameter(
+            std * torch.randn(num_heads, num_functions, out_features, in_features)
+        )
+
+    @abstractmethod
+    def expand(self, x: Tensor) -> Iterator[Tensor]:
+        """f_1(x), f_2(x), ..., each of x's shape, in float32 or wider."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        functions = self.expand(x.to(compute_dtype(x.dtype)))
+        pairs = zip(functions, self.coefficients.unbind(1), strict=True)
+        return sum(function.to(x.dtype) @ c.mT for function, c in pairs)
+
+    def combine(self, x: Tensor, values: Tensor) -> Tensor:
+        """``self(x) @ values``, without its intermediate (B, heads, Q, outputs).
+
+        Args:
+            x: (B, heads, Q, inputs).
+            values: (B, heads, outputs, d).
+
+        Returns:
+            (B, heads, Q, d).
+        """
+        functions = self.expand(x.to(compute_dtype(x.dtype)))
+        functions = torch.cat([f.to(x.dtype) for f in functions], dim=-1)
+        coefficients = self.coefficients.transpose(2, 3).flatten(1, 2)
+        return functions @ (coefficients @ values)

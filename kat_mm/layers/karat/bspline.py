@@ -1,0 +1,63 @@
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from .basis import LinearBasis
+
+
+class BSpline(LinearBasis):
+    """phi(x) = sum_k c_k B_k(x), with the B-splines of a uniform grid (KAN, Liu et al. 2024).
+
+    ``grid`` intervals of equal width cover ``range``, and ``order`` more follow on either side, as
+    in KAN: there are grid + order functions, whose sum is 1 in ``range``, and which vanish at more
+    than ``order`` intervals from it. The coefficients start normal with standard deviation
+    1 / sqrt(inputs).
+
+    Args:
+        num_heads: Heads.
+        out_features: Outputs.
+        in_features: Inputs.
+        gain: Standard deviation of an output at the start, at most.
+        grid: Intervals in ``range``. Default: 5.
+        order: Degree of the polynomials, from 1 to ``grid``. Default: 3.
+        range: Ends of the grid. Default: (-4, 4), where nearly all scores lie at the start.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        out_features: int,
+        in_features: int,
+        gain: float,
+        grid: int = 5,
+        order: int = 3,
+        range: tuple[float, float] = (-4.0, 4.0),
+    ):
+        if grid < 1:
+            raise ValueError(f'BSpline: grid={grid} must be at least 1, one interval')
+        if not 1 <= order <= grid:
+            raise ValueError(
+                f'BSpline: order={order} does not fit grid={grid}; it must be at least 1, and a '
+                f'grid of {grid} intervals carries orders up to {grid}'
+            )
+        if not range[0] < range[1]:
+            raise ValueError(f'BSpline: range={tuple(range)} must rise, for example (-4, 4)')
+        super().__init__(
+            grid + order, num_heads, out_features, in_features, gain / in_features**0.5
+        )
+        self.grid = grid
+        self.order = order
+        self.range = tuple(range)
+
+    def expand(self, x: Tensor) -> Iterator[Tensor]:
+        """B_1(x), B_2(x), ... by the recursion of Cox and de Boor, in units of an interval."""
+        low, high = self.range
+        position = (x - low) * (self.grid / (high - low)) + self.order
+        bins = position.floor()
+        splines = [(bins == k).to(x.dtype) for k in range(self.grid + 2 * self.order)]
+        for degree in range(1, self.order + 1):
+            splines = [
+                ((position - k) * left + (k + degree + 1 - position) * right) / degree
+                for k, (left, right) in enumerate(zip(splines, splines[1:], strict=False))
+            ]
+        yield from splines

@@ -1,0 +1,119 @@
+import functools
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from kat_mm.ops import fourier_low_rank
+from kat_mm.ops.group_rational_eager import compute_dtype
+
+from .basis import LinearBasis
+from .bspline import BSpline
+from .fourier import Fourier
+from .rational import Rational
+from .wavelet import Wavelet
+
+BASES = {'fourier': Fourier, 'bspline': BSpline, 'wavelet': Wavelet, 'rational': Rational}
+BASE_FUNCTIONS = {
+    'zero': None,
+    'identity': lambda x: x,
+    'relu': nn.functional.relu,
+    'silu': nn.functional.silu,
+    'gelu': nn.functional.gelu,
+    'elu': nn.functional.elu,
+    'tanh': torch.tanh,
+    'sigmoid': torch.sigmoid,
+    'softplus': nn.functional.softplus,
+}
+# Values of all functions that exist at a time: 64 MiB in float32.
+_CHUNK = 2**24
+_recompute = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+
+
+class KANLayer(nn.Module):
+    """y_o = sum_i phi_oi(x_i) + w_oi base(x_i), with functions of its own for each head.
+
+    Args:
+        num_heads: Heads.
+        out_features: Outputs.
+        in_features: Inputs.
+        gain: Standard deviation of an output at the start.
+        basis: 'fourier', 'bspline', 'wavelet' or 'rational', or a dict of that ``type`` with the
+            arguments of the class.
+        base: Base function: 'zero' (KArAt's), 'identity', 'relu', 'silu', 'gelu', 'elu', 'tanh',
+            'sigmoid' or 'softplus'.
+        freeze_basis: Whether the parameters of phi stay as they start.
+        freeze_base: Whether the weights w of the base function stay as they start: normal with
+            standard deviation gain / sqrt(inputs).
+        fused: Whether the values of the functions are made a part at a time, and again in backward.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        out_features: int,
+        in_features: int,
+        gain: float,
+        basis: str | dict,
+        base: str,
+        freeze_basis: bool,
+        freeze_base: bool,
+        fused: bool,
+    ):
+        super().__init__()
+        options = {'type': basis} if isinstance(basis, str) else dict(basis)
+        kind = options.pop('type', None)
+        if kind not in BASES:
+            raise ValueError(f'KArAt: basis {kind!r} is unknown; choose one of {", ".join(BASES)}')
+        if base not in BASE_FUNCTIONS:
+            raise ValueError(
+                f'KArAt: base={base!r} is unknown; choose one of {", ".join(BASE_FUNCTIONS)}'
+            )
+        self.out_features = out_features
+        self.fused = fused
+        self.basis = BASES[kind](num_heads, out_features, in_features, gain, **options)
+        self.basis.requires_grad_(not freeze_basis)
+        self.base = BASE_FUNCTIONS[base]
+        if self.base is not None:
+            self.base_weight = nn.Parameter(
+                gain / in_features**0.5 * torch.randn(num_heads, out_features, in_features),
+                requires_grad=not freeze_base,
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, heads, Q, inputs) to (B, heads, Q, outputs)."""
+        if not self.fused:
+            return self._with_base(self.basis(x), x)
+        # Tensors, and not the module, which may hold others by the time of backward.
+        parameters = dict(self.basis.named_parameters())
+
+        def apply_basis(part):
+            return functional_call(self.basis, parameters, part)
+
+        row = self.out_features * x[:, :, :1].numel()
+        parts = x.split(max(1, _CHUNK // max(1, row)), dim=2)
+        y = torch.cat([_recompute(apply_basis, part) for part in parts], dim=2)
+        return self._with_base(y, x)
+
+    def of_scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
+        """``self(scale * q @ k.mT)``, for q (B, heads, M, d) and k (B, heads, inputs, d)."""
+        if not self.fused or not isinstance(self.basis, Fourier):
+            return self(scale * q @ k.mT)
+        y = fourier_low_rank(q, k, self.basis.coefficients, scale)
+        return y if self.base is None else self._with_base(y, scale * q @ k.mT)
+
+    def combine(self, x: Tensor, values: Tensor) -> Tensor:
+        """``self(x) @ values``, for x (B, heads, Q, inputs) and values (B, heads, outputs, d)."""
+        if not self.fused or not isinstance(self.basis, LinearBasis):
+            return self(x) @ values
+        y = self.basis.combine(x, values)
+        if self.base is not None:
+            y = y + self._base(x) @ (self.base_weight.mT @ values)
+        return y
+
+    def _with_base(self, y: Tensor, x: Tensor) -> Tensor:
+        return y if self.base is None else y + self._base(x) @ self.base_weight.mT
+
+    def _base(self, x: Tensor) -> Tensor:
+        return self.base(x.to(compute_dtype(x.dtype))).to(x.dtype)

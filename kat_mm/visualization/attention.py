@@ -1,0 +1,124 @@
+"""Attention maps: where the tokens of each block and head look."""
+
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kat_mm.backbones import KAT
+from kat_mm.layers import SoftmaxAttention
+
+
+@torch.no_grad()
+def attention_weights(attn: SoftmaxAttention, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Weights with which an attention module, softmax or KArAt, mixes the values.
+
+    They are what the module makes of the unit vectors as values, whatever it computes inside.
+
+    Args:
+        attn: The module.
+        x: Its input (B, N, C); the last H * W tokens are patches.
+        grid: (H, W).
+
+    Returns:
+        (B, heads, N, N), queries first.
+    """
+    q, k, v = attn.project(x)
+    units = torch.eye(q.shape[2], device=x.device, dtype=v.dtype)
+    columns = []
+    for part in units.split(v.shape[3], dim=1):
+        missing = v.shape[3] - part.shape[1]
+        values = torch.nn.functional.pad(part, (0, missing)).expand_as(v)
+        columns.append(attn.attend(q, k, values, grid)[..., : part.shape[1]])
+    return torch.cat(columns, dim=-1)
+
+
+@torch.no_grad()
+def collect_attention(
+    backbone: KAT, images: Tensor, blocks: Sequence[int]
+) -> tuple[dict[int, Tensor], tuple[int, int]]:
+    """Run a backbone and note the attention weights of some blocks.
+
+    Args:
+        backbone: The model, which is put into evaluation mode.
+        images: (B, 3, H, W), normalised.
+        blocks: Numbers of the blocks; negative ones count from the end.
+
+    Returns:
+        Block number to weights (B, heads, N, N), and the grid of the patches.
+
+    Raises:
+        ValueError: A block does not exist, or attends in windows.
+    """
+    depth = len(backbone.blocks)
+    for index in blocks:
+        if not -depth <= index < depth:
+            raise ValueError(
+                f'block {index} does not exist; the backbone has blocks 0 to {depth - 1}'
+            )
+        if backbone.blocks[index].window_size:
+            whole = [i for i, block in enumerate(backbone.blocks) if not block.window_size]
+            raise ValueError(
+                f'block {index} attends in windows; choose one that attends to the whole image: '
+                f'{whole}'
+            )
+    found = {}
+    handles = []
+    for number in (index % depth for index in blocks):
+
+        def note(attn, inputs, number=number):
+            found[number] = (attention_weights(attn, *inputs), inputs[1])
+
+        handles.append(backbone.blocks[number].attn.register_forward_pre_hook(note))
+    try:
+        backbone.eval()(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    (grid,) = {tuple(grid) for _, grid in found.values()}
+    return {index: weights for index, (weights, _) in found.items()}, grid
+
+
+def plot_attention(
+    image: np.ndarray,
+    maps: dict[str, dict[int, Tensor]],
+    grid: tuple[int, int],
+    query: int,
+    out_file: str | PathLike,
+) -> None:
+    """Draw what one query attends to: a row for each model and block, a column for each head.
+
+    Red is a positive and blue a negative weight, which softmax has not; each picture has a scale of
+    its own.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        maps: Model name to block number to weights (heads, N, N).
+        grid: (H, W) of the patches, the last tokens.
+        query: Number of the token that attends.
+        out_file: Where the picture goes; its ending gives the format.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [(name, block, w) for name, blocks in maps.items() for block, w in blocks.items()]
+    heads = max(len(weights) for _, _, weights in rows)
+    figure = Figure(figsize=(2.2 * (heads + 1), 2.3 * len(rows)), layout='constrained')
+    axes = figure.subplots(len(rows), heads + 1, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    extent = (0, grid[1], grid[0], 0)
+    num_extra_tokens = rows[0][2].shape[-1] - grid[0] * grid[1]
+    for row, (name, block, weights) in zip(axes, rows, strict=True):
+        row[0].imshow(image, extent=extent)
+        row[0].set_ylabel(f'{name}\nblock {block}')
+        if query >= num_extra_tokens:
+            y, x = divmod(query - num_extra_tokens, grid[1])
+            row[0].plot(x + 0.5, y + 0.5, 'o', color='white', markeredgecolor='black')
+        for head, (axis, weight) in enumerate(zip(row[1:], weights, strict=False)):
+            patches = weight[query, num_extra_tokens:].reshape(grid).float().cpu().numpy()
+            limit = np.abs(patches).max() or 1.0
+            axis.imshow(patches, cmap='RdBu_r', vmin=-limit, vmax=limit, extent=extent)
+            axis.set_title(f'head {head}: ±{limit:.2g}', fontsize='small')
+    figure.savefig(out_file, dpi=110)

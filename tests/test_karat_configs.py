@@ -1,0 +1,229 @@
+"""Configs of KArAt: what they say, and a training step of each, at a small size."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.structures import PixelData
+
+from kat_mm.engine.preflight import check_arguments
+from kat_mm.layers import GRKAN, MLP, KArAt, SoftmaxAttention
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*_karat_*.py'))
+CLASSIFIERS = [name for name in NAMES if not name.endswith(('coco', 'ade20k'))]
+
+
+def load(name):
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def build(cfg, size):
+    """The model of a config, with 2 thin blocks and images of ``size``."""
+    heads = {'tiny': 3, 'small': 6, 'base': 12}[cfg.model.backbone.arch]
+    width = {'tiny': 192, 'small': 384, 'base': 768}[cfg.model.backbone.arch]
+    arch = dict(
+        _delete_=True, embed_dims=width, num_layers=2, num_heads=heads, feedforward_channels=width
+    )
+    # Two images may well both lose a block to drop path.
+    cfg.merge_from_dict(
+        dict(model=dict(backbone=dict(arch=arch, img_size=size, drop_path_rate=0.0)))
+    )
+    if cfg.default_scope != 'mmpretrain':
+        cfg.model.backbone.arch.num_layers = 12
+    if cfg.default_scope == 'mmdet':
+        cfg.model.train_cfg.rpn_proposal.max_per_img = 30
+        cfg.model.train_cfg.rcnn.sampler.num = 8
+    torch.manual_seed(0)
+    return revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+
+
+def batch_of_classifier(model, cfg, size):
+    from mmpretrain.structures import DataSample
+
+    labels = torch.randint(0, cfg.model.head.num_classes, (2,))
+    return dict(
+        inputs=torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8),
+        data_samples=[DataSample().set_gt_label(label) for label in labels],
+    )
+
+
+def batch_of_detector(model, cfg, size):
+    from mmdet.testing import demo_mm_inputs
+
+    return demo_mm_inputs(2, [[3, size, size]] * 2, num_items=[2, 3], with_mask=True)
+
+
+def batch_of_segmentor(model, cfg, size):
+    from mmseg.structures import SegDataSample
+
+    model.data_preprocessor.size = (size, size)
+    samples = []
+    for _ in range(2):
+        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 150, (1, size, size))))
+        sample.set_metainfo(dict(img_shape=(size, size), ori_shape=(size, size)))
+        samples.append(sample)
+    images = [torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in samples]
+    return dict(inputs=images, data_samples=samples)
+
+
+BATCHES = dict(mmpretrain=batch_of_classifier, mmdet=batch_of_detector, mmseg=batch_of_segmentor)
+
+
+@pytest.mark.parametrize('name', [*NAMES, 'vit_t_softmax_cifar10'])
+def test_a_training_step_of_every_config_reaches_every_weight_of_the_backbone(name):
+    cfg, size = load(name), 64
+    model = build(cfg, size)
+    wrapper = {**cfg.optim_wrapper, 'type': 'OptimWrapper'}
+    for key in ('dtype', 'loss_scale'):
+        wrapper.pop(key, None)
+    optim_wrapper = build_optim_wrapper(model, wrapper)
+    batch = BATCHES[cfg.default_scope](model, cfg, size)
+    batch = model.data_preprocessor(batch, training=True)
+    loss, _ = model.parse_losses(model(**batch, mode='loss'))
+    parameters = dict(model.backbone.named_parameters())
+    gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
+    for key, gradient in zip(parameters, gradients, strict=True):
+        assert gradient.isfinite().all() and gradient.any(), key
+    optim_wrapper.update_params(loss)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_attention_is_what_the_name_says(name):
+    backbone = load(name).model.backbone
+    assert backbone.attn_cfg.type == 'KArAt'
+    letter = {'t': 'tiny', 's': 'small', 'b': 'base'}[name.split('_')[1]]
+    assert backbone.arch == letter
+    basis = backbone.attn_cfg.get('basis', dict(type='fourier', grid=3))
+    assert basis['type'] == 'fourier' and basis['grid'] == (1 if letter == 'base' else 3)
+    assert backbone.ffn_cfg.type == ('GRKAN' if name.startswith('kat') else 'MLP')
+    mode = 'universal' if 'universal' in name else 'blockwise'
+    assert backbone.attn_cfg.get('mode', 'blockwise') == mode
+
+
+def test_the_comparison_differs_in_the_attention_alone():
+    karat, softmax = (load(f'vit_t_{kind}_cifar10').to_dict() for kind in ('karat', 'softmax'))
+    for cfg in (karat, softmax):
+        cfg.pop('attn_cfg', None)
+    assert karat['model']['backbone'].pop('attn_cfg')['type'] == 'KArAt'
+    assert softmax['model']['backbone'].pop('attn_cfg') == dict(
+        type='SoftmaxAttention', init='trunc_normal'
+    )
+    assert karat == softmax
+
+
+def test_the_universal_and_the_both_in_one_model_are_built():
+    universal = MODELS.build(load('vit_t_karat_universal_cifar10').model).backbone
+    assert len({id(block.attn.operator) for block in universal.blocks}) == 1
+    both = MODELS.build(load('kat_t_karat_cifar10').model).backbone.blocks[0]
+    assert (type(both.attn), type(both.mlp)) == (KArAt, GRKAN)
+    plain = MODELS.build(load('vit_t_softmax_cifar10').model).backbone.blocks[0]
+    assert (type(plain.attn), type(plain.mlp)) == (SoftmaxAttention, MLP)
+
+
+def test_the_recipe_is_that_of_the_paper():
+    # FACTS.md, section 7: 100 epochs, batch 128, AdamW, 5e-4 scaled by batch / 512, drop path 0.1.
+    for name in CLASSIFIERS:
+        cfg = load(name)
+        optimizer = cfg.optim_wrapper.optimizer
+        assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1.25e-4, 0.05)
+        assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == 128
+        assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == 100
+        assert (cfg.model.backbone.drop_path_rate, cfg.model.backbone.img_size) == (0.1, 224)
+        (crop,) = (s for s in cfg.train_dataloader.dataset.pipeline if s.type.endswith('Crop'))
+        assert crop.scale == 224
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_argument_passes_the_checks_before_a_run(name):
+    check_arguments(load(name).model, 'model')
+
+
+CLASSES = dict(cifar10=10, cifar100=100, in1k=1000, svhn=10, flowers102=102, stl10=10)
+
+
+@pytest.mark.parametrize('name', CLASSIFIERS)
+def test_head_and_preprocessor_have_the_classes_of_the_data(name):
+    model = load(name).model
+    assert (
+        model.head.num_classes
+        == model.data_preprocessor.num_classes
+        == CLASSES[name.rpartition('_')[2]]
+    )
+
+
+class Arrays:
+    """What torchvision's classes give: (N, RGB, H, W)."""
+
+    downloads = []
+
+    def __init__(self, root, split, download):
+        self.downloads.append((root, split, download))
+        self.data = np.zeros((4, 3, 32, 32), dtype=np.uint8)
+        self.data[:, 0] = 200  # red
+        self.labels = np.arange(4)
+
+
+@pytest.mark.parametrize('name', ['svhn', 'stl10'])
+def test_sets_of_torchvision_go_through_both_pipelines(name, monkeypatch, tmp_path):
+    import torchvision.datasets
+
+    cfg = load(f'vit_t_karat_{name}')
+    monkeypatch.setattr(torchvision.datasets, name.upper(), Arrays)
+    monkeypatch.setattr(Arrays, 'downloads', [])
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.data_root = str(tmp_path / name)
+        dataset = DATASETS.build(loader.dataset)
+        assert len(dataset) == 4 and len(dataset.metainfo['classes']) == 10
+        assert dataset.get_data_info(3)['img'][0, 0].tolist() == [0, 0, 200]
+        sample = dataset[3]
+        assert sample['inputs'].shape == (3, 224, 224) and sample['inputs'].dtype == torch.uint8
+        assert sample['data_samples'].gt_label.item() == 3
+    folder = str(tmp_path / name)
+    splits = [
+        (folder, split, download) for split in ('train', 'test') for download in (True, False)
+    ]
+    assert Arrays.downloads == splits
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (dict(name='MNIST', split='train'), ["'MNIST'", 'SVHN', 'STL10']),
+        (dict(name='SVHN', split='val'), ["split='val'", "'train' or 'test'"]),
+    ],
+)
+def test_unknown_sets_and_splits_are_refused(arguments, words):
+    init_default_scope('mmpretrain')
+    with pytest.raises(ValueError) as raised:
+        DATASETS.build(dict(type='TorchvisionArrays', data_root='x', **arguments))
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_cifars_images_go_through_the_pipeline(monkeypatch):
+    from mmpretrain.datasets import CIFAR10
+
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    monkeypatch.setattr(CIFAR10, 'load_data_list', lambda self: [dict(img=image, gt_label=7)])
+    for name in ('vit_t_karat_cifar10', 'vit_t_karat_cifar100'):
+        cfg = load(name)
+        assert not cfg.model.data_preprocessor.to_rgb  # they are RGB already
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            sample = DATASETS.build(loader.dataset)[0]
+            assert sample['inputs'].shape == (3, 224, 224)
+            assert sample['data_samples'].gt_label.item() == 7
+
+
+def test_curves_go_to_weights_and_biases_by_an_option():
+    cfg = load('vit_t_karat_cifar10')
+    cfg.merge_from_dict({'visualizer.vis_backends.0.type': 'WandbVisBackend'})
+    assert cfg.visualizer.vis_backends == [dict(type='WandbVisBackend')]

@@ -1,0 +1,81 @@
+"""benchmarks/karat.py and karat_cifar10.py, as a user runs them, at a small size."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import mmcv
+import pytest
+
+from kat_mm.backbones.kat import ARCHS
+
+BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a script: its exit code."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *args):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+        try:
+            runpy.run_path(str(BENCHMARKS / name), run_name='__main__')
+        except SystemExit as exit:
+            return exit.code
+        return 0
+
+    return run
+
+
+def test_speed_is_measured_for_each_kind_beside_softmax(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHS, 'tiny', {**ARCHS['tiny'], 'num_layers': 2})
+    small = ['--archs', 'tiny', '--batch-size', '1', '--img-size', '64', '--steps', '1']
+    assert run('karat.py', '--device', 'cpu', *small, '--turns', '1', '--out-dir', 'out') == 0
+    results = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    assert results['tiny'].keys() == {'softmax', 'KArAt plain', 'KArAt fused'}
+    softmax = results['tiny']['softmax']
+    assert softmax['speed_to_softmax'] == 1.0
+    for result in results['tiny'].values():
+        ratio = result['images_per_second'] / softmax['images_per_second']
+        assert result['speed_to_softmax'] == pytest.approx(ratio, abs=0.01)
+        assert result['kernels_ms']['all'] > 0
+
+
+def work_dir(folder, name, accuracies):
+    logs = folder / name / '20260101_000000' / 'vis_data'
+    logs.mkdir(parents=True)
+    config = dict(train_dataloader=dict(batch_size=128), randomness=dict(seed=3))
+    (folder / name / f'{name}.py').write_text('\n'.join(f'{k} = {v!r}' for k, v in config.items()))
+    entries = [
+        dict(loss=2.0 / i, step=100 * i, time=0.5, memory=1000 + i, epoch=i) for i in range(1, 4)
+    ]
+    entries += [
+        {'accuracy/top1': top1, 'accuracy/top5': 99.0, 'step': 5 * i}
+        for i, top1 in enumerate(accuracies, 1)
+    ]
+    (logs / 'scalars.json').write_text('\n'.join(map(json.dumps, entries)))
+
+
+def test_accuracies_are_gathered_beside_the_published_ones(run, tmp_path):
+    work_dir(tmp_path / 'runs', 'vit_t_softmax_cifar10', [40.0, 50.126])
+    work_dir(tmp_path / 'runs', 'vit_t_karat_universal_cifar10', [41.0, 52.0])
+    assert run('karat_cifar10.py', '--work-dirs', 'runs', '--out-dir', 'out') == 0
+    results = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    assert results.pop('environment')['torch']
+    assert results.keys() == {'vit_t_softmax_cifar10', 'vit_t_karat_universal_cifar10'}
+    softmax = results['vit_t_softmax_cifar10']
+    assert (softmax['top1'], softmax['epochs'], softmax['seed']) == (50.13, 10, 3)
+    assert softmax['published_top1_after_100_epochs'] == 72.76
+    assert softmax['train_images_per_second'] == 256.0
+    assert softmax['train_memory_mb'] == 1003
+    assert results['vit_t_karat_universal_cifar10']['published_top1_after_100_epochs'] == 75.56
+    assert mmcv.imread(tmp_path / 'out' / 'curves.png').shape[1] > 500
+
+
+def test_work_folders_without_results_are_refused(run, tmp_path):
+    assert 'holds none of the runs' in run('karat_cifar10.py', '--work-dirs', tmp_path)
+    work_dir(tmp_path, 'kat_t_karat_cifar10', [])
+    assert 'never evaluated' in run('karat_cifar10.py', '--work-dirs', tmp_path)
