@@ -1,12 +1,10 @@
 """What goes into the activations of a model: histograms of pre-activations while it runs."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kat_mm.layers import GRKAN, MLP
+from kat_mm.layers import GRKAN, MLP, GroupRational
 
 # Beyond what trained models reach; what lies outside is counted in the outermost bins.
 LIMIT, BINS = 24.0, 960
@@ -15,9 +13,8 @@ LIMIT, BINS = 24.0, 960
 class PreActivations:
     """Count the inputs of every activation of a model's feed-forwards, as long as it is open.
 
-    It counts in the forward passes within ``with PreActivations(model) as counts:``. Each
-    feed-forward is asked for its own linear map again, so that it does not matter whether its
-    forward pass runs fused or not.
+    It counts in the forward passes within ``with PreActivations(model) as counts:``. An activation
+    that somebody listens to is not fused with its neighbours, so that its input can be seen.
 
     Attributes:
         counts: Name of the activation, such as ``backbone.blocks.0.mlp.act2``, to an int64 array
@@ -36,27 +33,24 @@ class PreActivations:
 
     def __enter__(self) -> 'PreActivations':
         for name, module in self._model.named_modules():
-            if isinstance(module, GRKAN | MLP):
-                self._handles.append(module.register_forward_pre_hook(self._counter(name)))
+            if isinstance(module, GRKAN):
+                for act in ('act1', 'act2'):
+                    self._listen(f'{name}.{act}', getattr(module, act))
+            elif isinstance(module, MLP):
+                self._listen(f'{name}.act', module.act)
         return self
 
     def __exit__(self, *_) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _counter(self, name: str) -> Callable:
-        @torch.no_grad()
-        def count(module: nn.Module, args: tuple) -> None:
-            (x,) = args
-            if isinstance(module, MLP):
-                self._add(f'{name}.act', module.fc1(x), 1)
-                return
-            self._add(f'{name}.act1', x, len(module.act1.weight_denominator))
-            x = module.fc1(module.act1(x))
-            self._add(f'{name}.act2', x, len(module.act2.weight_denominator))
+    def _listen(self, name: str, act: nn.Module) -> None:
+        groups = len(act.weight_denominator) if isinstance(act, GroupRational) else 1
+        self._handles.append(
+            act.register_forward_pre_hook(lambda _, args: self._add(name, args[0], groups))
+        )
 
-        return count
-
+    @torch.no_grad()
     def _add(self, name: str, x: Tensor, groups: int) -> None:
         x = x.float().reshape(-1, groups, x.shape[-1] // groups)
         low, high = x.amin().item(), x.amax().item()
