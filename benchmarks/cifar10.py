@@ -27,7 +27,6 @@ import copy
 import datetime
 import json
 import platform
-import statistics
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
+from runs import images_per_second, read_scalars, train_entries
 from torch import nn
 
 from kat_mm.checkpoints import convert_for_model, read_checkpoint
@@ -92,36 +92,17 @@ def find_runs(folder: Path) -> dict[str, dict[int, Path]]:
 # What the runs logged
 
 
-def read_scalars(work_dir: Path) -> list[dict]:
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    if not files:
-        raise UserError(f'{work_dir} holds no training log; it must be that of tools/train.py')
-    # A resumed run has several.
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
-
-
-def images_per_second(work_dir: Path) -> float | None:
-    """Median over the log; the first 100 iterations hold compilation and autotuning."""
-    batch_size = load_config(work_dir).train_dataloader.batch_size
-    times = [entry['time'] for entry in read_scalars(work_dir) if 'loss' in entry]
-    steps = [entry['step'] for entry in read_scalars(work_dir) if 'loss' in entry]
-    seconds = [time for time, step in zip(times, steps, strict=True) if step > 100]
-    return round(batch_size / statistics.median(seconds), 1) if seconds else None
-
-
 def summarize(scalars: list[dict]) -> dict:
-    # By step: what a resumed run did again replaces what the run before it had logged.
-    tops = {entry['step']: entry['accuracy/top1'] for entry in scalars if 'accuracy/top1' in entry}
-    losses = {entry['step']: round(entry['loss'], 4) for entry in scalars if 'loss' in entry}
-    curve, losses = sorted(tops.items()), sorted(losses.items())
+    train = train_entries(scalars)
+    scores = [entry for entry in scalars if 'accuracy/top1' in entry]
     return dict(
-        top1=round(curve[-1][1], 2),
-        epochs=curve[-1][0],
-        iterations=losses[-1][0],
+        top1=round(scores[-1]['accuracy/top1'], 2),
+        epochs=scores[-1]['step'],
+        iterations=train[-1]['step'],
         # Not logged on a CPU.
-        train_memory_mb=max(entry.get('memory', 0) for entry in scalars),
-        top1_curve=curve,
-        loss_curve=losses,
+        train_memory_mb=max(entry.get('memory', 0) for entry in train),
+        top1_curve=[[entry['step'], entry['accuracy/top1']] for entry in scores],
+        loss_curve=[[entry['step'], round(entry['loss'], 4)] for entry in train],
     )
 
 
@@ -267,7 +248,10 @@ def main() -> None:
             summary = summarize(read_scalars(work_dir))
             speed_dir = (args.speed_dirs or args.work_dirs) / work_dir.name
             if speed_dir.is_dir():
-                summary['train_images_per_second'] = images_per_second(speed_dir)
+                batch_size = load_config(speed_dir).train_dataloader.batch_size
+                summary['train_images_per_second'] = images_per_second(
+                    read_scalars(speed_dir), batch_size
+                )
             results['runs'][name][seed] = summary
             print(work_dir.name, {k: v for k, v in summary.items() if 'curve' not in k})
     for seed, work_dir in runs.get('vit', {}).items():

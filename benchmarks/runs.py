@@ -12,13 +12,15 @@ from kat_mm.errors import UserError
 
 
 def read_scalars(work_dir: Path) -> list[dict]:
-    files = list(work_dir.glob('*/vis_data/scalars.json'))
-    if len(files) != 1:
-        raise UserError(
-            f'{work_dir} holds {len(files)} training logs; it must be the folder of one run of '
-            'tools/train.py'
-        )
-    return [json.loads(line) for line in files[0].read_text().splitlines()]
+    """What a run logged; where it was resumed, what it did again replaces what it had logged."""
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    if not files:
+        raise UserError(f'{work_dir} holds no training log; it must be that of tools/train.py')
+    entries = {}
+    for line in (line for file in files for line in file.read_text().splitlines()):
+        entry = json.loads(line)
+        entries['loss' in entry, entry['step']] = entry
+    return list(entries.values())
 
 
 def load_runner(work_dir: Path) -> Runner:
@@ -40,7 +42,7 @@ def train_entries(scalars: list[dict]) -> list[dict]:
     return [entry for entry in scalars if 'loss' in entry]
 
 
-def images_per_second(scalars: list[dict], batch_size: int) -> float:
+def images_per_second(scalars: list[dict], batch_size: int) -> float | None:
     """Median over the log; the first 100 iterations hold compilation and autotuning."""
     seconds = [entry['time'] for entry in train_entries(scalars) if entry['step'] > 100]
-    return round(batch_size / statistics.median(seconds), 1)
+    return round(batch_size / statistics.median(seconds), 1) if seconds else None

@@ -44,8 +44,8 @@ def test_speed_is_measured_for_each_kind_beside_softmax(run, tmp_path, monkeypat
         assert result['kernels_ms']['all'] > 0
 
 
-def work_dir(folder, name, accuracies):
-    logs = folder / name / '20260101_000000' / 'vis_data'
+def work_dir(folder, name, accuracies, start='20260101_000000'):
+    logs = folder / name / start / 'vis_data'
     logs.mkdir(parents=True)
     config = dict(train_dataloader=dict(batch_size=128), randomness=dict(seed=3))
     (folder / name / f'{name}.py').write_text('\n'.join(f'{k} = {v!r}' for k, v in config.items()))
@@ -73,6 +73,18 @@ def test_accuracies_are_gathered_beside_the_published_ones(run, tmp_path):
     assert softmax['train_memory_mb'] == 1003
     assert results['vit_t_karat_universal_cifar10']['published_top1_after_100_epochs'] == 75.56
     assert mmcv.imread(tmp_path / 'out' / 'curves.png').shape[1] > 500
+
+
+def test_what_a_resumed_run_did_again_counts_once(run, tmp_path):
+    for start, scores in (
+        ('20260101_000000', [40.0, 50.0]),
+        ('20260102_000000', [40.0, 52.0, 53.0]),
+    ):
+        work_dir(tmp_path, 'kat_t_karat_cifar10', scores, start)
+    assert run('karat_cifar10.py', '--work-dirs', tmp_path, '--out-dir', 'out') == 0
+    results = json.loads((tmp_path / 'out' / 'results.json').read_text())['kat_t_karat_cifar10']
+    assert results['top1_curve'] == [[5, 40.0], [10, 52.0], [15, 53.0]]
+    assert [step for step, _ in results['loss_curve']] == [100, 200, 300]
 
 
 def test_work_folders_without_results_are_refused(run, tmp_path):
