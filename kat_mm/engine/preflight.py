@@ -34,6 +34,8 @@ from kat_mm.errors import UserError
 _WHERE_TO_GET = {
     'ImageNet': 'Get ILSVRC 2012 from image-net.org, with one folder nXXXXXXXX for each class',
     'ADE20KDataset': 'Get ADE20K (ADEChallengeData2016.zip) from sceneparsing.csail.mit.edu',
+    'Flowers102': 'Get jpg/, imagelabels.mat and setid.mat from '
+    'www.robots.ox.ac.uk/~vgg/data/flowers/102',
     'CocoDataset': 'Get COCO 2017 (train2017, val2017, annotations) from cocodataset.org, or see '
     'docs/detection.md for data of your own',
 }
@@ -200,6 +202,8 @@ def check_dataset(dataset: dict, split: str, num_classes: int | None = None) -> 
         prefixes = dict(img_path=prefixes)
     root = Path(dataset.get('data_root') or '')
     folders = {name: root / folder for name, folder in prefixes.items() if folder}
+    if not folders and not _downloads_itself(dataset):
+        folders = dict(data_root=root)
     for name, folder in folders.items():
         if not folder.is_dir():
             get = _WHERE_TO_GET.get(dataset['type'], 'See docs/data.md for the layouts')
@@ -212,6 +216,11 @@ def check_dataset(dataset: dict, split: str, num_classes: int | None = None) -> 
     if dataset['type'].rpartition('.')[2] in ('CustomDataset', 'ImageNet'):
         return _check_classification(dataset, folders.get('img_path', root), num_classes)
     return None
+
+
+def _downloads_itself(dataset: dict) -> bool:
+    cls = _dataset_class(dataset)
+    return cls is None or 'download' in inspect.signature(cls.__init__).parameters
 
 
 def _check_classification(dataset: dict, folder: Path, num_classes: int | None) -> list[str] | None:

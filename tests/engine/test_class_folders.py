@@ -3,6 +3,7 @@ import logging
 import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 
 from kat_mm.engine import preflight
 from kat_mm.engine.class_folders import (
@@ -67,10 +68,21 @@ def test_imagenet_names_its_folder_by_the_split(root):
         preflight.check_dataset(dataset, 'test')
 
 
-def test_a_data_set_that_downloads_itself_may_be_missing(tmp_path):
+@pytest.mark.parametrize('name', ['CIFAR10', 'TorchvisionArrays'])
+def test_a_data_set_that_downloads_itself_may_be_missing(tmp_path, name):
+    init_default_scope('mmpretrain')
     # Its split is no folder.
-    dataset = ConfigDict(type='CIFAR10', data_root=str(tmp_path / 'cifar10'), split='train')
+    dataset = ConfigDict(type=name, data_root=str(tmp_path / 'nowhere'), split='train')
     assert preflight.check_dataset(dataset, 'train', 10) is None
+
+
+def test_a_data_set_that_has_a_split_and_does_not_download_is_missed(tmp_path):
+    init_default_scope('mmpretrain')
+    dataset = ConfigDict(type='Flowers102', data_root=str(tmp_path / 'nowhere'), split='trainval')
+    with pytest.raises(UserError, match='folder .*/nowhere does not exist: .*robots.ox.ac.uk'):
+        preflight.check_dataset(dataset, 'train')
+    (tmp_path / 'nowhere').mkdir()
+    assert preflight.check_dataset(dataset, 'train') is None
 
 
 def test_images_without_class_folders_are_refused(root):
