@@ -3,7 +3,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from kat_mm.ops import qkv_linear, split_heads
+from kat_mm.ops import linear, qkv_linear, split_heads
 
 from .init import mimetic_, trunc_normal_
 from .residual import is_plain
@@ -66,4 +66,9 @@ class SoftmaxAttention(BaseModule):
             q, k, v, dropout_p=self.attn_drop_rate if self.training else 0.0
         )
         x = x.transpose(1, 2).reshape(batch, tokens, channels)
-        return self.proj_drop(self.proj(x))
+        x = (
+            linear(x, self.proj.weight, self.proj.bias)
+            if is_plain(self.proj, nn.Linear)
+            else self.proj(x)
+        )
+        return self.proj_drop(x)

@@ -1,7 +1,17 @@
 """Functions on tensors. Imports torch and triton only."""
 
 from .add_layer_norm import add_layer_norm
+from .feed_forward import FeedForwardParameters, feed_forward
 from .group_rational import group_rational
+from .linear import linear
 from .qkv_linear import qkv_linear, split_heads
 
-__all__ = ['add_layer_norm', 'group_rational', 'qkv_linear', 'split_heads']
+__all__ = [
+    'FeedForwardParameters',
+    'add_layer_norm',
+    'feed_forward',
+    'group_rational',
+    'linear',
+    'qkv_linear',
+    'split_heads',
+]
