@@ -1,14 +1,16 @@
-"""Speed and memory on one GPU, as ratios measured side by side in one run.
+"""Speed and memory, as ratios measured side by side in one run.
 
     python benchmarks/run.py ops      # the operators against a copy of the same bytes, and GELU
     python benchmarks/run.py model    # KAT against timm's ViT: training, inference, memory
+    python benchmarks/run.py cpu      # a training step of KAT-T and of its ViT twin on a CPU
 
-Each prints a table and writes results.json and a plot to benchmarks/results/.
+Each prints a table and writes results.json, and a plot, to benchmarks/results/.
 """
 
 import argparse
 from pathlib import Path
 
+import cpu
 import model
 import ops
 
@@ -19,7 +21,7 @@ RESULTS = Path(__file__).parent / 'results'
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('what', choices=('ops', 'model'))
+    parser.add_argument('what', choices=('ops', 'model', 'cpu'))
     parser.add_argument('--out-dir', type=Path, help='default: benchmarks/results/WHAT')
     parser.add_argument('--sizes', nargs='+', choices=model.SIZES, default=list(model.SIZES))
     parser.add_argument('--tasks', nargs='+', choices=model.STEPS, default=list(model.STEPS))
@@ -30,6 +32,8 @@ def main() -> None:
     out_dir = args.out_dir or RESULTS / args.what
     if args.what == 'ops':
         ops.run(out_dir)
+    elif args.what == 'cpu':
+        cpu.run(out_dir)
     else:
         model.run(out_dir, args.sizes, args.tasks, args.modes)
 

@@ -25,12 +25,15 @@ def read_scalars(work_dir: Path) -> list[dict]:
 
 def load_runner(work_dir: Path) -> Runner:
     """A runner with the weights of the last checkpoint."""
+    checkpoint = find_latest_checkpoint(str(work_dir))
+    if checkpoint is None:
+        raise UserError(f'{work_dir} holds no checkpoint: its training did not get that far')
     (config,) = work_dir.glob('*.py')
     cfg = Config.fromfile(config)
     cfg.update(
         launcher='none',
         resume=False,
-        load_from=find_latest_checkpoint(str(work_dir)),
+        load_from=checkpoint,
         work_dir=str(work_dir / 'test'),
         log_level='ERROR',
         experiment_name=f'test_{work_dir.name}',

@@ -20,11 +20,11 @@ model = dict(
 optim_wrapper = dict(
     type='AmpOptimWrapper', dtype='bfloat16', optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0)
 )
-max_iters = 4000
+max_iters = 3000
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=300),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=300, end=max_iters),
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=500)
-default_hooks = dict(checkpoint=dict(interval=max_iters))
+default_hooks = dict(checkpoint=dict(interval=500, max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=16)

@@ -76,8 +76,8 @@ class Block(BaseModule):
         """
         x, y = self.norm1(stream)
         stream = Residual(x, self._attend(y, grid), self._drop_path(x))
-        x, y = self.norm2(stream, self.mlp.act1)
-        return Residual(x, self.mlp.forward_activated(y), self._drop_path(x))
+        x, y = self.mlp.forward_residual(stream, self.norm2)
+        return Residual(x, y, self._drop_path(x))
 
     def _drop_path(self, x: Tensor) -> Tensor | None:
         """Factor of each sample's branch: 0, or what keeps the expectation (Huang et al. 2016)."""

@@ -5,7 +5,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from kat_mm.ops import qkv_linear, split_heads
+from kat_mm.ops import linear, qkv_linear, split_heads
 
 from .init import mimetic_, trunc_normal_
 from .rel_pos import rel_pos_attention, resize_rel_pos
@@ -72,8 +72,13 @@ class SoftmaxAttention(BaseModule):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, C) to the same shape; the last H * W tokens are patches, for ``grid`` = (H, W)."""
-        x = self.attend(*self.project(x), grid)
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        x = self.attend(*self.project(x), grid).transpose(1, 2).flatten(2)
+        x = (
+            linear(x, self.proj.weight, self.proj.bias)
+            if is_plain(self.proj, nn.Linear)
+            else self.proj(x)
+        )
+        return self.proj_drop(x)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, heads, N, C / heads), of x (B, N, C)."""

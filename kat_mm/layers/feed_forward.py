@@ -1,15 +1,25 @@
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from kat_mm.ops import FeedForwardParameters, feed_forward
+
 from .init import trunc_normal_, variance_preserving_
 from .rational import GroupRational
-from .residual import is_plain
+from .residual import AddLayerNorm, Residual, is_plain
+
+
+class FeedForward(BaseModule):
+    """What a block's second half can be: (..., C) to the same shape."""
+
+    def forward_residual(self, stream: Residual, norm: AddLayerNorm) -> tuple[Tensor, Tensor]:
+        """The stream with its branch added, and this module's function of its normalisation."""
+        total, x = norm(stream)
+        return total, self(x)
 
 
 @MODELS.register_module()
-class GRKAN(BaseModule):
+class GRKAN(FeedForward):
     """Feed-forward of KAT: rational function, linear, rational function, linear.
 
     act1 -> dropout -> fc1 -> act2 -> dropout -> fc2 (KAT, section 4; names of the official code).
@@ -70,21 +80,32 @@ class GRKAN(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to the same shape."""
-        return self.forward_activated(self.act1(x))
-
-    def forward_activated(self, x: Tensor) -> Tensor:
-        """What follows act1, which a block computes together with its normalisation."""
-        x = self.drop1(x)
-        if x.is_cuda and is_plain(self.fc1, nn.Linear) and is_plain(self.act2, GroupRational):
-            # The gradient of fc1's bias comes with that of act2's input, in one pass.
-            x = self.act2(F.linear(x, self.fc1.weight), self.fc1.bias)
-        else:
-            x = self.act2(self.fc1(x))
+        x = self.act2(self.fc1(self.drop1(self.act1(x))))
         return self.fc2(self.drop2(x))
+
+    def forward_residual(self, stream: Residual, norm: AddLayerNorm) -> tuple[Tensor, Tensor]:
+        """As ``FeedForward.forward_residual``, in one node of the graph where that is the same."""
+        drops = self.training and (self.drop1.p or self.drop2.p)
+        plain = all(is_plain(fc, nn.Linear) and fc.bias is not None for fc in (self.fc1, self.fc2))
+        if drops or not plain or not stream.x.is_cuda:
+            return super().forward_residual(stream, norm)
+        if not all(is_plain(act, GroupRational) for act in (self.act1, self.act2)):
+            return super().forward_residual(stream, norm)
+        parameters = FeedForwardParameters(
+            norm.weight,
+            norm.bias,
+            *self.act1.parameters(),
+            self.fc1.weight,
+            self.fc1.bias,
+            *self.act2.parameters(),
+            self.fc2.weight,
+            self.fc2.bias,
+        )
+        return feed_forward(*stream, norm.eps, parameters)
 
 
 @MODELS.register_module()
-class MLP(BaseModule):
+class MLP(FeedForward):
     """Feed-forward of the plain ViT: linear, GELU, linear. The twin that KAT is compared with.
 
     Args:
@@ -93,8 +114,6 @@ class MLP(BaseModule):
         bias: Whether the linear maps have biases. Default: True.
         drop_rate: Dropout after each linear map. Default: 0.
     """
-
-    act1 = None  # There is no function in front of fc1.
 
     def __init__(
         self, embed_dims: int, hidden_dims: int, bias: bool = True, drop_rate: float = 0.0
@@ -114,5 +133,3 @@ class MLP(BaseModule):
         """(..., embed_dims) to the same shape."""
         x = self.drop1(self.act(self.fc1(x)))
         return self.drop2(self.fc2(x))
-
-    forward_activated = forward

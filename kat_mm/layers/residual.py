@@ -4,8 +4,6 @@ from torch import Tensor, nn
 
 from kat_mm.ops import add_layer_norm
 
-from .rational import GroupRational
-
 
 class Residual(NamedTuple):
     """The residual stream between two halves of a block, its last addition still to be done.
@@ -31,26 +29,18 @@ class Residual(NamedTuple):
 
 
 class AddLayerNorm(nn.LayerNorm):
-    """Layer normalisation of a residual stream, with the addition before it and a function behind.
+    """Layer normalisation of a residual stream, with the addition before it.
 
     Args:
         normalized_shape: Channels C.
         eps: Added to the variance.
     """
 
-    def forward(self, stream: Residual, act: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """The stream with its branch added, and ``act`` (a GroupRational) of its normalisation."""
-        fused = act is not None and is_plain(act, GroupRational)
-        total, y = add_layer_norm(
-            stream.x,
-            self.weight,
-            self.bias,
-            self.eps,
-            stream.branch,
-            stream.scale,
-            *((act.weight_numerator, act.weight_denominator) if fused else ()),
+    def forward(self, stream: Residual) -> tuple[Tensor, Tensor]:
+        """The stream with its branch added, and the normalisation of that."""
+        return add_layer_norm(
+            stream.x, self.weight, self.bias, self.eps, stream.branch, stream.scale
         )
-        return total, y if act is None or fused else act(y)
 
 
 def is_plain(module: nn.Module, kind: type) -> bool:

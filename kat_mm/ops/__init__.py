@@ -1,8 +1,19 @@
 """Functions on tensors. Imports torch and triton only."""
 
 from .add_layer_norm import add_layer_norm
+from .feed_forward import FeedForwardParameters, feed_forward
 from .fourier_low_rank import fourier_low_rank
 from .group_rational import group_rational
+from .linear import linear
 from .qkv_linear import qkv_linear, split_heads
 
-__all__ = ['add_layer_norm', 'fourier_low_rank', 'group_rational', 'qkv_linear', 'split_heads']
+__all__ = [
+    'FeedForwardParameters',
+    'add_layer_norm',
+    'feed_forward',
+    'fourier_low_rank',
+    'group_rational',
+    'linear',
+    'qkv_linear',
+    'split_heads',
+]

@@ -46,17 +46,8 @@ def add_layer_norm(
         total, in the widest dtype of x and branch, and the result, in the same dtype, or in that of
         autocast where the fused kernel writes it for a linear map that would cast it anyway.
     """
-    fused = (
-        kernels is not None
-        and x.is_cuda
-        and kernels.supports(x, branch)
-        and not torch.compiler.is_exporting()
-        and not torch.jit.is_tracing()
-    )
-    if fused:
-        dtype = x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
-        if torch.is_autocast_enabled('cuda'):
-            dtype = torch.get_autocast_dtype('cuda')
+    dtype = fused_dtype(x, branch)
+    if dtype is not None:
         total, y, _ = _operator(x, branch, scale, weight, bias, numerator, denominator, eps, dtype)
         return (x if branch is None else total), y
 
@@ -66,6 +57,17 @@ def add_layer_norm(
         x = x + branch
     y = F.layer_norm(x, weight.shape, weight, bias, eps)
     return x, y if numerator is None else group_rational(y, numerator, denominator)
+
+
+def fused_dtype(x: Tensor, branch: Tensor | None) -> torch.dtype | None:
+    """The dtype that the fused kernel gives its result, or None where it does not serve."""
+    if kernels is None or not x.is_cuda or not kernels.supports(x, branch):
+        return None
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return None
+    if torch.is_autocast_enabled('cuda'):
+        return torch.get_autocast_dtype('cuda')
+    return x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
 
 
 def _setup_context(ctx, inputs, output):

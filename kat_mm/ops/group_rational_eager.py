@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# 1 MiB in float32: the temporaries of a piece stay in cache, and each operation is long enough.
-_PIECE = 2**18
+# 512 KiB in float32: the temporaries of a piece stay in cache, and each operation is long enough.
+_PIECE = 2**17
 
 
 def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
@@ -42,9 +42,12 @@ def forward(
     """F(x + bias) for x of (..., C), numerator of (Gn, m + 1), denominator of (Gd, n)."""
     output = empty_output(x)
     coefficients = _Coefficients(x, numerator, denominator, bias)
+    scratch = _Scratch()
     for piece, y in _pieces(x, output):
-        z = coefficients.argument(piece)
-        y.copy_(_horner(z, coefficients.p).div_(_horner(z.abs(), coefficients.q)))
+        z = coefficients.argument(piece, scratch)
+        p = _horner(z, coefficients.p, scratch('p', z))
+        q = _horner(torch.abs(z, out=scratch('|z|', z)), coefficients.q, scratch('q', z))
+        y.copy_(p.div_(q))
     return output
 
 
@@ -65,23 +68,26 @@ def backward(
     sum_a, sum_b, sum_bias = (
         [p[0].new_zeros(x.shape[-1]) for _ in range(count)] for count in (len(p), len(q) - 1, 1)
     )
+    scratch = _Scratch()
     for piece, incoming, outgoing in _pieces(x, grad, grad_x):
-        z = coefficients.argument(piece)
-        magnitude = z.abs()
-        reciprocal = _horner(magnitude, q).reciprocal_()
-        y = _horner(z, p).mul_(reciprocal)
-        scaled = reciprocal.mul_(incoming)
+        z = coefficients.argument(piece, scratch)
+        magnitude = torch.abs(z, out=scratch('|z|', z))
+        reciprocal = _horner(magnitude, q, scratch('1/q', z)).reciprocal_()
+        y = _horner(z, p, scratch('y', z)).mul_(reciprocal)
+        grad_p = reciprocal.mul_(incoming)
+        grad_q = y.mul_(grad_p)
 
         # dQ/dx = sign(x) dQ/d|x|
-        slope = _horner(magnitude, _derivative(q)).mul_(y).mul_(torch.ones_like(z).copysign_(z))
-        slope = _horner(z, _derivative(p)).sub_(slope).mul_(scaled)
-        outgoing.copy_(slope)
+        slope = _horner(magnitude, _derivative(q), scratch('slope', z))
+        slope.mul_(torch.copysign(coefficients.one, z, out=scratch('term', z))).mul_(grad_q)
+        grad_z = _horner(z, _derivative(p), scratch('grad', z)).mul_(grad_p).sub_(slope)
+        outgoing.copy_(grad_z)
 
-        axes = coefficients.reduced_axes(z)
-        _add_moments(sum_a, scaled, z, axes)
-        _add_moments(sum_b, scaled.mul_(y).mul_(magnitude), magnitude, axes)
+        axes, term = coefficients.reduced_axes(z), scratch('term', z)
+        _add_moments(sum_a, grad_p, z, axes, term)
+        _add_moments(sum_b, grad_q.mul_(magnitude), magnitude, axes, term)
         if bias is not None:
-            sum_bias[0] += slope.sum(axes)
+            sum_bias[0] += grad_z.sum(axes)
     return (
         grad_x,
         _group_sum(sum_a, numerator),
@@ -108,15 +114,26 @@ class _Coefficients:
             for c in (numerator, denominator.abs())
         )
         self.p, self.q = a, [a[0].new_ones(a[0].shape), *b]
+        self.one = a[0].new_ones(())
         self.bias = None if bias is None else bias.to(self.dtype).view(self.shape)
 
-    def argument(self, piece: Tensor) -> Tensor:
+    def argument(self, piece: Tensor, scratch: '_Scratch') -> Tensor:
         """What the function is applied to: never to be written to, it may be the input itself."""
         z = piece.to(self.dtype)
-        return z if self.bias is None else z + self.bias
+        return z if self.bias is None else torch.add(z, self.bias, out=scratch('z', z))
 
     def reduced_axes(self, z: Tensor) -> list[int]:
         return [axis for axis in range(z.dim()) if axis != z.dim() - len(self.shape)]
+
+
+class _Scratch(dict):
+    """Memory for temporaries by name, kept from one piece to the next: new pages cost more."""
+
+    def __call__(self, name: str, like: Tensor) -> Tensor:
+        tensor = self.get(name)
+        if tensor is None or tensor.shape != like.shape:
+            tensor = self[name] = torch.empty_like(like, memory_format=torch.contiguous_format)
+        return tensor
 
 
 def _pieces(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -141,12 +158,15 @@ def _group_sum(per_channel: list[Tensor], coefficients: Tensor) -> Tensor:
     return total.to(coefficients.dtype)
 
 
-def _horner(x: Tensor, coefficients: list[Tensor]) -> Tensor:
-    """c0 + c1 x + c2 x^2 + ..., in memory of its own."""
-    result = coefficients[-1].expand_as(x).clone(memory_format=torch.contiguous_format)
-    for coefficient in reversed(coefficients[:-1]):
-        torch.addcmul(coefficient, result, x, out=result)
-    return result
+def _horner(x: Tensor, coefficients: list[Tensor], out: Tensor) -> Tensor:
+    """c0 + c1 x + c2 x^2 + ..., in ``out``."""
+    if len(coefficients) == 1:
+        return out.copy_(coefficients[0].expand_as(x))
+    *lower, second, first = coefficients
+    torch.addcmul(second, x, first, out=out)
+    for coefficient in reversed(lower):
+        torch.addcmul(coefficient, out, x, out=out)
+    return out
 
 
 def _derivative(coefficients: list[Tensor]) -> list[Tensor]:
@@ -155,10 +175,11 @@ def _derivative(coefficients: list[Tensor]) -> list[Tensor]:
     return derived or [torch.zeros_like(coefficients[0])]
 
 
-def _add_moments(sums: list[Tensor], weight: Tensor, z: Tensor, axes: list[int]) -> None:
-    """Add the sums of weight, weight * z, weight * z^2, ... along ``axes``."""
-    term = weight.clone()
-    for index, total in enumerate(sums):
-        if index:
-            term.mul_(z)
-        total += term.sum(axes)
+def _add_moments(
+    sums: list[Tensor], weight: Tensor, z: Tensor, axes: list[int], term: Tensor
+) -> None:
+    """Add the sums of weight, weight * z, weight * z^2, ... along ``axes``; writes to ``term``."""
+    for power, total in enumerate(sums):
+        if power:
+            weight = torch.mul(weight, z, out=term)
+        total += weight.sum(axes)

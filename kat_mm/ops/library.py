@@ -91,3 +91,22 @@ def is_eager(x: Tensor) -> bool:
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
     )
+
+
+class _Refuse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, name, anchor, *gradients):
+        ctx.name = name
+        return tuple(None if g is None else g.view_as(g) for g in gradients)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise NotImplementedError(f'{ctx.name} is differentiable once, not twice')
+
+
+def refuse_second_derivative(name: str, anchor: Tensor, gradients: tuple) -> tuple:
+    """The gradients of a backward pass, which raise where they are differentiated in turn.
+
+    Without this PyTorch would take them for constants. ``anchor`` is any tensor of the graph.
+    """
+    return _Refuse.apply(name, anchor, *gradients)

@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .library import is_eager
+from .linear import has_own_backward, weight_gradient
 
 if importlib.util.find_spec('triton') is not None:
     from . import qkv_linear_triton as kernels
-else:  # platforms for which there is no Triton
-    kernels = None
 
 
 def qkv_linear(
@@ -32,7 +30,7 @@ def qkv_linear(
     Returns:
         Three views of shape (B, H, N, C / H) into one tensor of (B, N, 3 C).
     """
-    if kernels is None or not x.is_cuda or not torch.is_grad_enabled() or not is_eager(x):
+    if not has_own_backward(x):
         return split_heads(F.linear(x, weight, bias), num_heads)
     if torch.is_autocast_enabled('cuda'):
         x = x.to(torch.get_autocast_dtype('cuda'))
@@ -49,19 +47,20 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 class _QKVLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, num_heads):
-        ctx.save_for_backward(x, weight)
+        used = weight.to(x.dtype)
+        ctx.save_for_backward(x, weight, used)
         ctx.has_bias = bias is not None
-        return split_heads(F.linear(x, weight, bias), num_heads)
+        return split_heads(F.linear(x, used, bias), num_heads)
 
     @staticmethod
     def backward(ctx, *gradients):
-        x, weight = ctx.saved_tensors
-        weight = weight.to(x.dtype)  # autocast's copy was not kept
-        if torch.is_grad_enabled():  # create_graph=True
+        x, weight, used = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: through the parameter itself
+            used = weight.to(x.dtype)
             grad = torch.cat([g.transpose(1, 2).flatten(2).flatten(0, 1) for g in gradients], dim=1)
             grad_bias = grad.sum(dim=0) if ctx.has_bias else None
         else:
             grad, grad_bias = kernels.join_heads(*gradients, with_sum=ctx.has_bias)
-        grad_x = grad.mm(weight).view(x.shape) if ctx.needs_input_grad[0] else None
-        grad_weight = grad.T.mm(x.flatten(0, 1)) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight, grad_bias, None  # autograd casts to the parameters' dtype
+        grad_x = grad.mm(used).view(x.shape) if ctx.needs_input_grad[0] else None
+        grad_weight = weight_gradient(grad, x) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, grad_bias, None

@@ -22,6 +22,10 @@ from .tiles import cdiv
 TRITON_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
+# Sums that one program of ``finish`` adds up in the time that another launch would take.
+_MOST_SUMS = 2**17
+
+
 @triton.jit
 def load_coefficients(pointer, group, COUNT: tl.constexpr, DTYPE: tl.constexpr):
     """The COUNT coefficients of each ``group``, as a tuple."""
@@ -227,7 +231,7 @@ def _sum_block(
 def finish(
     partial: Tensor, num_shifts: int, numerator: Tensor | None, denominator: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add up what the programs of a backward kernel stored, in one launch.
+    """Add up what the programs of a backward kernel stored.
 
     Args:
         partial: (programs, num_shifts + (m + 1 + n) * slots): sums for single channels (biases, the
@@ -247,6 +251,10 @@ def finish(
         grad_a = numerator.new_empty(numerator.shape)
         grad_b = denominator.new_empty(denominator.shape)
         shapes = numerator.shape, denominator.shape
+        groups = min(len(numerator), len(denominator))
+        num_sums = len(partial) * (partial.shape[1] - num_shifts)
+        if num_sums > _MOST_SUMS * groups * (numerator.shape[1] + denominator.shape[1]):
+            partial = partial.sum(dim=0, keepdim=True)
     constants, programs = _finish_plan(
         partial.shape[1], num_shifts, *shapes, (partial.dtype, grad_a.dtype, grad_b.dtype)
     )

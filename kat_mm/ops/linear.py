@@ -1,0 +1,69 @@
+"""Linear maps under autocast, with a cheaper backward pass than PyTorch's.
+
+Gradients of weights leave the matrix product in the parameter's dtype instead of being rounded to
+half precision and cast back, and that of the bias takes one fast pass.
+"""
+
+import importlib.util
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .library import is_eager
+
+if importlib.util.find_spec('triton') is not None:
+    from . import linear_triton as kernels
+else:  # platforms for which there is no Triton
+    kernels = None
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``torch.nn.functional.linear`` for x of (..., C_in), weight of (C_out, C_in)."""
+    if not has_own_backward(x):
+        return F.linear(x, weight, bias)
+    if torch.is_autocast_enabled('cuda'):
+        x = x.to(torch.get_autocast_dtype('cuda'))
+    return _Linear.apply(x, weight, bias)
+
+
+def has_own_backward(x: Tensor) -> bool:
+    """Whether linear maps of ``x`` are differentiated here: on a GPU, where nothing traces."""
+    return kernels is not None and x.is_cuda and torch.is_grad_enabled() and is_eager(x)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        used = weight.to(x.dtype)
+        ctx.save_for_backward(x, weight, used)
+        ctx.has_bias = bias is not None
+        return F.linear(x, used, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, used = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: through the parameter itself
+            used = weight.to(x.dtype)
+        grad = grad.reshape(-1, grad.shape[-1])
+        grad_weight = weight_gradient(grad, x) if ctx.needs_input_grad[1] else None
+        grad_bias = bias_gradient(grad) if ctx.has_bias and ctx.needs_input_grad[2] else None
+        grad_x = grad.mm(used).view(x.shape) if ctx.needs_input_grad[0] else None
+        return grad_x, grad_weight, grad_bias
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """``grad.T @ x`` for grad of (rows, C_out) and x of (..., C_in), in float32 at least."""
+    x = x.reshape(-1, x.shape[-1])
+    if grad.dtype in _HALF and not torch.is_grad_enabled():
+        return torch.mm(grad.T, x, out_dtype=torch.float32)
+    return grad.T.mm(x)
+
+
+def bias_gradient(grad: Tensor) -> Tensor:
+    """Sum over the rows of (rows, C_out)."""
+    if grad.dtype == torch.float64 or torch.is_grad_enabled():  # create_graph=True
+        return grad.sum(dim=0)
+    return kernels.column_sum(grad.contiguous())

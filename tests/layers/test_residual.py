@@ -1,0 +1,105 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from kat_mm.layers import GRKAN, GroupRational, SoftmaxAttention
+from kat_mm.layers.residual import AddLayerNorm, Residual, is_plain
+
+
+def make_stream(device='cpu', scale=True):
+    torch.manual_seed(0)
+    x, branch = torch.randn(3, 5, 16, device=device), torch.randn(3, 5, 16, device=device)
+    return Residual(x, branch, torch.tensor([0.0, 2.0, 2.0], device=device) if scale else None)
+
+
+def test_adding_scales_the_branch_of_each_sample():
+    x, branch, _ = stream = make_stream()
+    want = x + branch * torch.tensor([0.0, 2.0, 2.0])[:, None, None]
+    torch.testing.assert_close(stream.add().x, want)
+    assert stream.add().branch is None
+    torch.testing.assert_close(Residual(x, branch).add().x, x + branch)
+    assert Residual(x).add().x is x
+
+
+def test_norm_adds_first():
+    stream, norm = make_stream(), AddLayerNorm(16, eps=1e-6)
+    nn.init.normal_(norm.weight)
+    total, y = norm(stream)
+    torch.testing.assert_close(total, stream.add().x)
+    want = nn.functional.layer_norm(total, (16,), norm.weight, norm.bias, 1e-6)
+    torch.testing.assert_close(y, want)
+
+
+def hooked():
+    linear = nn.Linear(4, 4)
+    linear.register_forward_hook(lambda *_: None)
+    return linear
+
+
+def adapted():
+    class Adapter(nn.Linear):
+        pass
+
+    return Adapter(4, 4)
+
+
+def parametrised():
+    linear = nn.Linear(4, 4)
+    parametrize.register_parametrization(linear, 'weight', nn.Identity())
+    return linear
+
+
+def test_only_a_module_that_nobody_touched_is_plain():
+    assert is_plain(nn.Linear(4, 4), nn.Linear)
+    for make in (hooked, adapted, parametrised):
+        assert not is_plain(make(), nn.Linear)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('name', ['act1', 'fc1', 'act2', 'fc2'])
+def test_hooks_of_a_feed_forward_see_what_they_would_see_unfused(name):
+    torch.manual_seed(0)
+    ffn, norm, stream = GRKAN(16, 32).cuda(), AddLayerNorm(16).cuda(), make_stream('cuda')
+    ffn.init_weights()
+    plain = ffn.forward_residual(stream, norm)
+    seen = []
+    getattr(ffn, name).register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    hooked = ffn.forward_residual(stream, norm)
+    assert len(seen) == 1
+    torch.testing.assert_close(hooked, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_dropout_and_missing_biases_take_the_unfused_way():
+    torch.manual_seed(0)
+    norm, stream = AddLayerNorm(16).cuda(), make_stream('cuda')
+    dropped = GRKAN(16, 32, drop_rate=1.0).cuda()
+    _, y = dropped.forward_residual(stream, norm)
+    torch.testing.assert_close(y, dropped.fc2.bias.expand_as(y))
+    bare = GRKAN(16, 32, bias=False).cuda()
+    total, y = bare.forward_residual(stream, norm)
+    torch.testing.assert_close(y, bare(norm(Residual(total))[1]))
+
+
+@pytest.mark.gpu
+def test_hooks_of_attention_see_its_linear_maps():
+    attention = SoftmaxAttention(16, 2).cuda()
+    x = torch.randn(2, 5, 16, device='cuda', requires_grad=True)
+    plain, seen = attention(x, (1, 5)), []
+    for linear in (attention.qkv, attention.proj):
+        linear.register_forward_hook(lambda *_: seen.append(1))
+    torch.testing.assert_close(attention(x, (1, 5)), plain, rtol=1e-4, atol=1e-5)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_rational_module_takes_maps_with_channels_first(memory_format):
+    torch.manual_seed(0)
+    first = GroupRational(8, num_groups=4, init='gelu', channels_first=True)
+    last = GroupRational(8, num_groups=4, init='gelu')
+    x = torch.randn(2, 8, 3, 5).contiguous(memory_format=memory_format)
+    y = first(x)
+    assert y.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(y, last(x.movedim(1, -1)).movedim(-1, 1))
+    assert 'channels_first=True' in repr(first)

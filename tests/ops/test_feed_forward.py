@@ -1,0 +1,131 @@
+"""feed_forward: its node of the graph, and the plain composition, against float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kat_mm.ops import FeedForwardParameters, feed_forward, group_rational
+from kat_mm.ops.coefficients import get_fit
+from kat_mm.ops.feed_forward import _FeedForward
+
+DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
+EPS = 1e-6
+
+
+def make(device, branch_dtype=torch.float32, channels=24, tokens=5):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape, scale=1.0):
+        return (torch.randn(*shape, generator=generator) * scale).to(device)
+
+    def act(name):
+        fit = get_fit(name)
+        numerator, denominator = torch.tensor([fit.numerator]), torch.tensor([fit.denominator] * 8)
+        return numerator.to(device), denominator.to(device)
+
+    parameters = FeedForwardParameters(
+        normal(channels) + 1,
+        normal(channels),
+        *act('gelu'),
+        normal(4 * channels, channels, scale=0.2),
+        normal(4 * channels),
+        *act('swish'),
+        normal(channels, 4 * channels, scale=0.1),
+        normal(channels),
+    )
+    x = normal(2, tokens, channels)
+    branch = normal(2, tokens, channels).to(branch_dtype)
+    return x, branch, torch.tensor([0.0, 1.25], device=device), parameters
+
+
+def truth(x, branch, scale, p):
+    total = x if branch is None else x + branch * scale[:, None, None]
+    y = F.layer_norm(total, total.shape[-1:], p.norm_weight, p.norm_bias, EPS)
+    y = group_rational(y, p.numerator1, p.denominator1) @ p.weight1.T + p.bias1
+    return total, group_rational(y, p.numerator2, p.denominator2) @ p.weight2.T + p.bias2
+
+
+def node(x, branch, scale, parameters):
+    """The node itself, which runs under Triton's interpreter too."""
+    total, y = _FeedForward.apply(x, branch, scale, EPS, x.dtype, *parameters)
+    return (x if branch is None else total), y
+
+
+def plain(x, branch, scale, parameters):
+    return feed_forward(x, branch, scale, EPS, parameters)
+
+
+def leaves_of(values, dtype=None):
+    return [v if v is None else v.detach().to(dtype or v.dtype).requires_grad_() for v in values]
+
+
+def compare(function, x, branch, scale, parameters, tolerance):
+    leaves = leaves_of([x, branch, *parameters])
+    wanted = leaves_of([x, branch, *parameters], torch.float64)
+    got = function(*leaves[:2], scale, FeedForwardParameters(*leaves[2:]))
+    want = truth(*wanted[:2], scale.double(), FeedForwardParameters(*wanted[2:]))
+    generator = torch.Generator().manual_seed(1)
+    grads = [torch.randn(x.shape, generator=generator).to(x.device) for _ in want]
+    if branch is None:  # total is the input itself
+        got, want, grads = got[1:], want[1:], grads[1:]
+    got_grads = torch.autograd.grad(
+        got,
+        [v for v in leaves if v is not None],
+        [g.to(o.dtype) for g, o in zip(grads, got, strict=True)],
+    )
+    want_grads = torch.autograd.grad(
+        want, [v for v in wanted if v is not None], [g.double() for g in grads]
+    )
+    for g, w in zip((*got, *got_grads), (*want, *want_grads), strict=True):
+        error = (g.double() - w).norm() / w.norm()
+        assert error <= tolerance, (g.shape, error.item())
+    for g, leaf in zip(got_grads, [v for v in leaves if v is not None], strict=True):
+        assert g.dtype == leaf.dtype
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('function', [node, plain])
+@pytest.mark.parametrize('with_branch', [True, False])
+def test_output_and_gradients_equal_float64(function, with_branch, device):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    x, branch, scale, parameters = make(device)
+    compare(function, x, branch if with_branch else None, scale, parameters, 1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('dtype, tolerance', [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+def test_autocast_stays_within_the_rounding_of_its_dtype(dtype, tolerance):
+    def autocast(*inputs):
+        with torch.autocast('cuda', dtype):
+            total, y = plain(*inputs)
+        assert total.dtype == torch.float32 and y.dtype == dtype
+        return total, y
+
+    inputs = make('cuda', dtype, channels=192, tokens=197)
+    compare(autocast, *inputs, tolerance)
+
+
+@pytest.mark.gpu
+def test_every_way_gives_the_same_numbers_without_gradients_or_compiled():
+    x, branch, scale, parameters = make('cuda', torch.bfloat16, channels=192, tokens=197)
+    compiled = torch.compile(plain, fullgraph=True)
+    outputs = []
+    with torch.autocast('cuda', torch.bfloat16):
+        outputs.append(plain(*[x.clone().requires_grad_(), branch, scale, parameters]))
+        with torch.no_grad():
+            outputs.append(plain(x, branch, scale, parameters))
+        outputs.append(compiled(x.clone().requires_grad_(), branch, scale, parameters))
+    for total, y in outputs[1:]:
+        torch.testing.assert_close(total, outputs[0][0])
+        error = (y.float() - outputs[0][1].float()).norm() / y.float().norm()
+        assert error < 5e-3
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_second_derivatives_are_refused(device):
+    x, branch, scale, parameters = make(device)
+    x.requires_grad_()
+    _, y = node(x, branch, scale, parameters)
+    (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match='twice'):
+        grad.sum().backward()
