@@ -55,7 +55,8 @@ class _QKVLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         x, weight, used = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: through the parameter itself
+        if torch.is_grad_enabled() or x.dtype == torch.float64:
+            # create_graph=True goes through the parameter itself; the kernel adds in float32.
             used = weight.to(x.dtype)
             grad = torch.cat([g.transpose(1, 2).flatten(2).flatten(0, 1) for g in gradients], dim=1)
             grad_bias = grad.sum(dim=0) if ctx.has_bias else None
