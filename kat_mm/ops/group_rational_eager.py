@@ -12,7 +12,7 @@ operations would otherwise wait for memory.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ def forward(
         z = coefficients.argument(piece, scratch)
         p = _horner(z, coefficients.p, scratch('p', z))
         q = _horner(torch.abs(z, out=scratch('|z|', z)), coefficients.q, scratch('q', z))
-        y.copy_(p.div_(q))
+        _store(y, torch.div, p, q)
     return output
 
 
@@ -65,6 +65,7 @@ def backward(
     grad_x = empty_output(x)
     coefficients = _Coefficients(x, numerator, denominator, bias)
     p, q = coefficients.p, coefficients.q
+    dp, dq = _derivative(p), _derivative(q)
     sum_a, sum_b, sum_bias = (
         [p[0].new_zeros(x.shape[-1]) for _ in range(count)] for count in (len(p), len(q) - 1, 1)
     )
@@ -78,10 +79,10 @@ def backward(
         grad_q = y.mul_(grad_p)
 
         # dQ/dx = sign(x) dQ/d|x|
-        slope = _horner(magnitude, _derivative(q), scratch('slope', z))
+        slope = _horner(magnitude, dq, scratch('slope', z))
         slope.mul_(torch.copysign(coefficients.one, z, out=scratch('term', z))).mul_(grad_q)
-        grad_z = _horner(z, _derivative(p), scratch('grad', z)).mul_(grad_p).sub_(slope)
-        outgoing.copy_(grad_z)
+        grad_z = _horner(z, dp, scratch('grad', z)).mul_(grad_p)
+        grad_z = _store(outgoing, torch.sub, grad_z, slope)
 
         axes, term = coefficients.reduced_axes(z), scratch('term', z)
         _add_moments(sum_a, grad_p, z, axes, term)
@@ -148,6 +149,15 @@ def _pieces(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if x.device.type == 'cpu' and size:
         size = max(1, _PIECE * size // x.numel())
     return zip(*(view.split(max(size, 1)) for view in views), strict=True)
+
+
+def _store(out: Tensor, function: Callable, left: Tensor, right: Tensor) -> Tensor:
+    """``function(left, right)`` into ``out``; returns it in the dtype of the arithmetic."""
+    if out.dtype == left.dtype:
+        return function(left, right, out=out)
+    result = function(left, right, out=left)
+    out.copy_(result)
+    return result
 
 
 def _group_sum(per_channel: list[Tensor], coefficients: Tensor) -> Tensor:
