@@ -170,8 +170,8 @@ def _group_sum(per_channel: list[Tensor], coefficients: Tensor) -> Tensor:
 
 def _horner(x: Tensor, coefficients: list[Tensor], out: Tensor) -> Tensor:
     """c0 + c1 x + c2 x^2 + ..., in ``out``."""
-    if len(coefficients) == 1:
-        return out.copy_(coefficients[0].expand_as(x))
+    if len(coefficients) == 1:  # a constant too is undefined where x is
+        return torch.mul(x, 0, out=out).add_(coefficients[0])
     *lower, second, first = coefficients
     torch.addcmul(second, x, first, out=out)
     for coefficient in reversed(lower):

@@ -47,7 +47,8 @@ def load_magnitudes(pointer, group, COUNT: tl.constexpr, DTYPE: tl.constexpr):
 @triton.jit
 def _polynomial(x, c, COUNT: tl.constexpr):
     """c[0] + c[1] x + ... up to c[COUNT - 1]"""
-    result = tl.zeros_like(x) + c[COUNT - 1]
+    # A constant too is undefined where x is.
+    result = x * 0 + c[0] if COUNT == 1 else tl.zeros_like(x) + c[COUNT - 1]
     for i in tl.static_range(COUNT - 1):
         result = result * x + c[COUNT - 2 - i]
     return result

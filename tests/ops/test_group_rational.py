@@ -455,8 +455,11 @@ def test_packaged_fits_are_finite_over_all_of_float16(name, backend, device):
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-def test_infinite_or_undefined_input_shows_in_the_output_of_its_own_element(value, backend, device):
-    x, a, b, grad = make((2,), 4, (1, 1), (5, 4), torch.float32, device)
+@pytest.mark.parametrize('order', [(5, 4), (0, 2), (0, 0), (1, 3)])
+def test_infinite_or_undefined_input_shows_in_the_output_of_its_own_element(
+    order, value, backend, device
+):
+    x, a, b, grad = make((2,), 4, (1, 1), order, torch.float32, device)
     x[1, 2] = value
     y = BACKENDS[backend](x, a, b, grad)[0]
     expected = torch.ones(2, 4, dtype=torch.bool)
