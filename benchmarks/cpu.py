@@ -49,7 +49,8 @@ def run(out_dir: Path) -> None:
 
 
 def processor() -> str:
-    for line in Path('/proc/cpuinfo').read_text().splitlines():
+    info = Path('/proc/cpuinfo')  # Linux
+    for line in info.read_text().splitlines() if info.exists() else ():
         if line.startswith('model name'):
             return line.split(':', 1)[1].strip()
     return platform.processor()

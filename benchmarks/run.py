@@ -4,7 +4,8 @@
     python benchmarks/run.py model    # KAT against timm's ViT: training, inference, memory
     python benchmarks/run.py cpu      # a training step of KAT-T and of its ViT twin on a CPU
 
-Each prints a table and writes results.json, and a plot, to benchmarks/results/.
+Each prints a table and writes results.json to benchmarks/results/; ops and model draw a plot too.
+--sizes, --tasks and --modes choose among the cases of model.
 """
 
 import argparse

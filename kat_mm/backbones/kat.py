@@ -233,7 +233,7 @@ class KAT(BaseModule):
                 block.attn.share_operator(self.blocks[0].attn)
         has_last = self.num_layers == arch['num_layers']
         self.norm = (
-            AddLayerNorm(self.embed_dims, eps=1e-6) if final_norm and has_last else nn.Identity()
+            nn.LayerNorm(self.embed_dims, eps=1e-6) if final_norm and has_last else nn.Identity()
         )
         self.register_state_dict_post_hook(_note_grid)
         self.register_load_state_dict_pre_hook(_fit_loaded_tokens)
@@ -269,11 +269,10 @@ class KAT(BaseModule):
                 stream = checkpoint(block, stream, grid, use_reentrant=False)
             else:
                 stream = block(stream, grid)
-            if index == self.num_layers - 1 and isinstance(self.norm, AddLayerNorm):
-                stream = Residual(self.norm(stream)[1])
             if index in self.out_indices:
                 stream = stream.add()
-                outputs.append(self._format_output(stream.x, grid))
+                x = stream.x if index < self.num_layers - 1 else self.norm(stream.x)
+                outputs.append(self._format_output(x, grid))
         return tuple(outputs)
 
     def _format_output(self, x: Tensor, grid: tuple[int, int]) -> Tensor:

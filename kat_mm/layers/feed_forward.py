@@ -85,23 +85,31 @@ class GRKAN(FeedForward):
 
     def forward_residual(self, stream: Residual, norm: AddLayerNorm) -> tuple[Tensor, Tensor]:
         """As ``FeedForward.forward_residual``, in one node of the graph where that is the same."""
-        drops = self.training and (self.drop1.p or self.drop2.p)
-        plain = all(is_plain(fc, nn.Linear) and fc.bias is not None for fc in (self.fc1, self.fc2))
-        if drops or not plain or not stream.x.is_cuda:
-            return super().forward_residual(stream, norm)
-        if not all(is_plain(act, GroupRational) for act in (self.act1, self.act2)):
+        if not (stream.x.is_cuda and self._is_plain() and is_plain(norm, AddLayerNorm)):
             return super().forward_residual(stream, norm)
         parameters = FeedForwardParameters(
             norm.weight,
             norm.bias,
-            *self.act1.parameters(),
+            self.act1.weight_numerator,
+            self.act1.weight_denominator,
             self.fc1.weight,
             self.fc1.bias,
-            *self.act2.parameters(),
+            self.act2.weight_numerator,
+            self.act2.weight_denominator,
             self.fc2.weight,
             self.fc2.bias,
         )
         return feed_forward(*stream, norm.eps, parameters)
+
+    def _is_plain(self) -> bool:
+        linears, drops = (self.fc1, self.fc2), (self.drop1, self.drop2)
+        return (
+            is_plain(self, GRKAN)
+            and all(is_plain(act, GroupRational) for act in (self.act1, self.act2))
+            and all(is_plain(linear, nn.Linear) and linear.bias is not None for linear in linears)
+            and all(is_plain(drop, nn.Dropout) for drop in drops)
+            and not any(drop.training and drop.p for drop in drops)
+        )
 
 
 @MODELS.register_module()

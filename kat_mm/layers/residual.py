@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from kat_mm.ops import add_layer_norm
+from kat_mm.ops import add_branch, add_layer_norm
 
 
 class Residual(NamedTuple):
@@ -20,12 +20,7 @@ class Residual(NamedTuple):
 
     def add(self) -> 'Residual':
         """The same stream with nothing left to be added."""
-        if self.branch is None:
-            return self
-        branch = self.branch
-        if self.scale is not None:
-            branch = branch * self.scale.to(branch.dtype).view(-1, *[1] * (branch.dim() - 1))
-        return Residual(self.x + branch)
+        return Residual(add_branch(*self))
 
 
 class AddLayerNorm(nn.LayerNorm):
@@ -33,8 +28,11 @@ class AddLayerNorm(nn.LayerNorm):
 
     Args:
         normalized_shape: Channels C.
-        eps: Added to the variance.
+        eps: Added to the variance. Default: 1e-6.
     """
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-6):
+        super().__init__(normalized_shape, eps=eps)
 
     def forward(self, stream: Residual) -> tuple[Tensor, Tensor]:
         """The stream with its branch added, and the normalisation of that."""
@@ -50,7 +48,8 @@ def is_plain(module: nn.Module, kind: type) -> bool:
     parametrised, which makes it another class.
     """
     return type(module) is kind and not (
-        module._forward_hooks
+        'forward' in vars(module)  # wrapped by whoever moves parameters about
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

@@ -1,6 +1,6 @@
 """Functions on tensors. Imports torch and triton only."""
 
-from .add_layer_norm import add_layer_norm
+from .add_layer_norm import add_branch, add_layer_norm
 from .feed_forward import FeedForwardParameters, feed_forward
 from .fourier_low_rank import fourier_low_rank
 from .group_rational import group_rational
@@ -9,6 +9,7 @@ from .qkv_linear import qkv_linear, split_heads
 
 __all__ = [
     'FeedForwardParameters',
+    'add_branch',
     'add_layer_norm',
     'feed_forward',
     'fourier_low_rank',

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .group_rational import group_rational
+from .group_rational import check_coefficients, group_rational
 from .library import Operator
 
 if importlib.util.find_spec('triton') is not None:
@@ -45,18 +45,54 @@ def add_layer_norm(
     Returns:
         total, in the widest dtype of x and branch, and the result, in the same dtype, or in that of
         autocast where the fused kernel writes it for a linear map that would cast it anyway.
+
+    Raises:
+        ValueError: A shape does not fit, or the tensors lie on different devices.
     """
+    check(x, weight, bias, branch, scale, numerator, denominator)
     dtype = fused_dtype(x, branch)
     if dtype is not None:
         total, y, _ = _operator(x, branch, scale, weight, bias, numerator, denominator, eps, dtype)
         return (x if branch is None else total), y
 
-    if branch is not None:
-        if scale is not None:
-            branch = branch * scale.to(branch.dtype).view(-1, *[1] * (x.dim() - 1))
-        x = x + branch
+    x = add_branch(x, branch, scale)
     y = F.layer_norm(x, weight.shape, weight, bias, eps)
     return x, y if numerator is None else group_rational(y, numerator, denominator)
+
+
+def add_branch(x: Tensor, branch: Tensor | None, scale: Tensor | None) -> Tensor:
+    """``x + scale * branch``, with one factor for each sample."""
+    if branch is None:
+        return x
+    if scale is not None:
+        branch = branch * scale.to(branch.dtype).view(-1, *[1] * (branch.dim() - 1))
+    return x + branch
+
+
+def check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    branch: Tensor | None,
+    scale: Tensor | None,
+    numerator: Tensor | None,
+    denominator: Tensor | None,
+) -> None:
+    """Raise a ValueError for tensors that kernels would read beyond their ends."""
+    channels = x.shape[-1:]
+    for name, tensor, shape in (
+        ('weight', weight, channels),
+        ('bias', bias, channels),
+        ('branch', branch, x.shape),
+        ('scale', scale, x.shape[:1]),
+    ):
+        if tensor is not None and (tensor.shape != shape or tensor.device != x.device):
+            raise ValueError(
+                f'add_layer_norm: {name} is {tuple(tensor.shape)} on {tensor.device}; '
+                f'for x of {tuple(x.shape)} it must be {tuple(shape)} on {x.device}'
+            )
+    if numerator is not None:
+        check_coefficients('add_layer_norm', x, numerator, denominator)
 
 
 def fused_dtype(x: Tensor, branch: Tensor | None) -> torch.dtype | None:

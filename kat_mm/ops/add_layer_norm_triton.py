@@ -24,7 +24,7 @@ from .rational_triton import (
     store_sums,
     zero_sums,
 )
-from .tiles import cdiv, slot_width
+from .tiles import cdiv, contiguous, slot_width
 
 _MAX_CHANNELS = 4096
 # Tiles that one program walks through.
@@ -206,6 +206,7 @@ def _constants(
     vector = slot_width(channels, *groups, most=4)
     slots = triton.next_power_of_2(channels // vector)
     return Constants(
+        dtypes,
         CHANNELS=channels,
         A_GROUPS=groups[0],
         B_GROUPS=groups[1],
@@ -227,10 +228,6 @@ def _shape(coefficients: Tensor | None) -> torch.Size | None:
 
 def _dtypes(*tensors: Tensor | None) -> tuple[torch.dtype | None, ...]:
     return tuple([None if tensor is None else tensor.dtype for tensor in tensors])
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
 
 
 def empty_outputs(
@@ -286,17 +283,22 @@ def forward(
         constants,
         (
             x.contiguous(),
-            _contiguous(branch),
-            scale,
-            weight,
-            bias,
-            _contiguous(numerator),
-            _contiguous(denominator),
+            contiguous(branch),
+            contiguous(scale),
+            weight.contiguous(),
+            bias.contiguous(),
+            contiguous(numerator),
+            contiguous(denominator),
             *outputs,
         ),
         (num_rows, num_rows // len(x), eps),
     )
     return outputs
+
+
+def _own_branch(total: Tensor, scale: Tensor | None, branch_dtype: torch.dtype | None) -> bool:
+    """Whether the branch has another gradient than x."""
+    return branch_dtype is not None and (scale is not None or branch_dtype != total.dtype)
 
 
 def empty_gradients(
@@ -315,7 +317,7 @@ def empty_gradients(
 
     That of the branch is empty where it is that of x; the last two are empty without a function.
     """
-    own_branch = branch_dtype is not None and (scale is not None or branch_dtype != total.dtype)
+    own_branch = _own_branch(total, scale, branch_dtype)
     coefficients = (
         statistics.new_empty(0) if c is None else c.new_empty(c.shape)
         for c in (numerator, denominator)
@@ -342,7 +344,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients as ``empty_gradients`` describes them."""
     has_act, has_scale = numerator is not None, scale is not None
-    own_branch = branch_dtype is not None and (has_scale or branch_dtype != total.dtype)
+    own_branch = _own_branch(total, scale, branch_dtype)
     constants = _constants(
         total.shape[-1],
         _shape(numerator),
@@ -361,21 +363,21 @@ def backward(
     grad_x = total.new_empty(total.shape)
     grad_branch = total.new_empty(total.shape if own_branch else 0, dtype=branch_dtype)
     partial = statistics.new_empty(programs, 2 * channels + orders * num_slots)
-    numerator, denominator = _contiguous(numerator), _contiguous(denominator)
+    numerator, denominator = contiguous(numerator), contiguous(denominator)
     launch(
         _backward_kernel,
         programs,
         constants,
         (
             total.contiguous(),
-            _contiguous(grad_total),
+            contiguous(grad_total),
             grad.contiguous(),
             statistics,
-            weight,
-            bias,
+            weight.contiguous(),
+            bias.contiguous(),
             numerator,
             denominator,
-            scale,
+            contiguous(scale),
             grad_x,
             grad_branch,
             partial,

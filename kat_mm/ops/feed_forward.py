@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .add_layer_norm import add_layer_norm, fused_dtype
+from .add_layer_norm import add_layer_norm, check, fused_dtype
 from .group_rational import group_rational
 from .library import refuse_second_derivative
 from .linear import bias_gradient, has_own_backward, linear, weight_gradient
@@ -55,11 +55,12 @@ def feed_forward(
     Returns:
         total and the result, both of x's shape; the result in the dtype of a linear map.
     """
+    p = parameters
+    check(x, p.norm_weight, p.norm_bias, branch, scale, p.numerator1, p.denominator1)
     dtype = fused_dtype(x, branch)
     if dtype is not None and has_own_backward(x):
         total, y = _FeedForward.apply(x, branch, scale, eps, dtype, *parameters)
         return (x if branch is None else total), y
-    p = parameters
     total, y = add_layer_norm(
         x, p.norm_weight, p.norm_bias, eps, branch, scale, p.numerator1, p.denominator1
     )
@@ -96,11 +97,14 @@ class _FeedForward(torch.autograd.Function):
     def backward(ctx, grad_total, grad):
         total, statistics, scale, y, hidden, z, weight1, weight2, *parameters = ctx.saved_tensors
         p = FeedForwardParameters(*parameters)
-        with torch.no_grad():
+        needed = FeedForwardParameters(*ctx.needs_input_grad[5:])
+        # A backward pass that is called within autocast computes as one that is not.
+        with torch.no_grad(), torch.autocast('cuda', enabled=False):
             if grad is None:
                 grad = torch.zeros_like(y)
-            grad = grad.reshape(-1, grad.shape[-1])
-            grad_weight2, grad_bias2 = weight_gradient(grad, z), bias_gradient(grad)
+            incoming, grad = grad, grad.reshape(-1, grad.shape[-1])
+            grad_weight2 = weight_gradient(grad, z) if needed.weight2 else None
+            grad_bias2 = bias_gradient(grad) if needed.bias2 else None
             grad_hidden, *rational2, grad_bias1 = rational_kernels.backward(
                 grad.mm(weight2).view(z.shape), hidden, p.numerator2, p.denominator2, p.bias1
             )
@@ -129,12 +133,14 @@ class _FeedForward(torch.autograd.Function):
                 None,
                 *grad_norm.unbind(),
                 *rational1,
-                weight_gradient(grad_hidden, y),
+                weight_gradient(grad_hidden, y) if needed.weight1 else None,
                 grad_bias1,
                 *rational2,
                 grad_weight2,
                 grad_bias2,
             )
         if torch.is_grad_enabled():  # create_graph=True
-            return refuse_second_derivative('feed_forward', total, gradients)
+            return refuse_second_derivative(
+                'feed_forward', (total, *parameters, incoming), gradients
+            )
         return gradients

@@ -31,7 +31,7 @@ def group_rational(
 
     The denominator is at least 1, so F has no poles. The gradient takes ``sign(0) = +1`` for ``b``,
     and for ``x`` its sign bit: +1 at 0, -1 at -0.0. Arithmetic is in float32 for half-precision
-    input and in the widest input dtype otherwise. F is differentiable once.
+    input and in the widest dtype of x and the coefficients otherwise. F is differentiable once.
 
     Args:
         x: Input of shape (..., C), any strides and any number of leading dimensions, also none.
@@ -63,39 +63,47 @@ def group_rational(
 
 
 def _check(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None) -> None:
-    coefficients = (('numerator', numerator), ('denominator', denominator))
-    biases = () if bias is None else (('bias', bias),)
-    for name, tensor in (('x', x), *coefficients, *biases):
-        if tensor.dtype not in _FLOATS:
-            raise TypeError(
-                f'group_rational: {name} has dtype {tensor.dtype}; '
-                'it must be float16, bfloat16, float32 or float64'
-            )
-        if tensor.device != x.device:
-            raise ValueError(
-                f'group_rational: {name} is on {tensor.device} and x on {x.device}; '
-                'move them to one device'
-            )
     if x.dim() == 0:
         raise ValueError('group_rational: x is a scalar; it needs a channel dimension, (..., C)')
-    for name, tensor in coefficients:
+    check_coefficients('group_rational', x, numerator, denominator)
+    if bias is not None:
+        _check_tensor('group_rational', 'bias', bias, x)
+        if bias.shape != x.shape[-1:]:
+            raise ValueError(
+                f'group_rational: bias has shape {tuple(bias.shape)}; '
+                f'it must have one number for each of the {x.shape[-1]} channels'
+            )
+
+
+def check_coefficients(caller: str, x: Tensor, numerator: Tensor, denominator: Tensor) -> None:
+    """Raise where coefficients do not fit x of (..., C)."""
+    _check_tensor(caller, 'x', x, x)
+    for name, tensor in (('numerator', numerator), ('denominator', denominator)):
+        _check_tensor(caller, name, tensor, x)
         if tensor.dim() != 2:
             raise ValueError(
-                f'group_rational: {name} has shape {tuple(tensor.shape)}; '
+                f'{caller}: {name} has shape {tuple(tensor.shape)}; '
                 'it must have two dimensions, (groups, coefficients)'
             )
         channels, groups = x.shape[-1], tensor.shape[0]
         if groups == 0 or channels % groups:
             raise ValueError(
-                f'group_rational: {channels} channels cannot be divided into the {groups} groups '
+                f'{caller}: {channels} channels cannot be divided into the {groups} groups '
                 f'of {name}; the number of groups must divide the number of channels'
             )
     if numerator.shape[1] == 0:
-        raise ValueError('group_rational: numerator has no coefficients; it needs at least a0')
-    if bias is not None and bias.shape != x.shape[-1:]:
+        raise ValueError(f'{caller}: numerator has no coefficients; it needs at least a0')
+
+
+def _check_tensor(caller: str, name: str, tensor: Tensor, x: Tensor) -> None:
+    if tensor.dtype not in _FLOATS:
+        raise TypeError(
+            f'{caller}: {name} has dtype {tensor.dtype}; '
+            'it must be float16, bfloat16, float32 or float64'
+        )
+    if tensor.device != x.device:
         raise ValueError(
-            f'group_rational: bias has shape {tuple(bias.shape)}; '
-            f'it must have one number for each of the {x.shape[-1]} channels'
+            f'{caller}: {name} is on {tensor.device} and x on {x.device}; move them to one device'
         )
 
 

@@ -27,7 +27,7 @@ from .rational_triton import (
     store_sums,
     zero_sums,
 )
-from .tiles import Tile, cdiv, slot_width
+from .tiles import Tile, cdiv, contiguous, slot_width
 
 # Tiles that one program of a backward kernel walks through.
 _LOOPS = 16
@@ -54,7 +54,6 @@ def _forward_kernel(
     SLOTS: tl.constexpr,
     VECTOR: tl.constexpr,
     COLUMN_TILES: tl.constexpr,
-    LOOPS: tl.constexpr,
 ):
     NUM_SLOTS: tl.constexpr = CHANNELS // VECTOR
     slot = (tl.program_id(0) % COLUMN_TILES) * SLOTS + tl.arange(0, SLOTS)[None, :, None]
@@ -247,10 +246,11 @@ class _Plan(NamedTuple):
     tile: Tile
     column_tiles: int
     dtype: torch.dtype  # of the arithmetic
-    constants: Constants
+    forward: Constants
+    backward: Constants
 
 
-@functools.cache
+@functools.lru_cache(1024)  # images may have any size
 def _plan(
     channels: int,
     plane: int,
@@ -262,7 +262,7 @@ def _plan(
 ) -> _Plan:
     """How a tensor is cut: along its channels, or along planes of ``plane`` numbers.
 
-    ``dtypes`` are those of x, numerator, denominator and bias.
+    ``dtypes`` are those of x, numerator, denominator, bias and the gradient.
     """
     itemsize, dtype = dtypes[0].itemsize, compute_dtype(*dtypes[:3])
     if plane:
@@ -274,7 +274,7 @@ def _plan(
         tile = Tile.of(channels // vector, vector, itemsize)
         column_tiles = cdiv(channels, tile.slots * vector)
         extra = dict(COLUMN_TILES=column_tiles)
-    constants = Constants(
+    constants = dict(
         CHANNELS=channels,
         A_GROUPS=a_shape[0],
         B_GROUPS=b_shape[0],
@@ -283,17 +283,30 @@ def _plan(
         HAS_BIAS=dtypes[3] is not None,
         DTYPE=TRITON_DTYPE[dtype],
         APPROXIMATE=approximate_division(is_cuda, dtype),
-        LOOPS=loops,
         **tile.constants(),
         **extra,
     )
-    return _Plan(tile, column_tiles, dtype, constants)
+    walking = Constants(dtypes, LOOPS=loops, **constants)
+    return _Plan(
+        tile, column_tiles, dtype, walking if plane else Constants(dtypes, **constants), walking
+    )
 
 
 def _plan_for(
-    x: Tensor, plane: int, numerator: Tensor, denominator: Tensor, bias: Tensor | None
+    x: Tensor,
+    plane: int,
+    numerator: Tensor,
+    denominator: Tensor,
+    bias: Tensor | None,
+    grad: Tensor | None = None,
 ) -> _Plan:
-    dtypes = x.dtype, numerator.dtype, denominator.dtype, None if bias is None else bias.dtype
+    dtypes = (
+        x.dtype,
+        numerator.dtype,
+        denominator.dtype,
+        None if bias is None else bias.dtype,
+        None if grad is None else grad.dtype,
+    )
     return _plan(x.shape[-1], plane, numerator.shape, denominator.shape, dtypes, x.is_cuda, _LOOPS)
 
 
@@ -321,17 +334,17 @@ def forward(
         return y
     plane = _plane_size(x)
     plan = _plan_for(x, plane, numerator, denominator, bias)
-    coefficients = numerator.contiguous(), denominator.contiguous(), bias
+    coefficients = numerator.contiguous(), denominator.contiguous(), contiguous(bias)
     if plane:
         count = x.numel() // plane
         programs = cdiv(count, plan.tile.rows) * plan.column_tiles
         tensors = x, y, *coefficients
-        launch(_planes_forward_kernel, programs, plan.constants, tensors, (count, plane))
+        launch(_planes_forward_kernel, programs, plan.forward, tensors, (count, plane))
     else:
         (rows, stride), count = _rows(x), x.numel() // x.shape[-1]
         programs = cdiv(count, plan.tile.rows) * plan.column_tiles
         tensors = rows, y, *coefficients
-        launch(_forward_kernel, programs, plan.constants, tensors, (count, stride))
+        launch(_forward_kernel, programs, plan.forward, tensors, (count, stride))
     return y
 
 
@@ -348,8 +361,9 @@ def backward(
         grad_bias = x.new_empty(0) if bias is None else torch.zeros_like(bias)
         return grad_x, torch.zeros_like(numerator), torch.zeros_like(denominator), grad_bias
     plane, channels = _plane_size(x), x.shape[-1]
-    plan = _plan_for(x, plane, numerator, denominator, bias)
+    plan = _plan_for(x, plane, numerator, denominator, bias, grad)
     numerator, denominator = numerator.contiguous(), denominator.contiguous()
+    bias = contiguous(bias)
     orders, shifts = numerator.shape[1] + denominator.shape[1], 0 if bias is None else channels
     if plane:
         grad = torch.empty_like(x).copy_(grad) if grad.stride() != x.stride() else grad
@@ -360,7 +374,7 @@ def backward(
         launch(
             _planes_backward_kernel,
             cdiv(count, plan.tile.rows) * plan.column_tiles,
-            plan.constants,
+            plan.backward,
             (grad, x, grad_x, partial, numerator, denominator, bias),
             (count, plane),
         )
@@ -373,9 +387,10 @@ def backward(
         launch(
             _backward_kernel,
             row_programs * plan.column_tiles,
-            plan.constants,
+            plan.backward,
             (grad, rows, grad_x, partial, numerator, denominator, bias),
             (count, grad_stride, stride),
         )
     grad_bias, grad_a, grad_b = finish(partial, shifts, numerator, denominator)
-    return grad_x, grad_a, grad_b, grad_bias if bias is None else grad_bias.to(bias.dtype)
+    grad_bias = x.new_empty(0) if bias is None else grad_bias.to(bias.dtype)
+    return grad_x, grad_a, grad_b, grad_bias

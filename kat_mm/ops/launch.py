@@ -14,15 +14,23 @@ _DIRECT = triton.__version__.startswith(('3.6.',)) and torch.version.hip is None
 
 
 class Constants(dict):
-    """Compile-time arguments of a kernel, as one hashable thing: made once and kept.
+    """Compile-time arguments of a kernel, to be made once and kept.
 
-    What makes it must tell apart all that decides about them, and the dtypes of all the tensors.
+    Args:
+        dtypes: What decides about the dtypes of all the tensors that the kernel is launched with.
+        values: The arguments.
     """
 
-    __hash__ = object.__hash__
+    def __init__(self, dtypes: tuple[torch.dtype | None, ...], **values):
+        super().__init__(values)
+        self.dtypes = dtypes
+        self._hash = hash((dtypes, tuple(values.items())))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other
+        return dict.__eq__(self, other) and self.dtypes == other.dtypes
 
 
 def launch(
@@ -48,7 +56,9 @@ def launch(
     bits = 0
     for pointer in pointers:
         bits |= pointer or 0
-    key = (kernel, constants, device, *[n if n < 2 else n % 16 or n >> 31 for n in numbers])
+    # What Triton takes for granted about an integer: that it is 1, a multiple of 16, of 32 bits.
+    traits = [(n == 1, n % 16 == 0, n >> 31) if isinstance(n, int) else None for n in numbers]
+    key = (kernel, constants, device, *traits)
     if bits % 16 == 0 and key in _compiled:
         compiled, values = _compiled[key]
         compiled.run(

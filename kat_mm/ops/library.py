@@ -95,18 +95,20 @@ def is_eager(x: Tensor) -> bool:
 
 class _Refuse(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, name, anchor, *gradients):
+    def forward(ctx, name, num_gradients, *tensors):
         ctx.name = name
-        return tuple(None if g is None else g.view_as(g) for g in gradients)
+        return tuple(None if t is None else t.view_as(t) for t in tensors[:num_gradients])
 
     @staticmethod
     def backward(ctx, *_):
         raise NotImplementedError(f'{ctx.name} is differentiable once, not twice')
 
 
-def refuse_second_derivative(name: str, anchor: Tensor, gradients: tuple) -> tuple:
+def refuse_second_derivative(
+    name: str, inputs: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
     """The gradients of a backward pass, which raise where they are differentiated in turn.
 
-    Without this PyTorch would take them for constants. ``anchor`` is any tensor of the graph.
+    Without this PyTorch would take them for constants. ``inputs`` are what they depend on.
     """
-    return _Refuse.apply(name, anchor, *gradients)
+    return _Refuse.apply(name, len(gradients), *gradients, *inputs)

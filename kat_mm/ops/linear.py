@@ -24,9 +24,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``torch.nn.functional.linear`` for x of (..., C_in), weight of (C_out, C_in)."""
     if not has_own_backward(x):
         return F.linear(x, weight, bias)
-    if torch.is_autocast_enabled('cuda'):
-        x = x.to(torch.get_autocast_dtype('cuda'))
-    return _Linear.apply(x, weight, bias)
+    return _Linear.apply(autocast(x), weight, bias)
 
 
 def has_own_backward(x: Tensor) -> bool:
@@ -34,10 +32,17 @@ def has_own_backward(x: Tensor) -> bool:
     return kernels is not None and x.is_cuda and torch.is_grad_enabled() and is_eager(x)
 
 
+def autocast(tensor: Tensor) -> Tensor:
+    """The tensor as a linear map on a GPU takes it: float64 stays what it is."""
+    if not torch.is_autocast_enabled('cuda') or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype('cuda'))
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
-        used = weight.to(x.dtype)
+        used = autocast(weight)
         ctx.save_for_backward(x, weight, used)
         ctx.has_bias = bias is not None
         return F.linear(x, used, bias)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .linear import has_own_backward, weight_gradient
+from .linear import autocast, has_own_backward, weight_gradient
 
 if importlib.util.find_spec('triton') is not None:
     from . import qkv_linear_triton as kernels
@@ -32,9 +32,7 @@ def qkv_linear(
     """
     if not has_own_backward(x):
         return split_heads(F.linear(x, weight, bias), num_heads)
-    if torch.is_autocast_enabled('cuda'):
-        x = x.to(torch.get_autocast_dtype('cuda'))
-    return _QKVLinear.apply(x, weight, bias, num_heads)
+    return _QKVLinear.apply(autocast(x), weight, bias, num_heads)
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,7 +45,7 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 class _QKVLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, num_heads):
-        used = weight.to(x.dtype)
+        used = autocast(weight)
         ctx.save_for_backward(x, weight, used)
         ctx.has_bias = bias is not None
         return split_heads(F.linear(x, used, bias), num_heads)
@@ -55,13 +53,14 @@ class _QKVLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         x, weight, used = ctx.saved_tensors
+        with_bias = ctx.has_bias and ctx.needs_input_grad[2]
         if torch.is_grad_enabled() or x.dtype == torch.float64:
             # create_graph=True goes through the parameter itself; the kernel adds in float32.
             used = weight.to(x.dtype)
             grad = torch.cat([g.transpose(1, 2).flatten(2).flatten(0, 1) for g in gradients], dim=1)
-            grad_bias = grad.sum(dim=0) if ctx.has_bias else None
+            grad_bias = grad.sum(dim=0) if with_bias else None
         else:
-            grad, grad_bias = kernels.join_heads(*gradients, with_sum=ctx.has_bias)
+            grad, grad_bias = kernels.join_heads(*gradients, with_sum=with_bias)
         grad_x = grad.mm(used).view(x.shape) if ctx.needs_input_grad[0] else None
         grad_weight = weight_gradient(grad, x) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, grad_bias, None

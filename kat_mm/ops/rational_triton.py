@@ -159,7 +159,8 @@ def differentiate(
 def store_sums(pointer, sums, slot, mask, COUNT: tl.constexpr, num_slots, AXIS: tl.constexpr):
     """Store each sum, added up along AXIS of the tile, at [coefficient, slot]."""
     for i in tl.static_range(COUNT):
-        tl.store(pointer + i * num_slots + slot, tl.sum(sums[i], axis=AXIS), mask=mask)
+        tl.store(pointer + slot, tl.sum(sums[i], axis=AXIS), mask=mask)
+        pointer += num_slots
 
 
 @triton.jit
@@ -202,7 +203,7 @@ def _finish_kernel(
             partial_ptr + first, num_partials, WIDTH, NUM_SLOTS // B_GROUPS, B_BLOCK, SIZE
         )
         # d|b|/db with sign(0) = +1: with 0 a denominator that starts at zero would stay there.
-        sign = tl.where(tl.load(b_ptr + index).to(tl.float32) < 0, 1.0, -1.0)
+        sign = tl.where(tl.load(b_ptr + index) < 0, 1.0, -1.0)
         tl.store(grad_b_ptr + index, tl.sum(b_sums) * sign)
     else:
         first = (program - NUM_A - NUM_B) * 32
@@ -282,6 +283,7 @@ def _finish_plan(
         for groups in (a_groups, b_groups)
     )
     constants = Constants(
+        dtypes,
         NUM_SHIFTS=num_shifts,
         NUM_SLOTS=num_slots,
         A_GROUPS=a_groups,

@@ -3,12 +3,19 @@
 import math
 from typing import NamedTuple
 
+from torch import Tensor
+
 NUM_WARPS = 4
 
 
 def cdiv(numerator: int, denominator: int) -> int:
     """Quotient, rounded up (Triton's own takes longer than a launch)."""
     return -(-numerator // denominator)
+
+
+def contiguous(tensor: Tensor | None) -> Tensor | None:
+    """The tensor without gaps; kernels know no strides but those they are given."""
+    return None if tensor is None else tensor.contiguous()
 
 
 def slot_width(channels: int, *groups: int, most: int) -> int:

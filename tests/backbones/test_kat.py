@@ -432,3 +432,10 @@ def test_unknown_type_of_a_part_is_named(argument):
 def test_misspelt_argument_is_named():
     with pytest.raises(TypeError, match="'drop_path'"):
         MODELS.build(dict(type='KAT', arch=SMALL, drop_path=0.1))
+
+
+def test_the_final_norm_is_called_as_a_module():
+    model, calls = small(), []
+    model.norm.register_forward_hook(lambda *_: calls.append(1))
+    model(images())
+    assert calls == [1]

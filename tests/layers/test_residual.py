@@ -50,9 +50,15 @@ def parametrised():
     return linear
 
 
+def patched():
+    linear = nn.Linear(4, 4)
+    linear.forward = linear.forward
+    return linear
+
+
 def test_only_a_module_that_nobody_touched_is_plain():
     assert is_plain(nn.Linear(4, 4), nn.Linear)
-    for make in (hooked, adapted, parametrised):
+    for make in (hooked, adapted, parametrised, patched):
         assert not is_plain(make(), nn.Linear)
 
 
@@ -68,6 +74,36 @@ def test_hooks_of_a_feed_forward_see_what_they_would_see_unfused(name):
     hooked = ffn.forward_residual(stream, norm)
     assert len(seen) == 1
     torch.testing.assert_close(hooked, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('name', ['norm', 'ffn'])
+def test_hooks_of_the_norm_and_of_the_whole_feed_forward_fire(name):
+    modules = {'ffn': GRKAN(16, 32).cuda(), 'norm': AddLayerNorm(16).cuda()}
+    seen = []
+    modules[name].register_forward_hook(lambda *_: seen.append(1))
+    modules['ffn'].forward_residual(make_stream('cuda'), modules['norm'])
+    assert seen == [1]
+
+
+@pytest.mark.gpu
+def test_a_feed_forward_of_another_class_computes_its_own_function():
+    class Doubled(GRKAN):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    torch.manual_seed(0)
+    ffn, norm, stream = Doubled(16, 32).cuda(), AddLayerNorm(16).cuda(), make_stream('cuda')
+    total, y = ffn.forward_residual(stream, norm)
+    torch.testing.assert_close(y, 2 * GRKAN.forward(ffn, norm(Residual(total))[1]))
+
+
+@pytest.mark.gpu
+def test_dropout_that_stays_on_in_evaluation_is_respected():
+    ffn = GRKAN(16, 32, drop_rate=1.0).cuda().eval()
+    ffn.drop2.train()
+    _, y = ffn.forward_residual(make_stream('cuda'), AddLayerNorm(16).cuda())
+    torch.testing.assert_close(y, ffn.fc2.bias.expand_as(y))
 
 
 @pytest.mark.gpu

@@ -233,3 +233,34 @@ def test_second_derivatives_are_refused():
     (grad,) = torch.autograd.grad(y, x, grads[1].requires_grad_(), create_graph=True)
     with pytest.raises(NotImplementedError, match='twice'):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_strides_of_small_tensors_make_no_difference(device, short_programs):
+    values, grads = make(device=device)
+    strided = {
+        name: v if v is None or v.dim() > 1 else v.repeat_interleave(2)[::2]
+        for name, v in values.items()
+    }
+    assert strided['weight'].stride() == (2,)
+    for g, w in zip(fused(**strided), fused(**values), strict=True):
+        assert torch.equal(g, w)
+    got, want = gradients(fused, strided, grads)[2], gradients(fused, values, grads)[2]
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize(
+    'name, value, words',
+    [
+        ('branch', torch.zeros(1, 5, 24), ('branch', '(1, 5, 24)', '(3, 5, 24)')),
+        ('weight', torch.zeros(12), ('weight', '(12,)', '(24,)')),
+        ('bias', torch.zeros(48), ('bias', '(48,)', '(24,)')),
+        ('scale', torch.zeros(5), ('scale', '(5,)', '(3,)')),
+        ('denominator', torch.zeros(5, 4), ('24 channels', '5 groups', 'denominator')),
+    ],
+)
+def test_input_that_does_not_fit_is_refused_with_its_name_and_shape(name, value, words):
+    values, _ = make()
+    with pytest.raises(ValueError) as error:
+        plain(**{**values, name: value})
+    assert all(word in str(error.value) for word in words)

@@ -281,6 +281,9 @@ def test_bias_is_added_before_and_its_gradient_is_that_of_x_summed(
         got = y, *triton_backend.backward(grad, x, a, b, bias)
     want = truth(x.double() + bias.double(), a, b, grad)
     assert_close(got[:4], want, dtype, KERNEL_TOLERANCE)
+    if backend == 'kernels':
+        strided = bias.repeat_interleave(2)[::2]
+        assert torch.equal(triton_backend.forward(x, a, b, strided), got[0])
     want_bias = want[1].flatten(0, -2).sum(0)
     assert got[4].dtype == bias.dtype
     torch.testing.assert_close(

@@ -129,3 +129,33 @@ def test_second_derivatives_are_refused(device):
     (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match='twice'):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_frozen_parameters_get_no_gradient_and_the_others_keep_theirs(device):
+    x, branch, scale, parameters = make(device)
+
+    def gradients(frozen):
+        leaves = leaves_of(parameters)
+        for index in frozen:
+            leaves[index].requires_grad_(False)
+        _, y = node(x, branch, scale, FeedForwardParameters(*leaves))
+        y.square().sum().backward()
+        return [leaf.grad for leaf in leaves]
+
+    want = gradients(())
+    for index, (g, w) in enumerate(zip(gradients((4, 8, 9)), want, strict=True)):
+        assert (g is None) if index in (4, 8, 9) else torch.equal(g, w)
+
+
+@pytest.mark.gpu
+def test_backward_within_autocast_is_the_same():
+    x, branch, scale, parameters = make('cuda', channels=192, tokens=197)
+
+    def gradients(enabled):
+        leaves = leaves_of(parameters)
+        _, y = plain(x, branch, scale, FeedForwardParameters(*leaves))
+        with torch.autocast('cuda', torch.float16, enabled=enabled):
+            return torch.autograd.grad(y.square().mean(), leaves)
+
+    torch.testing.assert_close(gradients(True), gradients(False))
