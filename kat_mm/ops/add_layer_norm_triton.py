@@ -28,8 +28,8 @@ from .tiles import cdiv, contiguous, slot_width
 
 _MAX_CHANNELS = 4096
 # Tiles that one program walks through.
-_FORWARD_LOOPS = 8
-_BACKWARD_LOOPS = 32
+_FORWARD_LOOPS = 4
+_BACKWARD_LOOPS = 16
 
 
 @triton.jit
