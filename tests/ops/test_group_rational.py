@@ -122,8 +122,9 @@ def assert_close(got, want, dtype, tolerances=TOLERANCE):
         assert g.shape == w.shape, name
         if not w.numel():
             continue
-        # Coefficients keep float32, whatever the dtype of x.
-        tolerance = tolerances[dtype] if index < 2 else min(tolerances[dtype], 1e-5)
+        # Coefficients keep float32 whatever the dtype of x, and terms of their sums cancel.
+        sums = 1e-12 if dtype == torch.float64 else 1e-5
+        tolerance = tolerances[dtype] if index < 2 else sums
         error = (g.cpu().double() - w).norm() / w.norm().clamp(min=1e-30)
         assert error <= tolerance, f'{name}: relative error {error:.2e}'
 
