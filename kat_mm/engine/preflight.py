@@ -32,7 +32,7 @@ from kat_mm.engine.class_folders import (
 from kat_mm.errors import UserError
 
 _WHERE_TO_GET = {
-    'ImageNet': 'Get ILSVRC 2012 from image-net.org, with one folder nXXXXXXXX for each class',
+    'ImageNet': 'Get ILSVRC 2012 from image-net.org, one folder for each class (n01440764, ...)',
     'ADE20KDataset': 'Get ADE20K (ADEChallengeData2016.zip) from sceneparsing.csail.mit.edu',
     'Flowers102': 'Get jpg/, imagelabels.mat and setid.mat from '
     'www.robots.ox.ac.uk/~vgg/data/flowers/102',

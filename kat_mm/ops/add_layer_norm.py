@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .group_rational import check_coefficients, group_rational
-from .library import Operator
+from .operator import Operator
 
 if importlib.util.find_spec('triton') is not None:
     from . import add_layer_norm_triton as kernels

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .add_layer_norm import add_layer_norm, check, fused_dtype
 from .group_rational import group_rational
-from .library import refuse_second_derivative
 from .linear import bias_gradient, has_own_backward, linear, weight_gradient
+from .operator import refuse_second_derivative
 
 if importlib.util.find_spec('triton') is not None:
     from . import add_layer_norm_triton as norm_kernels

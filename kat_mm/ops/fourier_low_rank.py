@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import fourier_low_rank_eager as eager
-from .library import Operator
+from .operator import Operator
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

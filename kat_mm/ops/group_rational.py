@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import group_rational_eager as eager
-from .library import Operator
+from .operator import Operator
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .library import is_eager
+from .operator import is_eager
 
 if importlib.util.find_spec('triton') is not None:
     from . import linear_triton as kernels
