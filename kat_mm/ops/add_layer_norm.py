@@ -99,7 +99,9 @@ def fused_dtype(x: Tensor, branch: Tensor | None) -> torch.dtype | None:
     """The dtype that the fused kernel gives its result, or None where it does not serve."""
     if kernels is None or not x.is_cuda or not kernels.supports(x, branch):
         return None
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    # torch.compile counts as exporting where it looks.
+    exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    if exporting or torch.jit.is_tracing():
         return None
     if torch.is_autocast_enabled('cuda'):
         return torch.get_autocast_dtype('cuda')

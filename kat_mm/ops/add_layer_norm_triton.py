@@ -93,7 +93,9 @@ def _forward_kernel(
             x = x.to(total_ptr.dtype.element_ty).to(tl.float32)
         mean = _row_sum(x) / CHANNELS
         centred = tl.where(slot_mask, x - mean, 0.0)
-        rstd = 1.0 / tl.sqrt(_row_sum(centred * centred) / CHANNELS + eps)
+        # eps comes in double precision from a compiled program.
+        variance = _row_sum(centred * centred) / CHANNELS
+        rstd = 1.0 / tl.sqrt(variance + tl.cast(eps, tl.float32))
         y = centred * rstd * weight + bias
         if HAS_ACT:
             y = evaluate(y, a, b, M, N, APPROXIMATE)

@@ -9,6 +9,8 @@ The gradient of the coefficients is a sum over images and queries: a program wal
 queries of some images and stores one partial sum; a second reduction adds these in a fixed order.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 import triton
@@ -16,6 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .fourier_low_rank_eager import empty_gradients
+from .launch import Constants, launch
+from .tiles import cdiv
 
 
 @triton.jit
@@ -103,7 +107,7 @@ def _forward_kernel(
     for first in range(0, num_keys, BLOCK_K):
         keys = first + tl.arange(0, BLOCK_K)
         k = _tile(k_ptr, keys, num_keys, k_token, D, BLOCK_D, DOT)
-        scores = tl.dot(q, tl.trans(k), input_precision='ieee') * scale
+        scores = tl.dot(q, tl.trans(k), input_precision='ieee') * tl.cast(scale, tl.float32)
         cos, sin = _cos_sin(scores, APPROXIMATE)
         c_ptrs = c_ptr + rank[None, :] * padded_keys + keys[:, None]
         cos_g, sin_g = cos, sin
@@ -160,7 +164,7 @@ def _query_gradient_kernel(
     for first in range(0, num_keys, BLOCK_K):
         keys = first + tl.arange(0, BLOCK_K)
         k = _tile(k_ptr, keys, num_keys, k_token, D, BLOCK_D, DOT)
-        scores = tl.dot(q, tl.trans(k), input_precision='ieee') * scale
+        scores = tl.dot(q, tl.trans(k), input_precision='ieee') * tl.cast(scale, tl.float32)
         cos, sin = _cos_sin(scores, APPROXIMATE)
         c_ptrs = c_ptr + rank[:, None] * padded_keys + keys[None, :]
         slope = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
@@ -177,7 +181,7 @@ def _query_gradient_kernel(
     grad_q_ptr += batch * num_queries * HEADS * D + head * D
     tl.store(
         grad_q_ptr + queries[:, None] * (HEADS * D) + columns[None, :],
-        grad_q * scale,
+        grad_q * tl.cast(scale, tl.float32),
         mask=(queries < num_queries)[:, None] & (columns < D)[None, :],
     )
 
@@ -249,7 +253,7 @@ def _key_gradient_kernel(
                 BLOCK_R,
                 DOT,
             )
-            scores = tl.dot(k, tl.trans(q), input_precision='ieee') * scale
+            scores = tl.dot(k, tl.trans(q), input_precision='ieee') * tl.cast(scale, tl.float32)
             cos, sin = _cos_sin(scores, APPROXIMATE)
             slope = tl.zeros([BLOCK_K, BLOCK_Q], tl.float32)
             cos_g, sin_g = cos, sin
@@ -273,7 +277,7 @@ def _key_gradient_kernel(
             + head * D
             + keys[:, None] * (HEADS * D)
             + columns[None, :],
-            grad_k * scale,
+            grad_k * tl.cast(scale, tl.float32),
             mask=(keys < num_keys)[:, None] & (columns < D)[None, :],
         )
     partial_ptr += (chunk * HEADS + head) * 2 * G * BLOCK_R * padded_keys
@@ -286,10 +290,10 @@ _TRITON_DTYPE = {
     torch.bfloat16: tl.bfloat16,
     torch.float32: tl.float32,
 }
-# Sides of a tile of scores: of the tokens that a program keeps, and of those that it walks through.
+# Queries and keys of a tile of scores: a program keeps the former and walks through the latter.
 _TILE = (64, 32)
-# That by keys keeps the sums of the coefficients too: wider tiles do not fit into registers.
-_KEY_GRADIENT_TILE = (64, 16)
+# It keeps keys, and the sums of the coefficients too: wider tiles do not fit into registers.
+_KEY_GRADIENT_TILE = (16, 64)
 # Keys are padded to a multiple of it: of the sides of all tiles.
 _KEY_TILES = 64
 # Programs of the kernel by keys, where the batch has enough images.
@@ -328,24 +332,47 @@ def _pack(q: Tensor, coefficients: Tensor) -> Tensor:
     return F.pad(coefficients.to(q.dtype), (0, -keys % _KEY_TILES, 0, _padded(rank) - rank))
 
 
-def _common(q: Tensor, k: Tensor, coefficients: Tensor, packed: Tensor) -> tuple[tuple, dict]:
-    """Arguments that all kernels share: sizes and strides, and constants."""
-    _, waves, rank, _ = coefficients.shape
-    sizes = (q.shape[2], k.shape[2], packed.shape[3], *q.stride()[:3], *k.stride()[:3])
-    constants = dict(
-        HEADS=q.shape[1],
-        D=q.shape[3],
-        BLOCK_D=_padded(q.shape[3]),
+def _sizes(q: Tensor, k: Tensor, packed: Tensor) -> tuple[int, ...]:
+    """Sizes and strides that all kernels take."""
+    return (q.shape[2], k.shape[2], packed.shape[3], *q.stride()[:3], *k.stride()[:3])
+
+
+@functools.cache
+def _constants(
+    q_shape: tuple[int, int],
+    rank: int,
+    waves: int,
+    dtype: torch.dtype,
+    is_cuda: bool,
+    tile: tuple[int, int],
+    **others: int,
+) -> Constants:
+    """``q_shape`` is (heads, d), ``tile`` (queries, keys)."""
+    heads, dim = q_shape
+    return Constants(
+        (dtype,),  # all tensors', but for partial sums
+        HEADS=heads,
+        D=dim,
+        BLOCK_D=_padded(dim),
         RANK=rank,
         BLOCK_R=_padded(rank),
         G=waves // 2,
         # PTX: not under the interpreter, nor on AMD.
-        APPROXIMATE=q.is_cuda and torch.version.hip is None,
+        APPROXIMATE=is_cuda and torch.version.hip is None,
         # The interpreter multiplies bfloat16 as the integers that it keeps it in.
-        DOT=_TRITON_DTYPE[q.dtype if q.is_cuda else torch.float32],
+        DOT=_TRITON_DTYPE[dtype if is_cuda else torch.float32],
+        BLOCK_Q=tile[0],
+        BLOCK_K=tile[1],
         num_warps=4,
+        **others,
     )
-    return sizes, constants
+
+
+def _constants_for(
+    q: Tensor, coefficients: Tensor, tile: tuple[int, int], **others: int
+) -> Constants:
+    _, waves, rank, _ = coefficients.shape
+    return _constants(q.shape[1::2], rank, waves, q.dtype, q.is_cuda, tile, **others)
 
 
 def forward(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
@@ -353,11 +380,13 @@ def forward(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
     q, k = _unit_stride(q), _unit_stride(k)
     y = q.new_empty(*q.shape[:3], coefficients.shape[2])
     packed = _pack(q, coefficients)
-    sizes, constants = _common(q, k, coefficients, packed)
-    constants['BLOCK_Q'], constants['BLOCK_K'] = _TILE
-    grid = (q.shape[0] * q.shape[1] * triton.cdiv(q.shape[2], constants['BLOCK_Q']),)
-    with torch.cuda.device_of(q):
-        _forward_kernel[grid](q, k, packed, y, scale, *sizes, **constants)
+    launch(
+        _forward_kernel,
+        q.shape[0] * q.shape[1] * cdiv(q.shape[2], _TILE[0]),
+        _constants_for(q, coefficients, _TILE),
+        (q, k, packed, y),
+        (scale, *_sizes(q, k, packed)),
+    )
     return y
 
 
@@ -368,20 +397,25 @@ def backward(
     q, k, grad = _unit_stride(q), _unit_stride(k), grad.contiguous()
     packed = _pack(q, coefficients)
     grad_q, grad_k, _ = empty_gradients(q, k, coefficients)
-    sizes, constants = _common(q, k, coefficients, packed)
+    sizes = _sizes(q, k, packed)
     batch, heads, queries, _ = q.shape
-    with torch.cuda.device_of(q):
-        constants['BLOCK_Q'], constants['BLOCK_K'] = _TILE
-        grid = (batch * heads * triton.cdiv(queries, constants['BLOCK_Q']),)
-        _query_gradient_kernel[grid](q, k, packed, grad, grad_q, scale, *sizes, **constants)
-
-        constants['BLOCK_K'], constants['BLOCK_Q'] = _KEY_GRADIENT_TILE
-        tiles = heads * triton.cdiv(k.shape[2], constants['BLOCK_K'])
-        images = triton.cdiv(batch * tiles, max(_PROGRAMS, tiles))
-        chunks = triton.cdiv(batch, images)
-        partial = packed.new_empty(chunks, *packed.shape, dtype=torch.float32)
-        _key_gradient_kernel[(chunks * tiles,)](
-            q, k, packed, grad, grad_k, partial, scale, batch, *sizes, IMAGES=images, **constants
-        )
+    launch(
+        _query_gradient_kernel,
+        batch * heads * cdiv(queries, _TILE[0]),
+        _constants_for(q, coefficients, _TILE),
+        (q, k, packed, grad, grad_q),
+        (scale, *sizes),
+    )
+    tiles = heads * cdiv(k.shape[2], _KEY_GRADIENT_TILE[1])
+    images = cdiv(batch * tiles, max(_PROGRAMS, tiles))
+    chunks = cdiv(batch, images)
+    partial = packed.new_empty(chunks, *packed.shape, dtype=torch.float32)
+    launch(
+        _key_gradient_kernel,
+        chunks * tiles,
+        _constants_for(q, coefficients, _KEY_GRADIENT_TILE, IMAGES=images),
+        (q, k, packed, grad, grad_k, partial),
+        (scale, batch, *sizes),
+    )
     rank, keys = coefficients.shape[2:]
     return grad_q, grad_k, partial.sum(dim=0)[:, :, :rank, :keys].to(coefficients.dtype)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 import triton
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from triton.runtime import JITFunction
 
 # Compiled kernels with the values of their constants, which a launch has to name again.
@@ -47,6 +48,9 @@ def launch(
     that was compiled is found by what else Triton specialises on (the device, alignment, what the
     integers are), and handed to the driver with bare pointers.
     """
+    if isinstance(tensors[0], FunctionalTensor):  # traced by a compiler, to launch it later
+        torch.library.wrap_triton(kernel)[programs,](*tensors, *numbers, **constants)
+        return
     device = tensors[0].device
     # Kernels run on the current device, which need not be that of the tensors.
     if device.type == 'cuda' and device.index != torch.cuda.current_device():

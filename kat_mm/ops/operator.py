@@ -4,13 +4,16 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensorMode
+from torch.export._trace import custom_triton_ops_decomposition_disabled
 
 
 class Operator:
     """A differentiable operator: ``torch.ops.kat_mm.NAME``, called directly where nothing traces.
 
     The registration with ``torch.library`` serves compilation and export. An ordinary call goes
-    around PyTorch's dispatcher, which costs several times what a kernel launch does.
+    around PyTorch's dispatcher, which costs several times what a kernel launch does. A program that
+    is compiled for a GPU calls the kernels themselves, for the same reason.
 
     Args:
         name: Name of the operator; that of its gradient is followed by ``_backward``.
@@ -45,6 +48,9 @@ class Operator:
             torch.library.define(qualified, schema)
             torch.library.impl(qualified, 'default', function)
             torch.library.register_fake(qualified, fake)
+            torch.library.register_torch_dispatch(
+                qualified, FunctionalTensorMode, _kernels_in_place_of_operator(function)
+            )
         self._registered, registered_backward = (
             getattr(torch.ops.kat_mm, qualified.split('::')[1]).default
             for qualified in (name, name + '_backward')
@@ -82,6 +88,20 @@ class Operator:
         if torch.is_grad_enabled():
             return self._direct(x, *others)
         return self._forward(x, *others)
+
+
+def _kernels_in_place_of_operator(function: Callable) -> Callable:
+    """What ``torch.library.triton_op`` does, but for an operator that a CPU computes otherwise."""
+
+    def rule(mode, operator, types, args, kwargs):
+        on_gpu = any(isinstance(arg, Tensor) and arg.is_cuda for arg in args)
+        # Exported programs keep the operator: kernels cannot be saved.
+        if not on_gpu or custom_triton_ops_decomposition_disabled():
+            return mode.__torch_dispatch__(operator, types, args, kwargs)
+        with mode:
+            return function(*args, **kwargs)
+
+    return rule
 
 
 def is_eager(x: Tensor) -> bool:
