@@ -34,11 +34,11 @@ model = dict(
 optim_wrapper = dict(
     type='AmpOptimWrapper', dtype='bfloat16', optimizer=dict(lr=5e-4), clip_grad=dict(max_norm=1.0)
 )
-max_iters = 1200
+max_iters = 2000
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=max_iters),
 ]
-train_cfg = dict(max_iters=max_iters, val_interval=200)
+train_cfg = dict(max_iters=max_iters, val_interval=250)
 default_hooks = dict(checkpoint=dict(interval=max_iters))
 auto_scale_lr = dict(base_batch_size=8)

@@ -20,7 +20,7 @@ model = dict(
 optim_wrapper = dict(
     type='AmpOptimWrapper', dtype='bfloat16', optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0)
 )
-max_iters = 3000
+max_iters = 6000
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=300),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=300, end=max_iters),
