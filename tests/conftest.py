@@ -5,7 +5,7 @@ import torch
 
 # Without a GPU the kernels run under Triton's interpreter, which must be chosen before they load.
 if not torch.cuda.is_available():
-    os.environ['TRITON_INTERPRET'] = '1'
+    os.environ.setdefault('TRITON_INTERPRET', '1')
 
 
 def pytest_collection_modifyitems(items):

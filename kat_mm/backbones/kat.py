@@ -10,7 +10,12 @@ from mmengine.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kat_mm.layers import merge_windows, partition_windows, resize_pos_embed
+from kat_mm.layers import (
+    SoftmaxAttention,
+    merge_windows,
+    partition_windows,
+    resize_pos_embed,
+)
 from kat_mm.layers.init import trunc_normal_
 from kat_mm.layers.residual import AddLayerNorm, Residual, is_plain
 
@@ -75,7 +80,8 @@ class Block(BaseModule):
         The last H * W of the N tokens are patches, for ``grid`` = (H, W).
         """
         x, y = self.norm1(stream)
-        stream = Residual(x, self._attend(y, grid), self._drop_path(x))
+        branch, bias = self._attend(y, grid)
+        stream = Residual(x, branch, self._drop_path(x), bias)
         x, y = self.mlp.forward_residual(stream, self.norm2)
         return Residual(x, y, self._drop_path(x))
 
@@ -86,12 +92,19 @@ class Block(BaseModule):
         keep = 1 - self.drop_path_rate
         return x.new_empty(len(x), dtype=torch.float32).bernoulli_(keep).div_(keep)
 
-    def _attend(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _attend(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """The branch of attention, and its bias where the next normalisation is to add it."""
         window = self.window_size
         if not window:
-            return self.attn(x, grid)
-        x = self.attn(partition_windows(x, grid, window), (window, window))
-        return merge_windows(x, grid, window)
+            return self._attention(x, grid)
+        x, bias = self._attention(partition_windows(x, grid, window), (window, window))
+        return merge_windows(x, grid, window), bias
+
+    def _attention(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        kind = type(self.attn)
+        if kind.forward is SoftmaxAttention.forward and is_plain(self.attn, kind):
+            return self.attn.forward_without_bias(x, grid)
+        return self.attn(x, grid), None
 
 
 @MODELS.register_module()

@@ -72,13 +72,23 @@ class SoftmaxAttention(BaseModule):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, C) to the same shape; the last H * W tokens are patches, for ``grid`` = (H, W)."""
+        x, bias = self.forward_without_bias(x, grid)
+        return x if bias is None else x + bias.to(x.dtype)
+
+    def forward_without_bias(
+        self, x: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The result but for a bias (C,), which the next normalisation adds for nothing on a GPU.
+
+        The bias is none where it is in the result.
+        """
         x = self.attend(*self.project(x), grid).transpose(1, 2).flatten(2)
-        x = (
-            linear(x, self.proj.weight, self.proj.bias)
-            if is_plain(self.proj, nn.Linear)
-            else self.proj(x)
-        )
-        return self.proj_drop(x)
+        if not is_plain(self.proj, nn.Linear):
+            return self.proj_drop(self.proj(x)), None
+        weight, bias = self.proj.weight, self.proj.bias
+        if x.is_cuda and not (self.training and self.proj_drop.p):
+            return linear(x, weight, None), bias
+        return self.proj_drop(linear(x, weight, bias)), None
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, heads, N, C / heads), of x (B, N, C)."""

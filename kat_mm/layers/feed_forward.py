@@ -85,31 +85,34 @@ class GRKAN(FeedForward):
 
     def forward_residual(self, stream: Residual, norm: AddLayerNorm) -> tuple[Tensor, Tensor]:
         """As ``FeedForward.forward_residual``, in one node of the graph where that is the same."""
-        if not (stream.x.is_cuda and self._is_plain() and is_plain(norm, AddLayerNorm)):
-            return super().forward_residual(stream, norm)
-        parameters = FeedForwardParameters(
-            norm.weight,
-            norm.bias,
-            self.act1.weight_numerator,
-            self.act1.weight_denominator,
-            self.fc1.weight,
-            self.fc1.bias,
-            self.act2.weight_numerator,
-            self.act2.weight_denominator,
-            self.fc2.weight,
-            self.fc2.bias,
-        )
-        return feed_forward(*stream, norm.eps, parameters)
-
-    def _is_plain(self) -> bool:
-        linears, drops = (self.fc1, self.fc2), (self.drop1, self.drop2)
-        return (
-            is_plain(self, GRKAN)
-            and all(is_plain(act, GroupRational) for act in (self.act1, self.act2))
+        # Looked up once: a module takes longer to find its parts than to launch a kernel on them.
+        acts, linears = (self.act1, self.act2), (self.fc1, self.fc2)
+        if not (
+            stream.x.is_cuda
+            and is_plain(norm, AddLayerNorm)
+            and is_plain(self, GRKAN)
+            and all(is_plain(act, GroupRational) for act in acts)
             and all(is_plain(linear, nn.Linear) and linear.bias is not None for linear in linears)
-            and all(is_plain(drop, nn.Dropout) for drop in drops)
-            and not any(drop.training and drop.p for drop in drops)
+            and not any(_drops(drop) for drop in (self.drop1, self.drop2))
+        ):
+            return super().forward_residual(stream, norm)
+        parameters = [norm.weight, norm.bias]
+        for act, linear in zip(acts, linears, strict=True):
+            parameters += [act.weight_numerator, act.weight_denominator]
+            parameters += [linear.weight, linear.bias]
+        return feed_forward(
+            stream.x,
+            stream.branch,
+            stream.scale,
+            norm.eps,
+            FeedForwardParameters(*parameters),
+            stream.branch_bias,
         )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a dropout does anything, or is none."""
+    return not is_plain(module, nn.Dropout) or (module.training and module.p > 0)
 
 
 @MODELS.register_module()

@@ -17,10 +17,12 @@ class Residual(NamedTuple):
     """To be added, of the same shape."""
     scale: Tensor | None = None
     """Factor of each sample's branch, (B,): stochastic depth."""
+    branch_bias: Tensor | None = None
+    """Added to the branch, (C,): the bias of the linear map behind which the branch ends."""
 
     def add(self) -> 'Residual':
         """The same stream with nothing left to be added."""
-        return Residual(add_branch(*self))
+        return Residual(add_branch(self.x, self.branch, self.scale, self.branch_bias))
 
 
 class AddLayerNorm(nn.LayerNorm):
@@ -37,7 +39,13 @@ class AddLayerNorm(nn.LayerNorm):
     def forward(self, stream: Residual) -> tuple[Tensor, Tensor]:
         """The stream with its branch added, and the normalisation of that."""
         return add_layer_norm(
-            stream.x, self.weight, self.bias, self.eps, stream.branch, stream.scale
+            stream.x,
+            self.weight,
+            self.bias,
+            self.eps,
+            stream.branch,
+            stream.scale,
+            branch_bias=stream.branch_bias,
         )
 
 

@@ -28,8 +28,9 @@ def add_layer_norm(
     scale: Tensor | None = None,
     numerator: Tensor | None = None,
     denominator: Tensor | None = None,
+    branch_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``total = x + scale * branch`` and ``F(LayerNorm(total))``.
+    """``total = x + scale * (branch + branch_bias)`` and ``F(LayerNorm(total))``.
 
     Args:
         x: Residual stream, shape (B, ..., C).
@@ -41,6 +42,8 @@ def add_layer_norm(
         numerator: Coefficients of the group-rational function F, as in ``group_rational``.
             Default: none, F is the identity.
         denominator: Those of its denominator; given with ``numerator``.
+        branch_bias: Added to the branch, shape (C,): the bias of the linear map that it comes from.
+            Default: none.
 
     Returns:
         total, in the widest dtype of x and branch, and the result, in the same dtype, or in that of
@@ -49,21 +52,27 @@ def add_layer_norm(
     Raises:
         ValueError: A shape does not fit, or the tensors lie on different devices.
     """
-    check(x, weight, bias, branch, scale, numerator, denominator)
+    check(x, weight, bias, branch, scale, numerator, denominator, branch_bias)
     dtype = fused_dtype(x, branch)
     if dtype is not None:
-        total, y, _ = _operator(x, branch, scale, weight, bias, numerator, denominator, eps, dtype)
+        total, y, _ = _operator(
+            x, branch, branch_bias, scale, weight, bias, numerator, denominator, eps, dtype
+        )
         return (x if branch is None else total), y
 
-    x = add_branch(x, branch, scale)
+    x = add_branch(x, branch, scale, branch_bias)
     y = F.layer_norm(x, weight.shape, weight, bias, eps)
     return x, y if numerator is None else group_rational(y, numerator, denominator)
 
 
-def add_branch(x: Tensor, branch: Tensor | None, scale: Tensor | None) -> Tensor:
-    """``x + scale * branch``, with one factor for each sample."""
+def add_branch(
+    x: Tensor, branch: Tensor | None, scale: Tensor | None, branch_bias: Tensor | None = None
+) -> Tensor:
+    """``x + scale * (branch + branch_bias)``, with one factor for each sample."""
     if branch is None:
         return x
+    if branch_bias is not None:
+        branch = branch + branch_bias.to(branch.dtype)
     if scale is not None:
         branch = branch * scale.to(branch.dtype).view(-1, *[1] * (branch.dim() - 1))
     return x + branch
@@ -77,13 +86,17 @@ def check(
     scale: Tensor | None,
     numerator: Tensor | None,
     denominator: Tensor | None,
+    branch_bias: Tensor | None,
 ) -> None:
     """Raise a ValueError for tensors that kernels would read beyond their ends."""
     channels = x.shape[-1:]
+    if branch is None and branch_bias is not None:
+        raise ValueError('add_layer_norm: branch_bias is given without the branch it belongs to')
     for name, tensor, shape in (
         ('weight', weight, channels),
         ('bias', bias, channels),
         ('branch', branch, x.shape),
+        ('branch_bias', branch_bias, channels),
         ('scale', scale, x.shape[:1]),
     ):
         if tensor is not None and (tensor.shape != shape or tensor.device != x.device):
@@ -109,18 +122,19 @@ def fused_dtype(x: Tensor, branch: Tensor | None) -> torch.dtype | None:
 
 
 def _setup_context(ctx, inputs, output):
-    x, branch, scale, weight, bias, numerator, denominator, _, _ = inputs
+    x, branch, branch_bias, scale, weight, bias, numerator, denominator, _, _ = inputs
     total, _, statistics = output
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(statistics)
     ctx.x_dtype, ctx.branch_dtype = x.dtype, None if branch is None else branch.dtype
+    ctx.branch_bias_dtype = None if branch_bias is None else branch_bias.dtype
     total = x if branch is None else total
     ctx.save_for_backward(total, statistics, weight, bias, numerator, denominator, scale)
 
 
 def _formula(ctx, backward, grad_total, grad, *_):
     total, statistics, weight, bias, numerator, denominator, scale = ctx.saved_tensors
-    grad_x, grad_branch, grad_norm, grad_a, grad_b = backward(
+    gradients = backward(
         None if ctx.branch_dtype is None else grad_total,
         torch.zeros_like(total) if grad is None else grad,
         total,
@@ -131,35 +145,46 @@ def _formula(ctx, backward, grad_total, grad, *_):
         denominator,
         scale,
         ctx.branch_dtype,
+        ctx.branch_bias_dtype is not None,
     )
-    if ctx.branch_dtype is None:
-        grad_branch = None
-    elif not grad_branch.numel():  # the same numbers
-        grad_branch = grad_x
-    if numerator is None:
-        grad_a = grad_b = None
-    grad_weight, grad_bias = grad_norm.unbind()
+    grad_x, (grad_weight, grad_bias, grad_branch_bias), grad_branch, *coefficients = by_role(
+        gradients, numerator is not None
+    )
     return (
         grad_x.to(ctx.x_dtype),
-        grad_branch,
+        None if ctx.branch_dtype is None else grad_branch,
+        None if grad_branch_bias is None else grad_branch_bias.to(ctx.branch_bias_dtype),
         None,
         grad_weight.to(weight.dtype),
         grad_bias.to(bias.dtype),
-        grad_a,
-        grad_b,
+        *coefficients,
         None,
         None,
     )
+
+
+def by_role(gradients: list[Tensor], has_act: bool) -> tuple:
+    """What the backward kernel gives: gradients of x, of weight, bias and the branch's bias, of the
+    branch, of numerator and denominator.
+
+    A branch without a gradient of its own has that of x.
+    """
+    grad_x, vectors, *others = gradients
+    vectors = vectors.unbind() if len(vectors) == 3 else (*vectors.unbind(), None)
+    coefficients = others[-2:] if has_act else (None, None)
+    own_branch = len(others) > 2 * has_act
+    return grad_x, vectors, others[0] if own_branch else grad_x, *coefficients
 
 
 if kernels is not None:
     _operator = Operator(
         'add_layer_norm',
-        '(Tensor x, Tensor? branch, Tensor? scale, Tensor weight, Tensor bias, Tensor? numerator,'
-        ' Tensor? denominator, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)',
+        '(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor? scale, Tensor weight, Tensor bias,'
+        ' Tensor? numerator, Tensor? denominator, float eps, ScalarType dtype)'
+        ' -> (Tensor, Tensor, Tensor)',
         '(Tensor? grad_total, Tensor grad, Tensor total, Tensor statistics, Tensor weight,'
         ' Tensor bias, Tensor? numerator, Tensor? denominator, Tensor? scale,'
-        ' ScalarType? branch_dtype) -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
+        ' ScalarType? branch_dtype, bool has_branch_bias) -> Tensor[]',
         forward=kernels.forward,
         backward=kernels.backward,
         empty=kernels.empty_outputs,

@@ -42,6 +42,7 @@ def _row_sum(x):
 def _forward_kernel(
     x_ptr,
     branch_ptr,
+    branch_bias_ptr,
     scale_ptr,
     weight_ptr,
     bias_ptr,
@@ -59,6 +60,7 @@ def _forward_kernel(
     M: tl.constexpr,
     N: tl.constexpr,
     HAS_BRANCH: tl.constexpr,
+    HAS_BRANCH_BIAS: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_ACT: tl.constexpr,
     APPROXIMATE: tl.constexpr,
@@ -73,6 +75,8 @@ def _forward_kernel(
     slot_mask = slot < NUM_SLOTS
     weight = tl.load(weight_ptr + channel, mask=slot_mask, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + channel, mask=slot_mask, other=0.0).to(tl.float32)
+    if HAS_BRANCH_BIAS:
+        shift = tl.load(branch_bias_ptr + channel, mask=slot_mask, other=0.0).to(tl.float32)
     if HAS_ACT:
         slot = tl.where(slot_mask, slot, 0)
         a = load_coefficients(a_ptr, slot // (NUM_SLOTS // A_GROUPS), M + 1, tl.float32)
@@ -85,6 +89,8 @@ def _forward_kernel(
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(tl.float32)
         if HAS_BRANCH:
             branch = tl.load(branch_ptr + offset, mask=mask, other=0.0).to(tl.float32)
+            if HAS_BRANCH_BIAS:
+                branch += shift
             if HAS_SCALE:
                 branch *= tl.load(scale_ptr + row // rows_per_sample, mask=row_mask, other=0.0)
             x += branch
@@ -128,6 +134,7 @@ def _backward_kernel(
     N: tl.constexpr,
     HAS_GRAD_TOTAL: tl.constexpr,
     HAS_GRAD_BRANCH: tl.constexpr,
+    HAS_BRANCH_BIAS: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_ACT: tl.constexpr,
     APPROXIMATE: tl.constexpr,
@@ -149,6 +156,8 @@ def _backward_kernel(
         sums = zero_sums(M + 1 + N, ROWS, SLOTS, tl.float32)
     weight_sum = tl.zeros([ROWS, SLOTS, VECTOR], tl.float32)
     bias_sum = tl.zeros([ROWS, SLOTS, VECTOR], tl.float32)
+    if HAS_BRANCH_BIAS:
+        shift_sum = tl.zeros([ROWS, SLOTS, VECTOR], tl.float32)
     row = tl.program_id(0).to(tl.int64) * (ROWS * LOOPS) + tl.arange(0, ROWS)[:, None, None]
     for _ in range(LOOPS):
         row_mask = row < num_rows
@@ -170,20 +179,26 @@ def _backward_kernel(
         if HAS_GRAD_TOTAL:
             grad += tl.load(grad_total_ptr + offset, mask=mask, other=0.0).to(tl.float32)
         tl.store(grad_x_ptr + offset, grad, mask=mask)
+        if HAS_SCALE:
+            grad *= tl.load(scale_ptr + row // rows_per_sample, mask=row_mask, other=0.0)
         if HAS_GRAD_BRANCH:
-            if HAS_SCALE:
-                grad *= tl.load(scale_ptr + row // rows_per_sample, mask=row_mask, other=0.0)
             tl.store(grad_branch_ptr + offset, grad, mask=mask)
+        if HAS_BRANCH_BIAS:
+            shift_sum += grad
         row += ROWS
 
-    # Sums for weight and bias, then those for the coefficients.
+    # Sums for weight, bias and the branch's bias, then those for the coefficients.
+    SHIFTS: tl.constexpr = (2 + HAS_BRANCH_BIAS) * CHANNELS
     COEFFICIENTS: tl.constexpr = (M + 1 + N) * NUM_SLOTS if HAS_ACT else 0
-    partial_ptr += tl.program_id(0).to(tl.int64) * (2 * CHANNELS + COEFFICIENTS)
+    partial_ptr += tl.program_id(0).to(tl.int64) * (SHIFTS + COEFFICIENTS)
     tl.store(partial_ptr + channel, tl.sum(weight_sum, axis=0)[None, :, :], mask=slot_mask)
-    partial_ptr += CHANNELS
-    tl.store(partial_ptr + channel, tl.sum(bias_sum, axis=0)[None, :, :], mask=slot_mask)
+    bias_sum = tl.sum(bias_sum, axis=0)[None, :, :]
+    tl.store(partial_ptr + CHANNELS + channel, bias_sum, mask=slot_mask)
+    if HAS_BRANCH_BIAS:
+        shift_sum = tl.sum(shift_sum, axis=0)[None, :, :]
+        tl.store(partial_ptr + 2 * CHANNELS + channel, shift_sum, mask=slot_mask)
     if HAS_ACT:
-        partial_ptr += CHANNELS
+        partial_ptr += SHIFTS
         slot = tl.arange(0, SLOTS)
         store_sums(partial_ptr, sums, slot, slot < NUM_SLOTS, M + 1 + N, NUM_SLOTS, 0)
 
@@ -232,9 +247,15 @@ def _dtypes(*tensors: Tensor | None) -> tuple[torch.dtype | None, ...]:
     return tuple([None if tensor is None else tensor.dtype for tensor in tensors])
 
 
+def _empty(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Uninitialised contiguous tensor of x's shape; in half of the time of ``x.new_empty``."""
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+
+
 def empty_outputs(
     x: Tensor,
     branch: Tensor | None,
+    branch_bias: Tensor | None,
     scale: Tensor | None,
     weight: Tensor,
     bias: Tensor,
@@ -250,14 +271,15 @@ def empty_outputs(
     if branch is None:
         total = x.new_empty(0)
     else:
-        total = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, branch.dtype))
+        total = _empty(x, torch.promote_types(x.dtype, branch.dtype))
     statistics = x.new_empty(2, x.numel() // x.shape[-1], dtype=torch.float32)
-    return total, x.new_empty(x.shape, dtype=dtype), statistics
+    return total, _empty(x, dtype), statistics
 
 
 def forward(
     x: Tensor,
     branch: Tensor | None,
+    branch_bias: Tensor | None,
     scale: Tensor | None,
     weight: Tensor,
     bias: Tensor,
@@ -267,14 +289,16 @@ def forward(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(total, y, statistics); see ``add_layer_norm``."""
-    outputs = empty_outputs(x, branch, scale, weight, bias, numerator, denominator, eps, dtype)
+    inputs = x, branch, branch_bias, scale, weight, bias, numerator, denominator
+    outputs = empty_outputs(*inputs, eps, dtype)
     constants = _constants(
         x.shape[-1],
         _shape(numerator),
         _shape(denominator),
         x.is_cuda,
-        _dtypes(x, branch, scale, weight, bias, numerator, denominator, *outputs),
+        _dtypes(*inputs, *outputs),
         HAS_BRANCH=branch is not None,
+        HAS_BRANCH_BIAS=branch_bias is not None,
         HAS_SCALE=scale is not None,
         LOOPS=_FORWARD_LOOPS,
     )
@@ -283,17 +307,8 @@ def forward(
         _forward_kernel,
         cdiv(num_rows, constants['ROWS'] * _FORWARD_LOOPS),
         constants,
-        (
-            x.contiguous(),
-            contiguous(branch),
-            contiguous(scale),
-            weight.contiguous(),
-            bias.contiguous(),
-            contiguous(numerator),
-            contiguous(denominator),
-            *outputs,
-        ),
-        (num_rows, num_rows // len(x), eps),
+        (*map(contiguous, inputs), *outputs),
+        (num_rows, num_rows // x.shape[0], eps),
     )
     return outputs
 
@@ -314,22 +329,22 @@ def empty_gradients(
     denominator: Tensor | None,
     scale: Tensor | None,
     branch_dtype: torch.dtype | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Uninitialised gradients of x, branch, (weight, bias), numerator and denominator.
+    has_branch_bias: bool,
+) -> list[Tensor]:
+    """Uninitialised gradients of x, and of weight, bias and the branch's bias in one tensor.
 
-    That of the branch is empty where it is that of x; the last two are empty without a function.
+    Behind these that of the branch, if it is not that of x, and those of numerator and denominator,
+    if there are.
     """
-    own_branch = _own_branch(total, scale, branch_dtype)
-    coefficients = (
-        statistics.new_empty(0) if c is None else c.new_empty(c.shape)
-        for c in (numerator, denominator)
-    )
-    return (
-        total.new_empty(total.shape),
-        total.new_empty(total.shape if own_branch else 0, dtype=branch_dtype),
-        statistics.new_empty(2, total.shape[-1]),
-        *coefficients,
-    )
+    gradients = [
+        _empty(total),
+        statistics.new_empty(2 + has_branch_bias, total.shape[-1]),
+    ]
+    if _own_branch(total, scale, branch_dtype):
+        gradients.append(_empty(total, branch_dtype))
+    if numerator is not None:
+        gradients += [_empty(numerator), _empty(denominator)]
+    return gradients
 
 
 def backward(
@@ -343,48 +358,41 @@ def backward(
     denominator: Tensor | None,
     scale: Tensor | None,
     branch_dtype: torch.dtype | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    has_branch_bias: bool,
+) -> list[Tensor]:
     """Gradients as ``empty_gradients`` describes them."""
-    has_act, has_scale = numerator is not None, scale is not None
+    has_act = numerator is not None
     own_branch = _own_branch(total, scale, branch_dtype)
+    inputs = total, grad_total, grad, statistics, weight, bias, numerator, denominator
     constants = _constants(
         total.shape[-1],
         _shape(numerator),
         _shape(denominator),
         total.is_cuda,
-        (*_dtypes(total, grad_total, grad, weight, bias, numerator, denominator), branch_dtype),
+        (*_dtypes(*inputs), branch_dtype),
         HAS_GRAD_TOTAL=grad_total is not None,
         HAS_GRAD_BRANCH=own_branch,
-        HAS_SCALE=has_scale,
+        HAS_BRANCH_BIAS=has_branch_bias,
+        HAS_SCALE=scale is not None,
         LOOPS=_BACKWARD_LOOPS,
     )
     num_rows, channels = statistics.shape[1], total.shape[-1]
-    num_slots = channels // constants['VECTOR']
     orders = numerator.shape[1] + denominator.shape[1] if has_act else 0
+    shifts = (2 + has_branch_bias) * channels
     programs = cdiv(num_rows, constants['ROWS'] * _BACKWARD_LOOPS)
-    grad_x = total.new_empty(total.shape)
-    grad_branch = total.new_empty(total.shape if own_branch else 0, dtype=branch_dtype)
-    partial = statistics.new_empty(programs, 2 * channels + orders * num_slots)
-    numerator, denominator = contiguous(numerator), contiguous(denominator)
+    partial = statistics.new_empty(programs, shifts + orders * (channels // constants['VECTOR']))
+    grad_x = _empty(total)
+    grad_branch = _empty(total, branch_dtype) if own_branch else None
+    inputs = [contiguous(tensor) for tensor in inputs]
     launch(
         _backward_kernel,
         programs,
         constants,
-        (
-            total.contiguous(),
-            contiguous(grad_total),
-            grad.contiguous(),
-            statistics,
-            weight.contiguous(),
-            bias.contiguous(),
-            numerator,
-            denominator,
-            contiguous(scale),
-            grad_x,
-            grad_branch,
-            partial,
-        ),
-        (num_rows, num_rows // len(total)),
+        (*inputs, contiguous(scale), grad_x, grad_branch, partial),
+        (num_rows, num_rows // total.shape[0]),
     )
-    grad_norm, grad_a, grad_b = finish(partial, 2 * channels, numerator, denominator)
-    return grad_x, grad_branch, grad_norm.view(2, channels), grad_a, grad_b
+    grad_vectors, *coefficients = finish(partial, shifts, *inputs[6:])
+    gradients = [grad_x, grad_vectors.view(-1, channels)]
+    if own_branch:
+        gradients.append(grad_branch)
+    return gradients + coefficients if has_act else gradients

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .add_layer_norm import add_layer_norm, check, fused_dtype
+from .add_layer_norm import add_layer_norm, by_role, check, fused_dtype
 from .group_rational import group_rational
 from .linear import bias_gradient, has_own_backward, linear, weight_gradient
 from .operator import refuse_second_derivative
@@ -42,8 +42,9 @@ def feed_forward(
     scale: Tensor | None,
     eps: float,
     parameters: FeedForwardParameters,
+    branch_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``total = x + scale * branch`` and ``fc2(act2(fc1(act1(LayerNorm(total)))))``.
+    """``total = x + scale * (branch + branch_bias)``, ``fc2(act2(fc1(act1(LayerNorm(total)))))``.
 
     Args:
         x: Residual stream, shape (B, ..., C).
@@ -51,30 +52,32 @@ def feed_forward(
         scale: Factor of each sample's branch, shape (B,); may be none.
         eps: Added to the variance.
         parameters: See ``FeedForwardParameters``.
+        branch_bias: Added to the branch, shape (C,); may be none.
 
     Returns:
         total and the result, both of x's shape; the result in the dtype of a linear map.
     """
     p = parameters
-    check(x, p.norm_weight, p.norm_bias, branch, scale, p.numerator1, p.denominator1)
+    norm = p.norm_weight, p.norm_bias
+    act1 = p.numerator1, p.denominator1
+    check(x, *norm, branch, scale, *act1, branch_bias)
     dtype = fused_dtype(x, branch)
     if dtype is not None and has_own_backward(x):
-        total, y = _FeedForward.apply(x, branch, scale, eps, dtype, *parameters)
+        total, y = _FeedForward.apply(x, branch, branch_bias, scale, eps, dtype, *parameters)
         return (x if branch is None else total), y
-    total, y = add_layer_norm(
-        x, p.norm_weight, p.norm_bias, eps, branch, scale, p.numerator1, p.denominator1
-    )
+    total, y = add_layer_norm(x, *norm, eps, branch, scale, *act1, branch_bias)
     y = group_rational(F.linear(y, p.weight1), p.numerator2, p.denominator2, p.bias1)
     return total, linear(y, p.weight2, p.bias2)
 
 
 class _FeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, branch, scale, eps, dtype, *parameters):
+    def forward(ctx, x, branch, branch_bias, scale, eps, dtype, *parameters):
         p = FeedForwardParameters(*parameters)
         total, y, statistics = norm_kernels.forward(
             x,
             branch,
+            branch_bias,
             scale,
             p.norm_weight,
             p.norm_bias,
@@ -88,6 +91,7 @@ class _FeedForward(torch.autograd.Function):
         z = rational_kernels.forward(hidden, p.numerator2, p.denominator2, p.bias1)
         ctx.set_materialize_grads(False)
         ctx.x_dtype, ctx.branch_dtype = x.dtype, None if branch is None else branch.dtype
+        ctx.branch_bias_dtype = None if branch_bias is None else branch_bias.dtype
         ctx.save_for_backward(
             x if branch is None else total, statistics, scale, y, hidden, z, weight1, weight2, *p
         )
@@ -95,52 +99,57 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_total, grad):
-        total, statistics, scale, y, hidden, z, weight1, weight2, *parameters = ctx.saved_tensors
+        tensors, parameters = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
         p = FeedForwardParameters(*parameters)
-        needed = FeedForwardParameters(*ctx.needs_input_grad[5:])
-        # A backward pass that is called within autocast computes as one that is not.
-        with torch.no_grad(), torch.autocast('cuda', enabled=False):
-            if grad is None:
-                grad = torch.zeros_like(y)
-            incoming, grad = grad, grad.reshape(-1, grad.shape[-1])
-            grad_weight2 = weight_gradient(grad, z) if needed.weight2 else None
-            grad_bias2 = bias_gradient(grad) if needed.bias2 else None
-            grad_hidden, *rational2, grad_bias1 = rational_kernels.backward(
-                grad.mm(weight2).view(z.shape), hidden, p.numerator2, p.denominator2, p.bias1
-            )
-            grad_hidden = grad_hidden.flatten(0, -2)
-            grad_x, grad_branch, grad_norm, *rational1 = norm_kernels.backward(
-                None if ctx.branch_dtype is None else grad_total,
-                grad_hidden.mm(weight1).view(y.shape),
-                total,
-                statistics,
-                p.norm_weight,
-                p.norm_bias,
-                p.numerator1,
-                p.denominator1,
-                scale,
-                ctx.branch_dtype,
-            )
-            if ctx.branch_dtype is None:
-                grad_branch = None
-            elif not grad_branch.numel():  # the same numbers
-                grad_branch = grad_x
-            gradients = (
-                grad_x.to(ctx.x_dtype),
-                grad_branch,
-                None,
-                None,
-                None,
-                *grad_norm.unbind(),
-                *rational1,
-                weight_gradient(grad_hidden, y) if needed.weight1 else None,
-                grad_bias1,
-                *rational2,
-                grad_weight2,
-                grad_bias2,
-            )
-        if torch.is_grad_enabled():  # create_graph=True
-            return refuse_second_derivative(
-                'feed_forward', (total, *parameters, incoming), gradients
-            )
-        return gradients
+        needed = FeedForwardParameters(*ctx.needs_input_grad[6:])
+        if torch.is_grad_enabled() or torch.is_autocast_enabled('cuda'):
+            # create_graph=True, or called within autocast: it computes as one that is not.
+            with torch.no_grad(), torch.autocast('cuda', enabled=False):
+                gradients = _gradients(ctx, needed, p, grad_total, grad, *tensors)
+            if torch.is_grad_enabled():
+                inputs = (tensors[0], *parameters, grad)
+                return refuse_second_derivative('feed_forward', inputs, gradients)
+            return gradients
+        return _gradients(ctx, needed, p, grad_total, grad, *tensors)
+
+
+def _gradients(ctx, needed, p, grad_total, grad, total, statistics, scale, y, hidden, z, *weights):
+    weight1, weight2 = weights
+    if grad is None:
+        grad = torch.zeros_like(y)
+    grad = grad.reshape(-1, grad.shape[-1])
+    grad_weight2 = weight_gradient(grad, z) if needed.weight2 else None
+    grad_bias2 = bias_gradient(grad) if needed.bias2 else None
+    grad_hidden, *rational2, grad_bias1 = rational_kernels.backward(
+        grad.mm(weight2).view(z.shape), hidden, p.numerator2, p.denominator2, p.bias1
+    )
+    grad_hidden = grad_hidden.flatten(0, -2)
+    gradients = norm_kernels.backward(
+        None if ctx.branch_dtype is None else grad_total,
+        grad_hidden.mm(weight1).view(y.shape),
+        total,
+        statistics,
+        p.norm_weight,
+        p.norm_bias,
+        p.numerator1,
+        p.denominator1,
+        scale,
+        ctx.branch_dtype,
+        ctx.branch_bias_dtype is not None,
+    )
+    grad_x, (*grad_norm, grad_branch_bias), grad_branch, *rational1 = by_role(gradients, True)
+    return (
+        grad_x.to(ctx.x_dtype),
+        None if ctx.branch_dtype is None else grad_branch,
+        None if grad_branch_bias is None else grad_branch_bias.to(ctx.branch_bias_dtype),
+        None,
+        None,
+        None,
+        *grad_norm,
+        *rational1,
+        weight_gradient(grad_hidden, y) if needed.weight1 else None,
+        grad_bias1,
+        *rational2,
+        grad_weight2,
+        grad_bias2,
+    )

@@ -130,8 +130,8 @@ def _empty_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         eager.empty_output(x),
-        numerator.new_empty(numerator.shape),
-        denominator.new_empty(denominator.shape),
+        torch.empty_like(numerator, memory_format=torch.contiguous_format),
+        torch.empty_like(denominator, memory_format=torch.contiguous_format),
         x.new_empty(0) if bias is None else torch.empty_like(bias),
     )
 

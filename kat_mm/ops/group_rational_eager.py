@@ -33,7 +33,10 @@ def lies_in_planes(x: Tensor) -> bool:
 
 def empty_output(x: Tensor) -> Tensor:
     """Uninitialised result: in planes where x lies in planes, else contiguous."""
-    return torch.empty_like(x) if lies_in_planes(x) else x.new_empty(x.shape)
+    in_planes = lies_in_planes(x)
+    return torch.empty_like(
+        x, memory_format=torch.preserve_format if in_planes else torch.contiguous_format
+    )
 
 
 def forward(

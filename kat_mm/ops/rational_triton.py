@@ -183,34 +183,34 @@ def _finish_kernel(
 ):
     NUM_A: tl.constexpr = A_GROUPS * (M + 1)
     NUM_B: tl.constexpr = B_GROUPS * N
-    # Without a function there is nothing of these, but the code must compile.
-    A_ORDERS: tl.constexpr = M + 1 if M >= 0 else 1
-    B_ORDERS: tl.constexpr = N if N > 0 else 1
     WIDTH: tl.constexpr = NUM_SHIFTS + (M + 1 + N) * NUM_SLOTS
     program = tl.program_id(0)
-    if program < NUM_A:
-        first = NUM_SHIFTS + program % A_ORDERS * NUM_SLOTS
-        first += program // A_ORDERS * (NUM_SLOTS // A_GROUPS)
-        sums = _sum_block(
-            partial_ptr + first, num_partials, WIDTH, NUM_SLOTS // A_GROUPS, A_BLOCK, SIZE
-        )
-        tl.store(grad_a_ptr + program, tl.sum(sums))
-    elif program < NUM_A + NUM_B:
-        index = program - NUM_A
-        first = NUM_SHIFTS + (M + 1 + index % B_ORDERS) * NUM_SLOTS
-        first += index // B_ORDERS * (NUM_SLOTS // B_GROUPS)
-        b_sums = _sum_block(
-            partial_ptr + first, num_partials, WIDTH, NUM_SLOTS // B_GROUPS, B_BLOCK, SIZE
-        )
-        # d|b|/db with sign(0) = +1: with 0 a denominator that starts at zero would stay there.
-        sign = tl.where(tl.load(b_ptr + index) < 0, 1.0, -1.0)
-        tl.store(grad_b_ptr + index, tl.sum(b_sums) * sign)
-    else:
-        first = (program - NUM_A - NUM_B) * 32
-        width = tl.minimum(NUM_SHIFTS - first, 32)
-        columns = _sum_block(partial_ptr + first, num_partials, WIDTH, width, 32, SIZE)
-        column = tl.arange(0, 32)
-        tl.store(shifts_ptr + first + column, tl.sum(columns, axis=0), mask=column < width)
+    if NUM_A > 0:
+        if program < NUM_A:
+            first = NUM_SHIFTS + program % (M + 1) * NUM_SLOTS
+            first += program // (M + 1) * (NUM_SLOTS // A_GROUPS)
+            sums = _sum_block(
+                partial_ptr + first, num_partials, WIDTH, NUM_SLOTS // A_GROUPS, A_BLOCK, SIZE
+            )
+            tl.store(grad_a_ptr + program, tl.sum(sums))
+    if NUM_B > 0:
+        if (program >= NUM_A) & (program < NUM_A + NUM_B):
+            index = program - NUM_A
+            first = NUM_SHIFTS + (M + 1 + index % N) * NUM_SLOTS
+            first += index // N * (NUM_SLOTS // B_GROUPS)
+            b_sums = _sum_block(
+                partial_ptr + first, num_partials, WIDTH, NUM_SLOTS // B_GROUPS, B_BLOCK, SIZE
+            )
+            # d|b|/db with sign(0) = +1: with 0 a denominator that starts at zero would stay there.
+            sign = tl.where(tl.load(b_ptr + index) < 0, 1.0, -1.0)
+            tl.store(grad_b_ptr + index, tl.sum(b_sums) * sign)
+    if NUM_SHIFTS > 0:
+        if program >= NUM_A + NUM_B:
+            first = (program - NUM_A - NUM_B) * 32
+            width = tl.minimum(NUM_SHIFTS - first, 32)
+            columns = _sum_block(partial_ptr + first, num_partials, WIDTH, width, 32, SIZE)
+            column = tl.arange(0, 32)
+            tl.store(shifts_ptr + first + column, tl.sum(columns, axis=0), mask=column < width)
 
 
 @triton.jit
@@ -232,7 +232,7 @@ def _sum_block(
 
 def finish(
     partial: Tensor, num_shifts: int, numerator: Tensor | None, denominator: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Add up what the programs of a backward kernel stored.
 
     Args:
@@ -243,26 +243,28 @@ def finish(
         denominator: (Gd, n).
 
     Returns:
-        The sums for single channels, (num_shifts,), and the gradients of the coefficients, empty
+        The sums for single channels, (num_shifts,), and the gradients of the coefficients, none
         where there is no function.
     """
     shifts = partial.new_empty(num_shifts)
     if numerator is None:
-        grad_a, grad_b, shapes = shifts.new_empty(0), shifts.new_empty(0), ((1, 0), (1, 0))
-    else:
-        grad_a = numerator.new_empty(numerator.shape)
-        grad_b = denominator.new_empty(denominator.shape)
-        shapes = numerator.shape, denominator.shape
-        groups = min(len(numerator), len(denominator))
-        num_sums = len(partial) * (partial.shape[1] - num_shifts)
-        if num_sums > _MOST_SUMS * groups * (numerator.shape[1] + denominator.shape[1]):
-            partial = partial.sum(dim=0, keepdim=True)
+        constants, programs = _finish_plan(
+            num_shifts, num_shifts, (1, 0), (1, 0), (partial.dtype, None, None)
+        )
+        tensors = partial, None, shifts, None, None
+        launch(_finish_kernel, programs, constants, tensors, (partial.shape[0],))
+        return shifts, None, None
+    grad_a, grad_b = torch.empty_like(numerator), torch.empty_like(denominator)
+    shapes = numerator.shape, denominator.shape
+    groups = min(shapes[0][0], shapes[1][0])
+    num_sums = partial.shape[0] * (partial.shape[1] - num_shifts)
+    if num_sums > _MOST_SUMS * groups * (numerator.shape[1] + denominator.shape[1]):
+        partial = partial.sum(dim=0, keepdim=True)
     constants, programs = _finish_plan(
         partial.shape[1], num_shifts, *shapes, (partial.dtype, grad_a.dtype, grad_b.dtype)
     )
-    # Without coefficients no program reads their sign.
-    tensors = partial, shifts if denominator is None else denominator, shifts, grad_a, grad_b
-    launch(_finish_kernel, programs, constants, tensors, (len(partial),))
+    tensors = partial, denominator, shifts, grad_a, grad_b
+    launch(_finish_kernel, programs, constants, tensors, (partial.shape[0],))
     return shifts, grad_a, grad_b
 
 

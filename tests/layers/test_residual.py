@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from kat_mm.backbones.kat import Block
 from kat_mm.layers import GRKAN, GroupRational, SoftmaxAttention
 from kat_mm.layers.residual import AddLayerNorm, Residual, is_plain
 
@@ -10,12 +11,13 @@ from kat_mm.layers.residual import AddLayerNorm, Residual, is_plain
 def make_stream(device='cpu', scale=True):
     torch.manual_seed(0)
     x, branch = torch.randn(3, 5, 16, device=device), torch.randn(3, 5, 16, device=device)
-    return Residual(x, branch, torch.tensor([0.0, 2.0, 2.0], device=device) if scale else None)
+    scale = torch.tensor([0.0, 2.0, 2.0], device=device) if scale else None
+    return Residual(x, branch, scale, torch.linspace(-1, 1, 16, device=device))
 
 
 def test_adding_scales_the_branch_of_each_sample():
-    x, branch, _ = stream = make_stream()
-    want = x + branch * torch.tensor([0.0, 2.0, 2.0])[:, None, None]
+    x, branch, _, bias = stream = make_stream()
+    want = x + (branch + bias) * torch.tensor([0.0, 2.0, 2.0])[:, None, None]
     torch.testing.assert_close(stream.add().x, want)
     assert stream.add().branch is None
     torch.testing.assert_close(Residual(x, branch).add().x, x + branch)
@@ -127,6 +129,30 @@ def test_hooks_of_attention_see_its_linear_maps():
         linear.register_forward_hook(lambda *_: seen.append(1))
     torch.testing.assert_close(attention(x, (1, 5)), plain, rtol=1e-4, atol=1e-5)
     assert len(seen) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('window', [0, 2])
+@pytest.mark.parametrize('drop_path_rate', [0.0, 0.5])
+def test_bias_of_the_projection_is_added_by_the_next_norm_or_by_itself(drop_path_rate, window):
+    attention, ffn = dict(type='SoftmaxAttention'), dict(type='GRKAN')
+    torch.manual_seed(0)
+    block = Block(16, 2, 32, drop_path_rate, attention, ffn, window).cuda()
+    block.init_weights()
+    nn.init.normal_(block.attn.proj.bias)
+    x = torch.randn(3, 9, 16, device='cuda', requires_grad=True)
+
+    def run():
+        torch.manual_seed(1)  # of the branches that are left out
+        y = block(Residual(x), (3, 3)).add().x
+        return y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])
+
+    assert block.attn.forward_without_bias(x, (3, 3))[1] is block.attn.proj.bias
+    deferred, seen = run(), []
+    block.attn.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    for got, want in zip(deferred, run(), strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm()
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])

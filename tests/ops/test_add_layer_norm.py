@@ -22,6 +22,7 @@ def make(
     shape=(3, 5),
     channels=24,
     branch=True,
+    branch_bias=True,
     scale=True,
     act=True,
     x_dtype=torch.float32,
@@ -40,6 +41,7 @@ def make(
         weight=normal(channels) + 1,
         bias=normal(channels),
         branch=normal(*shape, channels, dtype=dtype) if branch else None,
+        branch_bias=normal(channels) if branch and branch_bias else None,
         scale=torch.tensor([0.0, 1.25, 1.25])[: shape[0]].to(device) if scale else None,
         numerator=torch.tensor([fit.numerator] * 2).to(device) if act else None,
         denominator=torch.tensor([fit.denominator] * 4).to(device) if act else None,
@@ -48,9 +50,10 @@ def make(
     return values, grads
 
 
-def truth(x, weight, bias, branch, scale, numerator, denominator):
+def truth(x, weight, bias, branch, branch_bias, scale, numerator, denominator):
     """Spelled out, in the inputs' own dtype."""
     if branch is not None:
+        branch = branch if branch_bias is None else branch + branch_bias
         x = x + (branch if scale is None else branch * scale[:, None, None])
     centred = x - x.mean(-1, keepdim=True)
     y = centred / (centred.square().mean(-1, keepdim=True) + EPS).sqrt() * weight + bias
@@ -73,11 +76,11 @@ def gradients(function, values, grads):
     return total, y, dict(zip(wanted, gradients, strict=True))
 
 
-def fused(x, weight, bias, branch, scale, numerator, denominator, dtype=None):
+def fused(x, weight, bias, branch, branch_bias, scale, numerator, denominator, dtype=None):
     """The kernels, under the interpreter too."""
     dtype = dtype or (x if branch is None else branch).dtype
     total, y, _ = torch.ops.kat_mm.add_layer_norm(
-        x, branch, scale, weight, bias, numerator, denominator, EPS, dtype
+        x, branch, branch_bias, scale, weight, bias, numerator, denominator, EPS, dtype
     )
     return (x if branch is None else total), y
 
@@ -107,6 +110,7 @@ CASES = [
     dict(),
     dict(act=False),
     dict(scale=False),
+    dict(branch_bias=False),
     dict(branch=False, scale=False),
     dict(branch=False, scale=False, act=False),
     dict(channels=40, shape=(1, 7)),  # slots that do not fill the tile
@@ -167,13 +171,14 @@ def test_large_mean_costs_no_accuracy(device, short_programs):
 
 
 @pytest.mark.parametrize('device', DEVICES)
-@pytest.mark.parametrize('case', CASES[:5], ids=str)
+@pytest.mark.parametrize('case', CASES[:6], ids=str)
 def test_operators_keep_the_rules_of_torch_library(case, device):
     values, grads = make(**case, device=device)
     v = {k: t if t is None else t.requires_grad_(k != 'scale') for k, t in values.items()}
     inputs = (
         v['x'],
         v['branch'],
+        v['branch_bias'],
         v['scale'],
         v['weight'],
         v['bias'],
@@ -193,9 +198,10 @@ def test_operators_keep_the_rules_of_torch_library(case, device):
                 grads[1],
                 total if has_branch else v['x'].detach(),
                 statistics,
-                *(t if t is None else t.detach() for t in inputs[3:7]),
+                *(t if t is None else t.detach() for t in inputs[4:8]),
                 v['scale'],
                 torch.bfloat16 if has_branch else None,
+                v['branch_bias'] is not None,
             ),
         )
 
@@ -256,6 +262,8 @@ def test_strides_of_small_tensors_make_no_difference(device, short_programs):
         ('weight', torch.zeros(12), ('weight', '(12,)', '(24,)')),
         ('bias', torch.zeros(48), ('bias', '(48,)', '(24,)')),
         ('scale', torch.zeros(5), ('scale', '(5,)', '(3,)')),
+        ('branch_bias', torch.zeros(12), ('branch_bias', '(12,)', '(24,)')),
+        ('branch', None, ('branch_bias', 'without')),
         ('denominator', torch.zeros(5, 4), ('24 channels', '5 groups', 'denominator')),
     ],
 )

@@ -38,32 +38,34 @@ def make(device, branch_dtype=torch.float32, channels=24, tokens=5):
     return x, branch, torch.tensor([0.0, 1.25], device=device), parameters
 
 
-def truth(x, branch, scale, p):
+def truth(x, branch, scale, p, branch_bias=None):
+    if branch_bias is not None:
+        branch = branch + branch_bias
     total = x if branch is None else x + branch * scale[:, None, None]
     y = F.layer_norm(total, total.shape[-1:], p.norm_weight, p.norm_bias, EPS)
     y = group_rational(y, p.numerator1, p.denominator1) @ p.weight1.T + p.bias1
     return total, group_rational(y, p.numerator2, p.denominator2) @ p.weight2.T + p.bias2
 
 
-def node(x, branch, scale, parameters):
+def node(x, branch, scale, parameters, branch_bias=None):
     """The node itself, which runs under Triton's interpreter too."""
-    total, y = _FeedForward.apply(x, branch, scale, EPS, x.dtype, *parameters)
+    total, y = _FeedForward.apply(x, branch, branch_bias, scale, EPS, x.dtype, *parameters)
     return (x if branch is None else total), y
 
 
-def plain(x, branch, scale, parameters):
-    return feed_forward(x, branch, scale, EPS, parameters)
+def plain(x, branch, scale, parameters, branch_bias=None):
+    return feed_forward(x, branch, scale, EPS, parameters, branch_bias)
 
 
 def leaves_of(values, dtype=None):
     return [v if v is None else v.detach().to(dtype or v.dtype).requires_grad_() for v in values]
 
 
-def compare(function, x, branch, scale, parameters, tolerance):
-    leaves = leaves_of([x, branch, *parameters])
-    wanted = leaves_of([x, branch, *parameters], torch.float64)
-    got = function(*leaves[:2], scale, FeedForwardParameters(*leaves[2:]))
-    want = truth(*wanted[:2], scale.double(), FeedForwardParameters(*wanted[2:]))
+def compare(function, x, branch, scale, parameters, tolerance, branch_bias=None):
+    leaves = leaves_of([x, branch, branch_bias, *parameters])
+    wanted = leaves_of([x, branch, branch_bias, *parameters], torch.float64)
+    got = function(*leaves[:2], scale, FeedForwardParameters(*leaves[3:]), leaves[2])
+    want = truth(*wanted[:2], scale.double(), FeedForwardParameters(*wanted[3:]), wanted[2])
     generator = torch.Generator().manual_seed(1)
     grads = [torch.randn(x.shape, generator=generator).to(x.device) for _ in want]
     if branch is None:  # total is the input itself
@@ -85,11 +87,12 @@ def compare(function, x, branch, scale, parameters, tolerance):
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('function', [node, plain])
-@pytest.mark.parametrize('with_branch', [True, False])
-def test_output_and_gradients_equal_float64(function, with_branch, device):
+@pytest.mark.parametrize('with_branch, with_bias', [(True, True), (True, False), (False, False)])
+def test_output_and_gradients_equal_float64(function, with_branch, with_bias, device):
     torch.backends.cuda.matmul.allow_tf32 = False
     x, branch, scale, parameters = make(device)
-    compare(function, x, branch if with_branch else None, scale, parameters, 1e-5)
+    bias = torch.linspace(-1, 1, x.shape[-1], device=device) if with_bias else None
+    compare(function, x, branch if with_branch else None, scale, parameters, 1e-5, bias)
 
 
 @pytest.mark.gpu

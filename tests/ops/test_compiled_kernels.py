@@ -1,0 +1,113 @@
+"""What torch.compile sees of the operators, on tensors of a GPU that need not be there."""
+
+import os
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+import torch
+import triton
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.backends.compiler import GPUTarget
+
+from kat_mm.ops import add_layer_norm, fourier_low_rank, group_rational
+
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+KERNEL = torch.ops.higher_order.triton_kernel_wrapper_functional
+
+
+@pytest.fixture
+def compile_for_gpu(monkeypatch):
+    """Calls a function under torch.compile, and returns what the compiler is given to compile."""
+    driver = mock.Mock(get_current_target=lambda: GPUTarget('cuda', 90, 32))
+    monkeypatch.setattr(triton.runtime.driver, '_active', driver)
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    def run(function, *inputs):
+        torch._dynamo.reset()
+        with torch.no_grad():
+            torch.compile(function, backend=aot_autograd(fw_compiler=keep), fullgraph=True)(*inputs)
+        return [node for node in graphs[-1].graph.nodes if node.op == 'call_function']
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield run
+
+
+def empty(*shape, dtype=torch.float32):
+    return torch.empty(*shape, dtype=dtype, device='cuda')
+
+
+def cases():
+    numerator, denominator = empty(1, 6), empty(8, 4)
+    x, half = empty(2, 5, 16), empty(2, 5, 16, dtype=torch.bfloat16)
+    vector, statistics = empty(16), empty(2, 10)
+    q, coefficients = empty(2, 3, 7, 16, dtype=torch.bfloat16), empty(3, 6, 12, 7)
+    operators = torch.ops.kat_mm
+    return {
+        'group_rational': (group_rational, (half, numerator, denominator, vector), 1),
+        'group_rational_backward': (
+            operators.group_rational_backward,
+            (half, half, numerator, denominator, vector),
+            2,
+        ),
+        'add_layer_norm': (
+            lambda *inputs: add_layer_norm(*inputs[:2], vector, 1e-6, *inputs[2:]),
+            (x, vector, half, empty(2), numerator, denominator, vector),
+            1,
+        ),
+        'add_layer_norm_backward': (
+            lambda *inputs: operators.add_layer_norm_backward(*inputs, torch.bfloat16, True),
+            (x, half, x, statistics, vector, vector, None, None, None),
+            2,
+        ),
+        'fourier_low_rank': (
+            lambda *inputs: fourier_low_rank(*inputs, 0.25),
+            (q, q, coefficients),
+            1,
+        ),
+    }
+
+
+@pytest.mark.skipif(not INTERPRETED, reason='the tests below run in this process')
+def test_the_same_in_a_process_without_the_interpreter():
+    result = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', __file__],
+        env={**os.environ, 'TRITON_INTERPRET': '0'},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+@pytest.mark.skipif(INTERPRETED, reason='kernels that are interpreted cannot be compiled')
+@pytest.mark.parametrize(
+    'name',
+    [
+        'group_rational',
+        'group_rational_backward',
+        'add_layer_norm',
+        'add_layer_norm_backward',
+        'fourier_low_rank',
+    ],
+)
+def test_a_compiled_program_for_a_gpu_calls_the_kernels_themselves(name, compile_for_gpu):
+    function, inputs, count = cases()[name]
+    calls = compile_for_gpu(function, *inputs)
+    targets = [call.target for call in calls]
+    assert targets.count(KERNEL) == count
+    assert not [target for target in targets if 'kat_mm' in str(target)]
+    # The rest is memory for the results: nothing of what the kernels do is done by other means.
+    assert not [target for target in targets if 'norm' in str(target) or 'mul' in str(target)]
+    # Inputs that were taken for outputs would be copied.
+    given = [node for node in calls[0].graph.nodes if node.op == 'placeholder']
+    for call in calls:
+        if call.target is KERNEL:
+            changed = [call.kwargs['kwargs'][name] for name in call.kwargs['tensors_to_clone']]
+            assert not set(changed) & set(given)
