@@ -1,0 +1,65 @@
+"""CheckpointRunner, on a model of one parameter."""
+
+import multiprocessing
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+from torch.utils.data import Dataset
+
+from kat_mm.engine import CheckpointRunner
+
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.ones(1), data_samples=index)
+
+
+class Model(BaseModel):
+    def __init__(self, fails):
+        super().__init__()
+        self.weight, self.fails = nn.Parameter(torch.ones(1)), fails
+
+    def forward(self, inputs, data_samples, mode='tensor'):
+        if self.fails:
+            raise RuntimeError('as it was told')
+        return dict(loss=(self.weight * torch.stack(inputs)).sum())
+
+
+def make_runner(work_dir, fails, iterations=True):
+    loader = dict(
+        dataset=Numbers(),
+        batch_size=2,
+        num_workers=2,
+        persistent_workers=True,
+        sampler=dict(type='InfiniteSampler' if iterations else 'DefaultSampler', shuffle=False),
+    )
+    loop = dict(by_epoch=False, max_iters=3) if iterations else dict(by_epoch=True, max_epochs=2)
+    return CheckpointRunner(
+        model=Model(fails),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        train_cfg=loop,
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(checkpoint=None),
+        log_level='ERROR',
+        experiment_name=work_dir.name,
+    )
+
+
+@pytest.mark.parametrize('iterations', [True, False])
+def test_workers_end_with_a_run(iterations, tmp_path):
+    before = set(multiprocessing.active_children())
+    make_runner(tmp_path, fails=False, iterations=iterations).train()
+    assert not set(multiprocessing.active_children()) - before
+
+
+def test_workers_end_with_a_run_that_fails(tmp_path):
+    before = set(multiprocessing.active_children())
+    with pytest.raises(RuntimeError, match='as it was told'):
+        make_runner(tmp_path, fails=True).train()
+    assert not set(multiprocessing.active_children()) - before
