@@ -124,6 +124,7 @@ def _backward_kernel(
     scale_ptr,
     grad_x_ptr,
     grad_branch_ptr,
+    y_ptr,
     partial_ptr,
     num_rows,
     rows_per_sample,
@@ -136,6 +137,7 @@ def _backward_kernel(
     HAS_GRAD_BRANCH: tl.constexpr,
     HAS_BRANCH_BIAS: tl.constexpr,
     HAS_SCALE: tl.constexpr,
+    WITH_OUTPUT: tl.constexpr,
     HAS_ACT: tl.constexpr,
     APPROXIMATE: tl.constexpr,
     ROWS: tl.constexpr,
@@ -170,7 +172,9 @@ def _backward_kernel(
         normed = tl.where(mask, (x - mean) * rstd, 0.0)
         if HAS_ACT:
             z = normed * weight + bias
-            grad, sums = differentiate(z, grad, a, b, sums, M, N, tl.float32, APPROXIMATE)
+            grad, sums, y = differentiate(z, grad, a, b, sums, M, N, tl.float32, APPROXIMATE)
+            if WITH_OUTPUT:
+                tl.store(y_ptr + offset, y, mask=mask)
         weight_sum += grad * normed
         bias_sum += grad
         grad *= weight
@@ -359,8 +363,9 @@ def backward(
     scale: Tensor | None,
     branch_dtype: torch.dtype | None,
     has_branch_bias: bool,
+    y: Tensor | None = None,
 ) -> list[Tensor]:
-    """Gradients as ``empty_gradients`` describes them."""
+    """Gradients as ``empty_gradients`` describes them; y, if given, is filled once more."""
     has_act = numerator is not None
     own_branch = _own_branch(total, scale, branch_dtype)
     inputs = total, grad_total, grad, statistics, weight, bias, numerator, denominator
@@ -369,11 +374,12 @@ def backward(
         _shape(numerator),
         _shape(denominator),
         total.is_cuda,
-        (*_dtypes(*inputs), branch_dtype),
+        (*_dtypes(*inputs, y), branch_dtype),
         HAS_GRAD_TOTAL=grad_total is not None,
         HAS_GRAD_BRANCH=own_branch,
         HAS_BRANCH_BIAS=has_branch_bias,
         HAS_SCALE=scale is not None,
+        WITH_OUTPUT=y is not None,
         LOOPS=_BACKWARD_LOOPS,
     )
     num_rows, channels = statistics.shape[1], total.shape[-1]
@@ -388,7 +394,7 @@ def backward(
         _backward_kernel,
         programs,
         constants,
-        (*inputs, contiguous(scale), grad_x, grad_branch, partial),
+        (*inputs, contiguous(scale), grad_x, grad_branch, y, partial),
         (num_rows, num_rows // total.shape[0]),
     )
     grad_vectors, *coefficients = finish(partial, shifts, *inputs[6:])

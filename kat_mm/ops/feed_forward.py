@@ -92,14 +92,16 @@ class _FeedForward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.x_dtype, ctx.branch_dtype = x.dtype, None if branch is None else branch.dtype
         ctx.branch_bias_dtype = None if branch_bias is None else branch_bias.dtype
+        # What the activations gave is computed again: both kernels of the gradient can write it.
+        ctx.dtype = dtype
         ctx.save_for_backward(
-            x if branch is None else total, statistics, scale, y, hidden, z, weight1, weight2, *p
+            x if branch is None else total, statistics, scale, hidden, weight1, weight2, *p
         )
         return total, F.linear(z, weight2, p.bias2)
 
     @staticmethod
     def backward(ctx, grad_total, grad):
-        tensors, parameters = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        tensors, parameters = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
         p = FeedForwardParameters(*parameters)
         needed = FeedForwardParameters(*ctx.needs_input_grad[6:])
         if torch.is_grad_enabled() or torch.is_autocast_enabled('cuda'):
@@ -113,20 +115,22 @@ class _FeedForward(torch.autograd.Function):
         return _gradients(ctx, needed, p, grad_total, grad, *tensors)
 
 
-def _gradients(ctx, needed, p, grad_total, grad, total, statistics, scale, y, hidden, z, *weights):
-    weight1, weight2 = weights
+def _gradients(
+    ctx, needed, p, grad_total, grad, total, statistics, scale, hidden, weight1, weight2
+):
     if grad is None:
-        grad = torch.zeros_like(y)
+        grad = torch.zeros_like(total, dtype=ctx.dtype)
     grad = grad.reshape(-1, grad.shape[-1])
-    grad_weight2 = weight_gradient(grad, z) if needed.weight2 else None
+    hidden = hidden.flatten(0, -2)
     grad_bias2 = bias_gradient(grad) if needed.bias2 else None
-    grad_hidden, *rational2, grad_bias1 = rational_kernels.backward(
-        grad.mm(weight2).view(z.shape), hidden, p.numerator2, p.denominator2, p.bias1
+    z, grad_hidden, *rational2, grad_bias1 = rational_kernels.backward_in_place(
+        grad.mm(weight2), hidden, p.numerator2, p.denominator2, p.bias1
     )
-    grad_hidden = grad_hidden.flatten(0, -2)
+    grad_weight2 = weight_gradient(grad, z) if needed.weight2 else None
+    y = torch.empty_like(total, dtype=ctx.dtype, memory_format=torch.contiguous_format)
     gradients = norm_kernels.backward(
         None if ctx.branch_dtype is None else grad_total,
-        grad_hidden.mm(weight1).view(y.shape),
+        grad_hidden.mm(weight1),
         total,
         statistics,
         p.norm_weight,
@@ -136,6 +140,7 @@ def _gradients(ctx, needed, p, grad_total, grad, total, statistics, scale, y, hi
         scale,
         ctx.branch_dtype,
         ctx.branch_bias_dtype is not None,
+        y,
     )
     grad_x, (*grad_norm, grad_branch_bias), grad_branch, *rational1 = by_role(gradients, True)
     return (

@@ -76,6 +76,7 @@ def _backward_kernel(
     grad_ptr,
     x_ptr,
     grad_x_ptr,
+    y_ptr,
     partial_ptr,
     a_ptr,
     b_ptr,
@@ -96,6 +97,7 @@ def _backward_kernel(
     VECTOR: tl.constexpr,
     COLUMN_TILES: tl.constexpr,
     LOOPS: tl.constexpr,
+    WITH_OUTPUT: tl.constexpr,
 ):
     NUM_SLOTS: tl.constexpr = CHANNELS // VECTOR
     first_slot = (tl.program_id(0) % COLUMN_TILES) * SLOTS
@@ -119,15 +121,17 @@ def _backward_kernel(
     for _ in range(LOOPS):
         # The next tile is on its way while this one is worked on.
         x, grad = x_next.to(DTYPE), grad_next.to(DTYPE)
-        output, output_mask = grad_x_ptr + row * CHANNELS + channel, mask
+        output, output_mask = row * CHANNELS + channel, mask
         row += ROWS
         mask = slot_mask & (row < end)
         x_next = tl.load(x_ptr + row * x_stride + channel, mask=mask, other=0.0)
         grad_next = tl.load(grad_ptr + row * grad_stride + channel, mask=mask, other=0.0)
         if HAS_BIAS:
             x += bias
-        grad_x, sums = differentiate(x, grad, a, b, sums, M, N, DTYPE, APPROXIMATE)
-        tl.store(output, grad_x, mask=output_mask)
+        grad_x, sums, y = differentiate(x, grad, a, b, sums, M, N, DTYPE, APPROXIMATE)
+        tl.store(grad_x_ptr + output, grad_x, mask=output_mask)
+        if WITH_OUTPUT:
+            tl.store(y_ptr + output, y, mask=output_mask)
         if HAS_BIAS:
             bias_sum += grad_x
 
@@ -229,7 +233,7 @@ def _planes_backward_kernel(
         grad = tl.load(grad_ptr + offset, mask=mask, other=0.0).to(DTYPE)
         if HAS_BIAS:
             x += tl.load(bias_ptr + channel).to(DTYPE)
-        grad_x, sums = differentiate(x, grad, a, b, sums, M, N, DTYPE, APPROXIMATE)
+        grad_x, sums, _ = differentiate(x, grad, a, b, sums, M, N, DTYPE, APPROXIMATE)
         tl.store(grad_x_ptr + offset, grad_x, mask=mask)
         if HAS_BIAS:
             bias_sum += tl.sum(grad_x, axis=2)
@@ -259,6 +263,7 @@ def _plan(
     dtypes: tuple[torch.dtype | None, ...],
     is_cuda: bool,
     loops: int,
+    with_output: bool,
 ) -> _Plan:
     """How a tensor is cut: along its channels, or along planes of ``plane`` numbers.
 
@@ -286,10 +291,12 @@ def _plan(
         **tile.constants(),
         **extra,
     )
-    walking = Constants(dtypes, LOOPS=loops, **constants)
-    return _Plan(
-        tile, column_tiles, dtype, walking if plane else Constants(dtypes, **constants), walking
-    )
+    if plane:
+        forward = backward = Constants(dtypes, LOOPS=loops, **constants)
+    else:
+        forward = Constants(dtypes, **constants)
+        backward = Constants(dtypes, LOOPS=loops, WITH_OUTPUT=with_output, **constants)
+    return _Plan(tile, column_tiles, dtype, forward, backward)
 
 
 def _plan_for(
@@ -299,6 +306,7 @@ def _plan_for(
     denominator: Tensor,
     bias: Tensor | None,
     grad: Tensor | None = None,
+    with_output: bool = False,
 ) -> _Plan:
     dtypes = (
         x.dtype,
@@ -307,7 +315,8 @@ def _plan_for(
         None if bias is None else bias.dtype,
         None if grad is None else grad.dtype,
     )
-    return _plan(x.shape[-1], plane, numerator.shape, denominator.shape, dtypes, x.is_cuda, _LOOPS)
+    shapes = numerator.shape, denominator.shape
+    return _plan(x.shape[-1], plane, *shapes, dtypes, x.is_cuda, _LOOPS, with_output)
 
 
 def _plane_size(x: Tensor) -> int:
@@ -360,37 +369,70 @@ def backward(
     if not x.numel():
         grad_bias = x.new_empty(0) if bias is None else torch.zeros_like(bias)
         return grad_x, torch.zeros_like(numerator), torch.zeros_like(denominator), grad_bias
-    plane, channels = _plane_size(x), x.shape[-1]
+    plane = _plane_size(x)
+    if not plane:
+        return _backward_rows(grad, x, numerator, denominator, bias, grad_x)
     plan = _plan_for(x, plane, numerator, denominator, bias, grad)
     numerator, denominator = numerator.contiguous(), denominator.contiguous()
-    bias = contiguous(bias)
-    orders, shifts = numerator.shape[1] + denominator.shape[1], 0 if bias is None else channels
-    if plane:
-        grad = torch.empty_like(x).copy_(grad) if grad.stride() != x.stride() else grad
-        count = x.numel() // plane
-        partial = x.new_empty(
-            plan.column_tiles, orders + (bias is not None), count, dtype=plan.dtype
-        )
-        launch(
-            _planes_backward_kernel,
-            cdiv(count, plan.tile.rows) * plan.column_tiles,
-            plan.backward,
-            (grad, x, grad_x, partial, numerator, denominator, bias),
-            (count, plane),
-        )
-        partial = partial.unflatten(2, (-1, channels)).sum(dim=(0, 2)).flatten()[None]
-    else:
-        (rows, stride), (grad, grad_stride) = _rows(x), _rows(grad)
-        count, num_slots = x.numel() // channels, channels // plan.tile.vector
-        row_programs = cdiv(count, plan.tile.rows * _LOOPS)
-        partial = x.new_empty(row_programs, shifts + orders * num_slots, dtype=plan.dtype)
-        launch(
-            _backward_kernel,
-            row_programs * plan.column_tiles,
-            plan.backward,
-            (grad, rows, grad_x, partial, numerator, denominator, bias),
-            (count, grad_stride, stride),
-        )
+    grad = torch.empty_like(x).copy_(grad) if grad.stride() != x.stride() else grad
+    count, channels = x.numel() // plane, x.shape[-1]
+    sums = numerator.shape[1] + denominator.shape[1] + (bias is not None)
+    partial = x.new_empty(plan.column_tiles, sums, count, dtype=plan.dtype)
+    launch(
+        _planes_backward_kernel,
+        cdiv(count, plan.tile.rows) * plan.column_tiles,
+        plan.backward,
+        (grad, x, grad_x, partial, numerator, denominator, contiguous(bias)),
+        (count, plane),
+    )
+    partial = partial.unflatten(2, (-1, channels)).sum(dim=(0, 2)).flatten()[None]
+    return grad_x, *_finish(partial, x, numerator, denominator, bias)
+
+
+def backward_in_place(
+    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """F(x + bias) again and the gradients, that of x in the memory of ``grad``.
+
+    For (rows, C), contiguous, and ``grad`` of x's dtype.
+    """
+    y = torch.empty_like(x)
+    return y, *_backward_rows(grad, x, numerator, denominator, bias, grad, y)
+
+
+def _backward_rows(
+    grad: Tensor,
+    x: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    bias: Tensor | None,
+    grad_x: Tensor,
+    y: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    plan = _plan_for(x, 0, numerator, denominator, bias, grad, y is not None)
+    numerator, denominator = numerator.contiguous(), denominator.contiguous()
+    channels = x.shape[-1]
+    num_slots, count = channels // plan.tile.vector, x.numel() // channels
+    sums = (numerator.shape[1] + denominator.shape[1]) * num_slots
+    if bias is not None:
+        sums += channels
+    (x_rows, stride), (grad, grad_stride) = _rows(x), _rows(grad)
+    programs = cdiv(count, plan.tile.rows * _LOOPS)
+    partial = x.new_empty(programs, sums, dtype=plan.dtype)
+    launch(
+        _backward_kernel,
+        programs * plan.column_tiles,
+        plan.backward,
+        (grad, x_rows, grad_x, y, partial, numerator, denominator, contiguous(bias)),
+        (count, grad_stride, stride),
+    )
+    return grad_x, *_finish(partial, x, numerator, denominator, bias)
+
+
+def _finish(
+    partial: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of numerator, denominator and bias; the last is empty without one."""
+    shifts = 0 if bias is None else x.shape[-1]
     grad_bias, grad_a, grad_b = finish(partial, shifts, numerator, denominator)
-    grad_bias = x.new_empty(0) if bias is None else grad_bias.to(bias.dtype)
-    return grad_x, grad_a, grad_b, grad_bias
+    return grad_a, grad_b, x.new_empty(0) if bias is None else grad_bias.to(bias.dtype)

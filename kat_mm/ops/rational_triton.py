@@ -118,7 +118,7 @@ def differentiate(
     DTYPE: tl.constexpr,
     APPROXIMATE: tl.constexpr,
 ):
-    """Gradient of x for a tile (rows, slots, lanes), and ``sums`` with this tile's shares.
+    """Gradient of x for a tile (rows, slots, lanes), ``sums`` with this tile's shares, and F(x).
 
     The sums are those of grad * x^i / Q for i = 0 to M, then of grad * F * |x|^j / Q for j = 1 to
     N: the gradients of the coefficients, but for the sign of the latter.
@@ -126,7 +126,8 @@ def differentiate(
     magnitude = tl.abs(x)
     reciprocal = _reciprocal_denominator(magnitude, b, N, APPROXIMATE)
     grad *= reciprocal
-    grad_q = grad * (_polynomial(x, a, M + 1) * reciprocal)
+    value = _polynomial(x, a, M + 1) * reciprocal
+    grad_q = grad * value
     # dQ/dx = sign(x) dQ/d|x|
     slope = _times_sign(_derivative(magnitude, b, 0, N), x, DTYPE)
     grad_x = _derivative(x, a, 1, M + 1) * grad - slope * grad_q
@@ -152,7 +153,7 @@ def differentiate(
         updated = updated + (sums[M + j] + tl.sum(term, axis=2),)
         if j > 1 and j % 2 == 1:
             power = power * square
-    return grad_x, updated
+    return grad_x, updated, value
 
 
 @triton.jit
