@@ -115,8 +115,8 @@ def compare(size: str, batch: int, task: str, mode: str) -> dict:
     entry['target'] = TARGETS[task, mode]
     for name in contenders:
         print(
-            f'{size} {batch} {task:5} {mode:8} {name:4} '
-            f'{entry["images_per_s"][name]:8.0f} images/s {entry["ratio_to_timm"][name]:5.2f} (target {entry["target"]:.2f}) '
+            f'{size} {batch} {task:5} {mode:8} {name:4} {entry["images_per_s"][name]:8.0f} '
+            f'images/s {entry["ratio_to_timm"][name]:5.2f} (target {entry["target"]:.2f}) '
             f'{memory[name]:6.2f} GiB, first step {first_steps[name]:.1f} s',
             flush=True,
         )
