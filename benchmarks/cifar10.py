@@ -195,21 +195,25 @@ def plot_curves(results: dict, out_file: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), layout='constrained')
-    scratch, fine_tuned = figure.subplots(1, 2)
+    titles = {'from scratch': ('vit', 'kat'), 'from the trained ViT-T': ('mlp', 'gelu', 'swish')}
+    titles = {title: names for title, names in titles.items() if results['runs'].keys() & names}
+    axes = figure.subplots(1, len(titles), squeeze=False)[0]
+    axis_of = {
+        name: axis for axis, names in zip(axes, titles.values(), strict=True) for name in names
+    }
     for name, title in MODELS_BY_FOLDER.items():
         runs = list(results['runs'].get(name, {}).values())
         if not runs:
             continue
-        axis = scratch if name in ('vit', 'kat') else fine_tuned
+        axis = axis_of[name]
         epochs = [epoch for epoch, _ in runs[0]['top1_curve']]
         values = np.array([[value for _, value in run['top1_curve']] for run in runs])
         (line,) = axis.plot(epochs, values.mean(axis=0), label=f'{title} ({len(runs)})')
         axis.fill_between(epochs, values.min(0), values.max(0), alpha=0.2, color=line.get_color())
-    for axis, title in ((scratch, 'from scratch'), (fine_tuned, 'from the trained ViT-T')):
+    for axis, title in zip(axes, titles, strict=True):
         axis.set(xlabel='epoch', ylabel='test accuracy, %', title=f'{title} (number of seeds)')
         axis.grid(alpha=0.3)
-        if axis.has_data():
-            axis.legend(fontsize='small')
+        axis.legend(fontsize='small')
     figure.savefig(out_file, dpi=120)
 
 

@@ -7,7 +7,7 @@
 
 Runs of fewer epochs: --cfg-options train_cfg.max_epochs=30 param_scheduler.1.end=30. Runs that are
 missing are left out. Writes results.json and curves.png, with the published top-1 accuracies after
-100 epochs (KArAt, Maity et al. 2025) beside those of the runs.
+100 epochs (KArAt, Maity et al. 2025) beside those of the runs. Their speed is karat.py's to measure.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from runs import images_per_second, read_scalars, train_entries
+from runs import read_scalars, train_entries
 
 from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
@@ -53,7 +53,6 @@ def summarize(work_dir: Path, title: str, published: float | None) -> dict:
         top1=round(scores[-1]['accuracy/top1'], 2),
         top5=round(scores[-1]['accuracy/top5'], 2),
         published_top1_after_100_epochs=published,
-        train_images_per_second=images_per_second(scalars, cfg.train_dataloader.batch_size),
         # Not logged on a CPU.
         train_memory_mb=max(entry.get('memory', 0) for entry in train),
         top1_curve=[[entry['step'], round(entry['accuracy/top1'], 2)] for entry in scores],

@@ -69,7 +69,6 @@ def test_accuracies_are_gathered_beside_the_published_ones(run, tmp_path):
     softmax = results['vit_t_softmax_cifar10']
     assert (softmax['top1'], softmax['epochs'], softmax['seed']) == (50.13, 10, 3)
     assert softmax['published_top1_after_100_epochs'] == 72.76
-    assert softmax['train_images_per_second'] == 256.0
     assert softmax['train_memory_mb'] == 1003
     assert results['vit_t_karat_universal_cifar10']['published_top1_after_100_epochs'] == 75.56
     assert mmcv.imread(tmp_path / 'out' / 'curves.png').shape[1] > 500
