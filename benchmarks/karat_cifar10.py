@@ -7,7 +7,7 @@
 
 Runs of fewer epochs: --cfg-options train_cfg.max_epochs=30 param_scheduler.1.end=30. Runs that are
 missing are left out. Writes results.json and curves.png, with the published top-1 accuracies after
-100 epochs (KArAt, Maity et al. 2025) beside those of the runs. Their speed is karat.py's to measure.
+100 epochs (KArAt, Maity et al. 2025) beside those of the runs. karat.py measures their speed.
 """
 
 import argparse

@@ -5,6 +5,7 @@ elsewhere; what is saved is the work of autograd, of casts, and of the host that
 """
 
 import importlib.util
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from .add_layer_norm import add_layer_norm, by_role, check, fused_dtype
 from .group_rational import group_rational
-from .linear import bias_gradient, has_own_backward, linear, weight_gradient
-from .operator import refuse_second_derivative
+from .linear import bias_gradient, linear, weight_gradient
+from .operator import Operator
 
 if importlib.util.find_spec('triton') is not None:
     from . import add_layer_norm_triton as norm_kernels
@@ -58,78 +59,146 @@ def feed_forward(
         total and the result, both of x's shape; the result in the dtype of a linear map.
     """
     p = parameters
-    norm = p.norm_weight, p.norm_bias
-    act1 = p.numerator1, p.denominator1
+    norm, act1 = (p.norm_weight, p.norm_bias), (p.numerator1, p.denominator1)
     check(x, *norm, branch, scale, *act1, branch_bias)
     dtype = fused_dtype(x, branch)
-    if dtype is not None and has_own_backward(x):
-        total, y = _FeedForward.apply(x, branch, branch_bias, scale, eps, dtype, *parameters)
+    if dtype is not None:
+        total, y, *_ = _operator(x, branch, branch_bias, scale, eps, dtype, *parameters)
         return (x if branch is None else total), y
     total, y = add_layer_norm(x, *norm, eps, branch, scale, *act1, branch_bias)
     y = group_rational(F.linear(y, p.weight1), p.numerator2, p.denominator2, p.bias1)
     return total, linear(y, p.weight2, p.bias2)
 
 
-class _FeedForward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, branch, branch_bias, scale, eps, dtype, *parameters):
-        p = FeedForwardParameters(*parameters)
-        total, y, statistics = norm_kernels.forward(
-            x,
-            branch,
-            branch_bias,
-            scale,
-            p.norm_weight,
-            p.norm_bias,
-            p.numerator1,
-            p.denominator1,
-            eps,
-            dtype,
-        )
-        weight1, weight2 = p.weight1.to(dtype), p.weight2.to(dtype)
-        hidden = F.linear(y, weight1)
-        z = rational_kernels.forward(hidden, p.numerator2, p.denominator2, p.bias1)
-        ctx.set_materialize_grads(False)
-        ctx.x_dtype, ctx.branch_dtype = x.dtype, None if branch is None else branch.dtype
-        ctx.branch_bias_dtype = None if branch_bias is None else branch_bias.dtype
-        # What the activations gave is computed again: both kernels of the gradient can write it.
-        ctx.dtype = dtype
-        ctx.save_for_backward(
-            x if branch is None else total, statistics, scale, hidden, weight1, weight2, *p
-        )
-        return total, F.linear(z, weight2, p.bias2)
+def _forward(
+    x: Tensor,
+    branch: Tensor | None,
+    branch_bias: Tensor | None,
+    scale: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
+    *parameters: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(total, result, statistics of the normalisation, fc1's result, both weights in ``dtype``).
 
-    @staticmethod
-    def backward(ctx, grad_total, grad):
-        tensors, parameters = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-        p = FeedForwardParameters(*parameters)
-        needed = FeedForwardParameters(*ctx.needs_input_grad[6:])
-        if torch.is_grad_enabled() or torch.is_autocast_enabled('cuda'):
-            # create_graph=True, or called within autocast: it computes as one that is not.
-            with torch.no_grad(), torch.autocast('cuda', enabled=False):
-                gradients = _gradients(ctx, needed, p, grad_total, grad, *tensors)
-            if torch.is_grad_enabled():
-                inputs = (tensors[0], *parameters, grad)
-                return refuse_second_derivative('feed_forward', inputs, gradients)
-            return gradients
-        return _gradients(ctx, needed, p, grad_total, grad, *tensors)
+    total is empty where nothing is added to x, and a weight where it is in ``dtype`` already.
+    """
+    p = FeedForwardParameters(*parameters)
+    norm, act1 = (p.norm_weight, p.norm_bias), (p.numerator1, p.denominator1)
+    total, y, statistics = norm_kernels.forward(
+        x, branch, branch_bias, scale, *norm, *act1, eps, dtype
+    )
+    cast = [_cast(weight, dtype) for weight in (p.weight1, p.weight2)]
+    weight1, weight2 = _used(p, cast)
+    hidden = F.linear(y, weight1)
+    z = rational_kernels.forward(hidden, p.numerator2, p.denominator2, p.bias1)
+    return total, F.linear(z, weight2, p.bias2.to(dtype)), statistics, hidden, *cast
 
 
-def _gradients(
-    ctx, needed, p, grad_total, grad, total, statistics, scale, hidden, weight1, weight2
-):
-    if grad is None:
-        grad = torch.zeros_like(total, dtype=ctx.dtype)
-    grad = grad.reshape(-1, grad.shape[-1])
-    hidden = hidden.flatten(0, -2)
-    grad_bias2 = bias_gradient(grad) if needed.bias2 else None
+def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.new_empty(0) if weight.dtype == dtype else weight.to(dtype)
+
+
+def _used(p: FeedForwardParameters, cast: Sequence[Tensor]) -> list[Tensor]:
+    """The weights that are multiplied with: cast ones where there are any."""
+    return [
+        own if own.dtype == other.dtype else other
+        for own, other in zip((p.weight1, p.weight2), cast, strict=True)
+    ]
+
+
+def _empty(
+    x: Tensor,
+    branch: Tensor | None,
+    branch_bias: Tensor | None,
+    scale: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
+    *parameters: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    p = FeedForwardParameters(*parameters)
+    norm = x, branch, branch_bias, scale, p.norm_weight, p.norm_bias, None, None
+    total, y, statistics = norm_kernels.empty_outputs(*norm, eps, dtype)
+    hidden = y.new_empty(*x.shape[:-1], len(p.weight1))
+    return total, y, statistics, hidden, *(_cast(w, dtype) for w in (p.weight1, p.weight2))
+
+
+def _setup_context(ctx, inputs, output):
+    x, branch, branch_bias, scale, _, ctx.dtype, *parameters = inputs
+    total, _, *kept = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*kept)
+    ctx.x_dtype, ctx.branch_dtype = x.dtype, None if branch is None else branch.dtype
+    ctx.branch_bias_dtype = None if branch_bias is None else branch_bias.dtype
+    ctx.save_for_backward(x if branch is None else total, scale, *kept, *parameters)
+
+
+def _formula(ctx, backward, grad_total, grad, *_):
+    total, scale, *tensors = ctx.saved_tensors
+    needed = FeedForwardParameters(*ctx.needs_input_grad[6:])
+    gradients = backward(
+        None if ctx.branch_dtype is None else grad_total,
+        torch.zeros_like(total, dtype=ctx.dtype) if grad is None else grad,
+        total,
+        scale,
+        *tensors,
+        ctx.branch_dtype,
+        ctx.branch_bias_dtype is not None,
+        needed.weight1,
+        needed.weight2,
+        needed.bias2,
+    )
+    weight1, weight2, bias1, bias2, *rational2 = gradients[:6]
+    grad_x, (*norm, branch_bias), branch, *rational1 = by_role(gradients[6:], True)
+    return (
+        grad_x.to(ctx.x_dtype),
+        None if ctx.branch_dtype is None else branch,
+        None if branch_bias is None else branch_bias.to(ctx.branch_bias_dtype),
+        None,
+        None,
+        None,
+        *norm,
+        *rational1,
+        weight1 if needed.weight1 else None,
+        bias1,
+        *rational2,
+        weight2 if needed.weight2 else None,
+        bias2 if needed.bias2 else None,
+    )
+
+
+def _backward(
+    grad_total: Tensor | None,
+    grad: Tensor,
+    total: Tensor,
+    scale: Tensor | None,
+    statistics: Tensor,
+    hidden: Tensor,
+    weight1: Tensor,
+    weight2: Tensor,
+    *others,
+) -> list[Tensor]:
+    """Gradients of weight1, weight2 and bias2, empty where not needed, and bias1 between them; of
+    act2's coefficients; and behind these what ``add_layer_norm_triton.backward`` gives.
+    """
+    *parameters, branch_dtype, has_branch_bias, need_weight1, need_weight2, need_bias2 = others
+    if torch.is_autocast_enabled('cuda'):
+        # Called within autocast it computes as it does elsewhere.
+        with torch.autocast('cuda', enabled=False):
+            kept = statistics, hidden, weight1, weight2
+            return _backward(grad_total, grad, total, scale, *kept, *others)
+    p = FeedForwardParameters(*parameters)
+    weight1, weight2 = _used(p, (weight1, weight2))
+    grad, hidden = grad.reshape(-1, grad.shape[-1]), hidden.flatten(0, -2)
+    grad_bias2 = bias_gradient(grad) if need_bias2 else grad.new_empty(0)
+    # What the activations gave is computed again: both kernels of the gradient can write it.
     z, grad_hidden, *rational2, grad_bias1 = rational_kernels.backward_in_place(
         grad.mm(weight2), hidden, p.numerator2, p.denominator2, p.bias1
     )
-    grad_weight2 = weight_gradient(grad, z) if needed.weight2 else None
-    y = torch.empty_like(total, dtype=ctx.dtype, memory_format=torch.contiguous_format)
-    gradients = norm_kernels.backward(
-        None if ctx.branch_dtype is None else grad_total,
+    grad_weight2 = weight_gradient(grad, z) if need_weight2 else grad.new_empty(0)
+    y = torch.empty_like(total, dtype=grad.dtype, memory_format=torch.contiguous_format)
+    norm = norm_kernels.backward(
+        grad_total,
         grad_hidden.mm(weight1),
         total,
         statistics,
@@ -138,23 +207,68 @@ def _gradients(
         p.numerator1,
         p.denominator1,
         scale,
-        ctx.branch_dtype,
-        ctx.branch_bias_dtype is not None,
+        branch_dtype,
+        has_branch_bias,
         y,
     )
-    grad_x, (*grad_norm, grad_branch_bias), grad_branch, *rational1 = by_role(gradients, True)
-    return (
-        grad_x.to(ctx.x_dtype),
-        None if ctx.branch_dtype is None else grad_branch,
-        None if grad_branch_bias is None else grad_branch_bias.to(ctx.branch_bias_dtype),
-        None,
-        None,
-        None,
-        *grad_norm,
-        *rational1,
-        weight_gradient(grad_hidden, y) if needed.weight1 else None,
-        grad_bias1,
-        *rational2,
-        grad_weight2,
-        grad_bias2,
+    grad_weight1 = weight_gradient(grad_hidden, y) if need_weight1 else grad.new_empty(0)
+    return [grad_weight1, grad_weight2, grad_bias1, grad_bias2, *rational2, *norm]
+
+
+def _empty_gradients(
+    grad_total: Tensor | None,
+    grad: Tensor,
+    total: Tensor,
+    scale: Tensor | None,
+    statistics: Tensor,
+    hidden: Tensor,
+    weight1: Tensor,
+    weight2: Tensor,
+    *others,
+) -> list[Tensor]:
+    *parameters, branch_dtype, has_branch_bias, need_weight1, need_weight2, need_bias2 = others
+    p = FeedForwardParameters(*parameters)
+    dtype = torch.promote_types(grad.dtype, torch.float32)
+
+    def empty(like: Tensor, needed: bool) -> Tensor:
+        return like.new_empty(like.shape if needed else 0, dtype=dtype)
+
+    return [
+        empty(p.weight1, need_weight1),
+        empty(p.weight2, need_weight2),
+        torch.empty_like(p.bias1),
+        empty(p.bias2, need_bias2),
+        torch.empty_like(p.numerator2),
+        torch.empty_like(p.denominator2),
+        *norm_kernels.empty_gradients(
+            grad_total,
+            grad,
+            total,
+            statistics,
+            p.norm_weight,
+            p.norm_bias,
+            p.numerator1,
+            p.denominator1,
+            scale,
+            branch_dtype,
+            has_branch_bias,
+        ),
+    ]
+
+
+if importlib.util.find_spec('triton') is not None:
+    _parameters = ''.join(f', Tensor {name}' for name in FeedForwardParameters._fields)
+    _operator = Operator(
+        'feed_forward',
+        '(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor? scale, float eps, ScalarType dtype'
+        f'{_parameters}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
+        '(Tensor? grad_total, Tensor grad, Tensor total, Tensor? scale, Tensor statistics,'
+        f' Tensor hidden, Tensor cast1, Tensor cast2{_parameters}, ScalarType? branch_dtype,'
+        ' bool has_branch_bias, bool need_weight1, bool need_weight2, bool need_bias2) -> Tensor[]',
+        forward=_forward,
+        backward=_backward,
+        empty=_empty,
+        empty_gradient=_empty_gradients,
+        setup_context=_setup_context,
+        formula=_formula,
     )

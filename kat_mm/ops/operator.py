@@ -111,24 +111,3 @@ def is_eager(x: Tensor) -> bool:
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
     )
-
-
-class _Refuse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, name, num_gradients, *tensors):
-        ctx.name = name
-        return tuple(None if t is None else t.view_as(t) for t in tensors[:num_gradients])
-
-    @staticmethod
-    def backward(ctx, *_):
-        raise NotImplementedError(f'{ctx.name} is differentiable once, not twice')
-
-
-def refuse_second_derivative(
-    name: str, inputs: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]
-) -> tuple[Tensor | None, ...]:
-    """The gradients of a backward pass, which raise where they are differentiated in turn.
-
-    Without this PyTorch would take them for constants. ``inputs`` are what they depend on.
-    """
-    return _Refuse.apply(name, len(gradients), *gradients, *inputs)

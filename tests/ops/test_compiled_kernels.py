@@ -13,7 +13,13 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 
-from kat_mm.ops import add_layer_norm, fourier_low_rank, group_rational
+from kat_mm.ops import (
+    FeedForwardParameters,
+    add_layer_norm,
+    feed_forward,
+    fourier_low_rank,
+    group_rational,
+)
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 KERNEL = torch.ops.higher_order.triton_kernel_wrapper_functional
@@ -48,6 +54,8 @@ def cases():
     numerator, denominator = empty(1, 6), empty(8, 4)
     x, half = empty(2, 5, 16), empty(2, 5, 16, dtype=torch.bfloat16)
     vector, statistics = empty(16), empty(2, 10)
+    act = numerator, denominator
+    parameters = (vector, vector, *act, empty(64, 16), empty(64), *act, empty(16, 64), vector)
     q, coefficients = empty(2, 3, 7, 16, dtype=torch.bfloat16), empty(3, 6, 12, 7)
     operators = torch.ops.kat_mm
     return {
@@ -66,6 +74,20 @@ def cases():
             lambda *inputs: operators.add_layer_norm_backward(*inputs, torch.bfloat16, True),
             (x, half, x, statistics, vector, vector, None, None, None),
             2,
+        ),
+        'feed_forward': (
+            lambda *inputs: feed_forward(
+                *inputs[:3], 1e-6, FeedForwardParameters(*inputs[3:-1]), inputs[-1]
+            ),
+            (x, half, empty(2), *parameters, vector),
+            2,
+        ),
+        'feed_forward_backward': (
+            lambda *inputs: operators.feed_forward_backward(
+                *inputs, torch.bfloat16, True, True, True, True
+            ),
+            (x, x, x, None, statistics, empty(2, 5, 64), empty(0), empty(0), *parameters),
+            6,
         ),
         'fourier_low_rank': (
             lambda *inputs: fourier_low_rank(*inputs, 0.25),
@@ -94,6 +116,8 @@ def test_the_same_in_a_process_without_the_interpreter():
         'group_rational_backward',
         'add_layer_norm',
         'add_layer_norm_backward',
+        'feed_forward',
+        'feed_forward_backward',
         'fourier_low_rank',
     ],
 )

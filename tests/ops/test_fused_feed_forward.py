@@ -1,15 +1,17 @@
 """feed_forward: its node of the graph, and the plain composition, against float64."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from kat_mm.ops import FeedForwardParameters, feed_forward, group_rational
 from kat_mm.ops.coefficients import get_fit
-from kat_mm.ops.feed_forward import _FeedForward
 
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
 EPS = 1e-6
+OPERATOR = sys.modules['kat_mm.ops.feed_forward']._operator  # the function has its module's name
 
 
 def make(device, branch_dtype=torch.float32, channels=24, tokens=5):
@@ -49,7 +51,7 @@ def truth(x, branch, scale, p, branch_bias=None):
 
 def node(x, branch, scale, parameters, branch_bias=None):
     """The node itself, which runs under Triton's interpreter too."""
-    total, y = _FeedForward.apply(x, branch, branch_bias, scale, EPS, x.dtype, *parameters)
+    total, y, *_ = OPERATOR(x, branch, branch_bias, scale, EPS, x.dtype, *parameters)
     return (x if branch is None else total), y
 
 
@@ -122,6 +124,31 @@ def test_every_way_gives_the_same_numbers_without_gradients_or_compiled():
         torch.testing.assert_close(total, outputs[0][0])
         error = (y.float() - outputs[0][1].float()).norm() / y.float().norm()
         assert error < 5e-3
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('with_branch', [True, False])
+@pytest.mark.parametrize('needed', [True, False])
+def test_operators_keep_the_rules_of_torch_library(needed, with_branch, device):
+    x, branch, scale, parameters = make(device)
+    bias = torch.linspace(-1, 1, x.shape[-1], device=device)
+    if not with_branch:
+        branch = bias = scale = None
+    leaves = [v if v is None else v.requires_grad_() for v in (x, branch, bias)]
+    for index, parameter in enumerate(parameters):
+        parameter.requires_grad_(needed or index not in (4, 8, 9))
+    inputs = (*leaves, scale, EPS, torch.float32, *parameters)
+    operator, backward = (
+        getattr(torch.ops.kat_mm, f'feed_forward{suffix}').default for suffix in ('', '_backward')
+    )
+    torch.library.opcheck(operator, inputs)
+    with torch.no_grad():
+        total, y, *kept = operator(*inputs)
+        given = total if with_branch else x.detach()
+        weights = [parameter.detach() for parameter in parameters]
+        grads = torch.ones_like(given) if with_branch else None, torch.ones_like(y)
+        flags = None if branch is None else branch.dtype, with_branch, needed, needed, needed
+        torch.library.opcheck(backward, (*grads, given, scale, *kept, *weights, *flags))
 
 
 @pytest.mark.parametrize('device', DEVICES)
