@@ -6,14 +6,12 @@ in the backward pass, which also adds the gradient of the residual stream and sc
 branch. Sums over rows (weight, bias, coefficients) go as ``rational_triton.py`` describes.
 """
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Constants, launch
+from .launch import Constants, cache_plan, launch
 from .rational_triton import (
     approximate_division,
     differentiate,
@@ -213,7 +211,7 @@ def supports(x: Tensor, branch: Tensor | None) -> bool:
     return torch.float64 not in dtypes and 0 < x.shape[-1] <= _MAX_CHANNELS and x.numel() > 0
 
 
-@functools.cache
+@cache_plan
 def _constants(
     channels: int,
     a_shape: torch.Size | None,

@@ -9,8 +9,6 @@ The gradient of the coefficients is a sum over images and queries: a program wal
 queries of some images and stores one partial sum; a second reduction adds these in a fixed order.
 """
 
-import functools
-
 import torch
 import torch.nn.functional as F
 import triton
@@ -18,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .fourier_low_rank_eager import empty_gradients
-from .launch import Constants, launch
+from .launch import Constants, cache_plan, launch
 from .tiles import cdiv
 
 
@@ -337,7 +335,7 @@ def _sizes(q: Tensor, k: Tensor, packed: Tensor) -> tuple[int, ...]:
     return (q.shape[2], k.shape[2], packed.shape[3], *q.stride()[:3], *k.stride()[:3])
 
 
-@functools.cache
+@cache_plan
 def _constants(
     q_shape: tuple[int, int],
     rank: int,

@@ -6,7 +6,6 @@ kernels serves channels that lie next to each other in memory, (rows, C), and on
 that lie apart, as in contiguous (B, C, H, W): both read and write the tensor as it lies.
 """
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .group_rational_eager import compute_dtype, empty_output, lies_in_planes
-from .launch import Constants, launch
+from .launch import Constants, cache_plan, launch
 from .rational_triton import (
     TRITON_DTYPE,
     approximate_division,
@@ -254,7 +253,7 @@ class _Plan(NamedTuple):
     backward: Constants
 
 
-@functools.lru_cache(1024)  # images may have any size
+@cache_plan
 def _plan(
     channels: int,
     plane: int,

@@ -1,6 +1,7 @@
 """Launching Triton kernels at little cost."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
@@ -33,6 +34,30 @@ class Constants(dict):
 
     def __eq__(self, other: object) -> bool:
         return dict.__eq__(self, other) and self.dtypes == other.dtypes
+
+
+def cache_plan(function: Callable) -> Callable:
+    """Keep what a function makes of sizes and dtypes.
+
+    Constants of kernels are numbers: sizes that a compiler leaves open are settled here.
+    """
+    cached = functools.lru_cache(1024)(function)  # images may have any size
+
+    @functools.wraps(function)
+    def plan(*args, **kwargs):
+        try:
+            return cached(*args, **kwargs)
+        except TypeError:  # open sizes cannot be looked up
+            return cached(*map(_settle, args), **{k: _settle(v) for k, v in kwargs.items()})
+
+    plan.cache_clear = cached.cache_clear
+    return plan
+
+
+def _settle(value):
+    if isinstance(value, tuple):
+        return tuple(map(_settle, value))
+    return int(value) if isinstance(value, torch.SymInt) else value
 
 
 def launch(

@@ -1,13 +1,11 @@
 """Triton kernel that adds up the rows of a matrix: the gradient of a linear map's bias."""
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Constants, launch
+from .launch import Constants, cache_plan, launch
 from .rational_triton import finish
 from .tiles import Tile, cdiv, slot_width
 
@@ -57,7 +55,7 @@ def column_sum(x: Tensor) -> Tensor:
     return finish(partial, channels, None, None)[0]
 
 
-@functools.cache
+@cache_plan
 def _plan(channels: int, dtype: torch.dtype, loops: int) -> tuple[Tile, Constants]:
     vector = slot_width(channels, 1, most=16 // dtype.itemsize)
     tile = Tile.of(channels // vector, vector, dtype.itemsize)

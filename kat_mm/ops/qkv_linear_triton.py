@@ -1,13 +1,11 @@
 """Triton kernel that joins the gradients of queries, keys and values; see ``qkv_linear.py``."""
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Constants, launch
+from .launch import Constants, cache_plan, launch
 from .rational_triton import finish
 from .tiles import Tile, cdiv, slot_width
 
@@ -85,7 +83,7 @@ def join_heads(q: Tensor, k: Tensor, v: Tensor, with_sum: bool) -> tuple[Tensor,
     return joined, finish(partial, 3 * channels, None, None)[0] if with_sum else None
 
 
-@functools.cache
+@cache_plan
 def _plan(
     channels: int, head_dim: int, with_sum: bool, dtype: torch.dtype, loops: int
 ) -> tuple[Tile, Constants]:

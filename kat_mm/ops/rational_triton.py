@@ -9,14 +9,12 @@ stores one partial sum for each slot; ``finish`` adds up the programs and the sl
 The order is fixed: the same input gives the same bits.
 """
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Constants, launch
+from .launch import Constants, cache_plan, launch
 from .tiles import cdiv
 
 TRITON_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
@@ -269,7 +267,7 @@ def finish(
     return shifts, grad_a, grad_b
 
 
-@functools.cache
+@cache_plan
 def _finish_plan(
     width: int,
     num_shifts: int,
