@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._functorch import config as aot_config
 from torch._subclasses.functional_tensor import FunctionalTensorMode
-from torch.export._trace import custom_triton_ops_decomposition_disabled
 
 
 class Operator:
@@ -94,9 +94,9 @@ def _kernels_in_place_of_operator(function: Callable) -> Callable:
     """What ``torch.library.triton_op`` does, but for an operator that a CPU computes otherwise."""
 
     def rule(mode, operator, types, args, kwargs):
-        on_gpu = any(isinstance(arg, Tensor) and arg.is_cuda for arg in args)
         # Exported programs keep the operator: kernels cannot be saved.
-        if not on_gpu or custom_triton_ops_decomposition_disabled():
+        exported = not aot_config.decompose_custom_triton_ops
+        if exported or not any(isinstance(arg, Tensor) and arg.is_cuda for arg in args):
             return mode.__torch_dispatch__(operator, types, args, kwargs)
         with mode:
             return function(*args, **kwargs)
