@@ -8,6 +8,7 @@ import signal
 import pytest
 import timm
 import torch
+from test_detection import TINY as TINY_DETECTOR
 from test_distributed import run_script
 from tools_runner import ROOT, read_losses, read_scalars, run_tool
 
@@ -201,6 +202,37 @@ def test_a_pretrained_classifier_starts_a_segmentor(tiny_config, pretrained, tmp
             assert target[key].shape[1] == 65
         else:
             assert torch.equal(target[key], source[key]), key
+
+
+def test_a_pretrained_classifier_starts_a_detector(pretrained, tmp_path):
+    make_sample_data(['coco'], tmp_path, SampleSettings(4, 2, 96, 64))
+    config, work_dir = tmp_path / 'detector.py', tmp_path / 'work'
+    base = str(ROOT / 'configs' / 'kat_t_mask_rcnn_sample.py')
+    config.write_text(TINY_DETECTOR.format(base=base, data_root=str(tmp_path / 'coco')))
+    change = {
+        'model.backbone.init_cfg.type': 'Pretrained',
+        'model.backbone.init_cfg.checkpoint': pretrained,
+        'train_cfg.max_iters': 1,
+        'train_cfg.val_interval': 2,
+        'optim_wrapper.optimizer.lr': 0,
+        'default_hooks.checkpoint.interval': 1,
+    }
+    result = run_tool('train.py', config, '--work-dir', work_dir, *options(**change))
+    assert result.status == 0, result.stderr
+    (log,) = work_dir.glob('*/*.log')
+    log = log.read_text()
+    source = torch.load(pretrained, weights_only=False)['state_dict']
+    target = torch.load(work_dir / 'iter_1.pth', weights_only=False)['state_dict']
+    names = {key for key in source if key.startswith('backbone.')}
+    own = {key for key in target if key.startswith('backbone.')}
+    left_out = {f'backbone.{name}' for name in ('cls_token', 'norm.weight', 'norm.bias')}
+    assert names - own == left_out
+    assert all('rel_pos' in key and not target[key].any() for key in own - names)
+    for key in names & own - {'backbone.pos_embed'}:
+        assert torch.equal(target[key], source[key]), key
+    assert target['backbone.pos_embed'].shape != source['backbone.pos_embed'].shape
+    for words in ('cls_token', 'norm.weight', 'rel_pos', 'pos_embed'):
+        assert words in log
 
 
 # Bad input
