@@ -90,7 +90,8 @@ def _forward_kernel(
             if HAS_BRANCH_BIAS:
                 branch += shift
             if HAS_SCALE:
-                branch *= tl.load(scale_ptr + row // rows_per_sample, mask=row_mask, other=0.0)
+                scale = tl.load(scale_ptr + row // rows_per_sample, mask=row_mask, other=0.0)
+                branch *= scale.to(tl.float32)
             x += branch
             tl.store(total_ptr + offset, x, mask=mask)
             # Statistics are those of what is kept.
@@ -182,7 +183,8 @@ def _backward_kernel(
             grad += tl.load(grad_total_ptr + offset, mask=mask, other=0.0).to(tl.float32)
         tl.store(grad_x_ptr + offset, grad, mask=mask)
         if HAS_SCALE:
-            grad *= tl.load(scale_ptr + row // rows_per_sample, mask=row_mask, other=0.0)
+            scale = tl.load(scale_ptr + row // rows_per_sample, mask=row_mask, other=0.0)
+            grad *= scale.to(tl.float32)
         if HAS_GRAD_BRANCH:
             tl.store(grad_branch_ptr + offset, grad, mask=mask)
         if HAS_BRANCH_BIAS:
@@ -372,7 +374,7 @@ def backward(
         _shape(numerator),
         _shape(denominator),
         total.is_cuda,
-        (*_dtypes(*inputs, y), branch_dtype),
+        (*_dtypes(*inputs, scale, y), branch_dtype),
         HAS_GRAD_TOTAL=grad_total is not None,
         HAS_GRAD_BRANCH=own_branch,
         HAS_BRANCH_BIAS=has_branch_bias,

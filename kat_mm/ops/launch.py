@@ -50,7 +50,6 @@ def cache_plan(function: Callable) -> Callable:
         except TypeError:  # open sizes cannot be looked up
             return cached(*map(_settle, args), **{k: _settle(v) for k, v in kwargs.items()})
 
-    plan.cache_clear = cached.cache_clear
     return plan
 
 

@@ -214,6 +214,14 @@ def test_same_input_gives_the_same_bits(device, short_programs):
     assert all(torch.equal(first[2][name], second[2][name]) for name in first[2])
 
 
+@pytest.mark.parametrize('device', DEVICES)
+def test_scales_of_other_dtypes_follow_each_other(device, short_programs):
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        values, grads = make(device=device)
+        values['scale'] = values['scale'].to(dtype)  # 0 and 1.25, exact in all of them
+        compare(fused, values, grads, TOLERANCE[torch.float32])
+
+
 @pytest.mark.gpu
 def test_autocast_chooses_the_dtype_of_the_result_on_a_gpu():
     values, _ = make(device='cuda')
