@@ -82,8 +82,8 @@ class Block(BaseModule):
         x, y = self.norm1(stream)
         branch, bias = self._attend(y, grid)
         stream = Residual(x, branch, self._drop_path(x), bias)
-        x, y = self.mlp.forward_residual(stream, self.norm2)
-        return Residual(x, y, self._drop_path(x))
+        stream = self.mlp.forward_residual(stream, self.norm2)
+        return stream._replace(scale=self._drop_path(stream.x))
 
     def _drop_path(self, x: Tensor) -> Tensor | None:
         """Factor of each sample's branch: 0, or what keeps the expectation (Huang et al. 2016)."""

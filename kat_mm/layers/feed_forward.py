@@ -12,10 +12,12 @@ from .residual import AddLayerNorm, Residual, is_plain
 class FeedForward(BaseModule):
     """What a block's second half can be: (..., C) to the same shape."""
 
-    def forward_residual(self, stream: Residual, norm: AddLayerNorm) -> tuple[Tensor, Tensor]:
-        """The stream with its branch added, and this module's function of its normalisation."""
+    def forward_residual(self, stream: Residual, norm: AddLayerNorm) -> Residual:
+        """The stream with its branch added; its next branch is this module's function of its
+        normalisation.
+        """
         total, x = norm(stream)
-        return total, self(x)
+        return Residual(total, self(x))
 
 
 @MODELS.register_module()
@@ -83,7 +85,7 @@ class GRKAN(FeedForward):
         x = self.act2(self.fc1(self.drop1(self.act1(x))))
         return self.fc2(self.drop2(x))
 
-    def forward_residual(self, stream: Residual, norm: AddLayerNorm) -> tuple[Tensor, Tensor]:
+    def forward_residual(self, stream: Residual, norm: AddLayerNorm) -> Residual:
         """As ``FeedForward.forward_residual``, in one node of the graph where that is the same."""
         # Looked up once: a module takes longer to find its parts than to launch a kernel on them.
         acts, linears = (self.act1, self.act2), (self.fc1, self.fc2)
@@ -96,18 +98,22 @@ class GRKAN(FeedForward):
             and not any(_drops(drop) for drop in (self.drop1, self.drop2))
         ):
             return super().forward_residual(stream, norm)
-        parameters = [norm.weight, norm.bias]
-        for act, linear in zip(acts, linears, strict=True):
-            parameters += [act.weight_numerator, act.weight_denominator]
-            parameters += [linear.weight, linear.bias]
-        return feed_forward(
-            stream.x,
-            stream.branch,
-            stream.scale,
-            norm.eps,
-            FeedForwardParameters(*parameters),
-            stream.branch_bias,
+        (act1, act2), (fc1, fc2) = acts, linears
+        parameters = FeedForwardParameters(
+            norm.weight,
+            norm.bias,
+            act1.weight_numerator,
+            act1.weight_denominator,
+            fc1.weight,
+            fc1.bias,
+            act2.weight_numerator,
+            act2.weight_denominator,
+            fc2.weight,
         )
+        total, y = feed_forward(
+            stream.x, stream.branch, stream.scale, norm.eps, parameters, stream.branch_bias
+        )
+        return Residual(total, y, branch_bias=fc2.bias)
 
 
 def _drops(module: nn.Module) -> bool:

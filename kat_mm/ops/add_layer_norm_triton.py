@@ -227,7 +227,6 @@ def _constants(
     vector = slot_width(channels, *groups, most=4)
     slots = triton.next_power_of_2(channels // vector)
     return Constants(
-        dtypes,
         CHANNELS=channels,
         A_GROUPS=groups[0],
         B_GROUPS=groups[1],

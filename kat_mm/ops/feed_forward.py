@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .add_layer_norm import add_layer_norm, by_role, check, fused_dtype
 from .group_rational import group_rational
-from .linear import bias_gradient, linear, weight_gradient
+from .linear import linear, weight_gradient
 from .operator import Operator
 
 if importlib.util.find_spec('triton') is not None:
@@ -23,7 +23,10 @@ if importlib.util.find_spec('triton') is not None:
 
 
 class FeedForwardParameters(NamedTuple):
-    """Parameters of normalisation, act1, fc1, act2 and fc2, as their modules hold them."""
+    """Parameters of normalisation, act1, fc1, act2 and fc2, as their modules hold them.
+
+    Without fc2's bias: the next normalisation adds it for nothing.
+    """
 
     norm_weight: Tensor
     norm_bias: Tensor
@@ -34,7 +37,6 @@ class FeedForwardParameters(NamedTuple):
     numerator2: Tensor
     denominator2: Tensor
     weight2: Tensor
-    bias2: Tensor
 
 
 def feed_forward(
@@ -56,7 +58,8 @@ def feed_forward(
         branch_bias: Added to the branch, shape (C,); may be none.
 
     Returns:
-        total and the result, both of x's shape; the result in the dtype of a linear map.
+        total and the result but for fc2's bias, both of x's shape; the result in the dtype of a
+        linear map.
     """
     p = parameters
     norm, act1 = (p.norm_weight, p.norm_bias), (p.numerator1, p.denominator1)
@@ -67,7 +70,7 @@ def feed_forward(
         return (x if branch is None else total), y
     total, y = add_layer_norm(x, *norm, eps, branch, scale, *act1, branch_bias)
     y = group_rational(F.linear(y, p.weight1), p.numerator2, p.denominator2, p.bias1)
-    return total, linear(y, p.weight2, p.bias2)
+    return total, linear(y, p.weight2, None)
 
 
 def _forward(
@@ -88,23 +91,19 @@ def _forward(
     total, y, statistics = norm_kernels.forward(
         x, branch, branch_bias, scale, *norm, *act1, eps, dtype
     )
-    cast = [_cast(weight, dtype) for weight in (p.weight1, p.weight2)]
-    weight1, weight2 = _used(p, cast)
-    hidden = F.linear(y, weight1)
+    cast1, cast2 = _cast(p.weight1, dtype), _cast(p.weight2, dtype)
+    hidden = F.linear(y, _used(p.weight1, cast1))
     z = rational_kernels.forward(hidden, p.numerator2, p.denominator2, p.bias1)
-    return total, F.linear(z, weight2, p.bias2.to(dtype)), statistics, hidden, *cast
+    return total, F.linear(z, _used(p.weight2, cast2)), statistics, hidden, cast1, cast2
 
 
 def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.new_empty(0) if weight.dtype == dtype else weight.to(dtype)
 
 
-def _used(p: FeedForwardParameters, cast: Sequence[Tensor]) -> list[Tensor]:
-    """The weights that are multiplied with: cast ones where there are any."""
-    return [
-        own if own.dtype == other.dtype else other
-        for own, other in zip((p.weight1, p.weight2), cast, strict=True)
-    ]
+def _used(weight: Tensor, cast: Tensor) -> Tensor:
+    """The weight that is multiplied with."""
+    return weight if weight.dtype == cast.dtype else cast
 
 
 def _empty(
@@ -125,31 +124,31 @@ def _empty(
 
 def _setup_context(ctx, inputs, output):
     x, branch, branch_bias, scale, _, ctx.dtype, *parameters = inputs
-    total, _, *kept = output
+    total, _, statistics, hidden, cast1, cast2 = output
+    p = FeedForwardParameters(*parameters)
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*kept)
+    ctx.mark_non_differentiable(statistics, hidden, cast1, cast2)
     ctx.x_dtype, ctx.branch_dtype = x.dtype, None if branch is None else branch.dtype
     ctx.branch_bias_dtype = None if branch_bias is None else branch_bias.dtype
-    ctx.save_for_backward(x if branch is None else total, scale, *kept, *parameters)
+    p = p._replace(weight1=_used(p.weight1, cast1), weight2=_used(p.weight2, cast2))
+    ctx.save_for_backward(x if branch is None else total, scale, statistics, hidden, *p)
 
 
 def _formula(ctx, backward, grad_total, grad, *_):
-    total, scale, *tensors = ctx.saved_tensors
+    total, *saved = ctx.saved_tensors
     needed = FeedForwardParameters(*ctx.needs_input_grad[6:])
     gradients = backward(
         None if ctx.branch_dtype is None else grad_total,
         torch.zeros_like(total, dtype=ctx.dtype) if grad is None else grad,
         total,
-        scale,
-        *tensors,
+        *saved,
         ctx.branch_dtype,
         ctx.branch_bias_dtype is not None,
         needed.weight1,
         needed.weight2,
-        needed.bias2,
     )
-    weight1, weight2, bias1, bias2, *rational2 = gradients[:6]
-    grad_x, (*norm, branch_bias), branch, *rational1 = by_role(gradients[6:], True)
+    weight1, weight2, *rational2, bias1 = gradients[:5]
+    grad_x, (*norm, branch_bias), branch, *rational1 = by_role(gradients[5:], True)
     return (
         grad_x.to(ctx.x_dtype),
         None if ctx.branch_dtype is None else branch,
@@ -163,7 +162,6 @@ def _formula(ctx, backward, grad_total, grad, *_):
         bias1,
         *rational2,
         weight2 if needed.weight2 else None,
-        bias2 if needed.bias2 else None,
     )
 
 
@@ -174,32 +172,29 @@ def _backward(
     scale: Tensor | None,
     statistics: Tensor,
     hidden: Tensor,
-    weight1: Tensor,
-    weight2: Tensor,
     *others,
 ) -> list[Tensor]:
-    """Gradients of weight1, weight2 and bias2, empty where not needed, and bias1 between them; of
-    act2's coefficients; and behind these what ``add_layer_norm_triton.backward`` gives.
+    """Gradients of both weights, empty where not needed; of act2's coefficients and bias1; and
+    behind these what ``add_layer_norm_triton.backward`` gives.
+
+    Weights are in the dtype that the forward pass multiplied in.
     """
-    *parameters, branch_dtype, has_branch_bias, need_weight1, need_weight2, need_bias2 = others
     if torch.is_autocast_enabled('cuda'):
         # Called within autocast it computes as it does elsewhere.
         with torch.autocast('cuda', enabled=False):
-            kept = statistics, hidden, weight1, weight2
-            return _backward(grad_total, grad, total, scale, *kept, *others)
+            return _backward(grad_total, grad, total, scale, statistics, hidden, *others)
+    *parameters, branch_dtype, has_branch_bias, need_weight1, need_weight2 = others
     p = FeedForwardParameters(*parameters)
-    weight1, weight2 = _used(p, (weight1, weight2))
     grad, hidden = grad.reshape(-1, grad.shape[-1]), hidden.flatten(0, -2)
-    grad_bias2 = bias_gradient(grad) if need_bias2 else grad.new_empty(0)
     # What the activations gave is computed again: both kernels of the gradient can write it.
-    z, grad_hidden, *rational2, grad_bias1 = rational_kernels.backward_in_place(
-        grad.mm(weight2), hidden, p.numerator2, p.denominator2, p.bias1
+    z, grad_hidden, *rational2 = rational_kernels.backward_in_place(
+        grad.mm(p.weight2), hidden, p.numerator2, p.denominator2, p.bias1
     )
     grad_weight2 = weight_gradient(grad, z) if need_weight2 else grad.new_empty(0)
     y = torch.empty_like(total, dtype=grad.dtype, memory_format=torch.contiguous_format)
     norm = norm_kernels.backward(
         grad_total,
-        grad_hidden.mm(weight1),
+        grad_hidden.mm(p.weight1),
         total,
         statistics,
         p.norm_weight,
@@ -212,7 +207,7 @@ def _backward(
         y,
     )
     grad_weight1 = weight_gradient(grad_hidden, y) if need_weight1 else grad.new_empty(0)
-    return [grad_weight1, grad_weight2, grad_bias1, grad_bias2, *rational2, *norm]
+    return [grad_weight1, grad_weight2, *rational2, *norm]
 
 
 def _empty_gradients(
@@ -222,11 +217,9 @@ def _empty_gradients(
     scale: Tensor | None,
     statistics: Tensor,
     hidden: Tensor,
-    weight1: Tensor,
-    weight2: Tensor,
     *others,
 ) -> list[Tensor]:
-    *parameters, branch_dtype, has_branch_bias, need_weight1, need_weight2, need_bias2 = others
+    *parameters, branch_dtype, has_branch_bias, need_weight1, need_weight2 = others
     p = FeedForwardParameters(*parameters)
     dtype = torch.promote_types(grad.dtype, torch.float32)
 
@@ -236,10 +229,9 @@ def _empty_gradients(
     return [
         empty(p.weight1, need_weight1),
         empty(p.weight2, need_weight2),
-        torch.empty_like(p.bias1),
-        empty(p.bias2, need_bias2),
         torch.empty_like(p.numerator2),
         torch.empty_like(p.denominator2),
+        torch.empty_like(p.bias1),
         *norm_kernels.empty_gradients(
             grad_total,
             grad,
@@ -263,8 +255,8 @@ if importlib.util.find_spec('triton') is not None:
         '(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor? scale, float eps, ScalarType dtype'
         f'{_parameters}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
         '(Tensor? grad_total, Tensor grad, Tensor total, Tensor? scale, Tensor statistics,'
-        f' Tensor hidden, Tensor cast1, Tensor cast2{_parameters}, ScalarType? branch_dtype,'
-        ' bool has_branch_bias, bool need_weight1, bool need_weight2, bool need_bias2) -> Tensor[]',
+        f' Tensor hidden{_parameters}, ScalarType? branch_dtype, bool has_branch_bias,'
+        ' bool need_weight1, bool need_weight2) -> Tensor[]',
         forward=_forward,
         backward=_backward,
         empty=_empty,

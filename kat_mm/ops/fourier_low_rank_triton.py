@@ -345,10 +345,9 @@ def _constants(
     tile: tuple[int, int],
     **others: int,
 ) -> Constants:
-    """``q_shape`` is (heads, d), ``tile`` (queries, keys)."""
+    """``q_shape`` is (heads, d), ``tile`` (queries, keys), ``dtype`` all tensors' but for sums."""
     heads, dim = q_shape
     return Constants(
-        (dtype,),  # all tensors', but for partial sums
         HEADS=heads,
         D=dim,
         BLOCK_D=_padded(dim),

@@ -291,10 +291,10 @@ def _plan(
         **extra,
     )
     if plane:
-        forward = backward = Constants(dtypes, LOOPS=loops, **constants)
+        forward = backward = Constants(LOOPS=loops, **constants)
     else:
-        forward = Constants(dtypes, **constants)
-        backward = Constants(dtypes, LOOPS=loops, WITH_OUTPUT=with_output, **constants)
+        forward = Constants(**constants)
+        backward = Constants(LOOPS=loops, WITH_OUTPUT=with_output, **constants)
     return _Plan(tile, column_tiles, dtype, forward, backward)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operator import is_eager
+from .operator import direct, is_eager
 
 if importlib.util.find_spec('triton') is not None:
     from . import linear_triton as kernels
@@ -24,7 +24,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``torch.nn.functional.linear`` for x of (..., C_in), weight of (C_out, C_in)."""
     if not has_own_backward(x):
         return F.linear(x, weight, bias)
-    return _Linear.apply(autocast(x), weight, bias)
+    return _apply(autocast(x), weight, bias)
 
 
 def has_own_backward(x: Tensor) -> bool:
@@ -57,6 +57,9 @@ class _Linear(torch.autograd.Function):
         grad_bias = bias_gradient(grad) if ctx.has_bias and ctx.needs_input_grad[2] else None
         grad_x = grad.mm(used).view(x.shape) if ctx.needs_input_grad[0] else None
         return grad_x, grad_weight, grad_bias
+
+
+_apply = direct(_Linear)
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:

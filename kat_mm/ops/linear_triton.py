@@ -60,7 +60,6 @@ def _plan(channels: int, dtype: torch.dtype, loops: int) -> tuple[Tile, Constant
     vector = slot_width(channels, 1, most=16 // dtype.itemsize)
     tile = Tile.of(channels // vector, vector, dtype.itemsize)
     return tile, Constants(
-        (dtype,),
         CHANNELS=channels,
         COLUMN_TILES=cdiv(channels, tile.slots * vector),
         LOOPS=loops,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .linear import autocast, has_own_backward, weight_gradient
+from .operator import direct
 
 if importlib.util.find_spec('triton') is not None:
     from . import qkv_linear_triton as kernels
@@ -32,7 +33,7 @@ def qkv_linear(
     """
     if not has_own_backward(x):
         return split_heads(F.linear(x, weight, bias), num_heads)
-    return _QKVLinear.apply(autocast(x), weight, bias, num_heads)
+    return _apply(autocast(x), weight, bias, num_heads)
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,3 +65,6 @@ class _QKVLinear(torch.autograd.Function):
         grad_x = grad.mm(used).view(x.shape) if ctx.needs_input_grad[0] else None
         grad_weight = weight_gradient(grad, x) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, grad_bias, None
+
+
+_apply = direct(_QKVLinear)

@@ -90,7 +90,6 @@ def _plan(
     vector = slot_width(head_dim, 1, most=16 // dtype.itemsize)
     tile = Tile.of(channels // vector, vector, dtype.itemsize)
     return tile, Constants(
-        (dtype,),
         CHANNELS=channels,
         HEAD_DIM=head_dim,
         WITH_SUM=with_sum,

@@ -284,7 +284,6 @@ def _finish_plan(
         for groups in (a_groups, b_groups)
     )
     constants = Constants(
-        dtypes,
         NUM_SHIFTS=num_shifts,
         NUM_SLOTS=num_slots,
         A_GROUPS=a_groups,

@@ -56,7 +56,7 @@ def cases():
     x, half = empty(2, 5, 16), empty(2, 5, 16, dtype=torch.bfloat16)
     vector, statistics = empty(16), empty(2, 10)
     act = numerator, denominator
-    parameters = (vector, vector, *act, empty(64, 16), empty(64), *act, empty(16, 64), vector)
+    parameters = (vector, vector, *act, empty(64, 16), empty(64), *act, empty(16, 64))
     q, coefficients = empty(2, 3, 7, 16, dtype=torch.bfloat16), empty(3, 6, 12, 7)
     operators = torch.ops.kat_mm
     return {
@@ -85,10 +85,10 @@ def cases():
         ),
         'feed_forward_backward': (
             lambda *inputs: operators.feed_forward_backward(
-                *inputs, torch.bfloat16, True, True, True, True
+                *inputs, torch.bfloat16, True, True, True
             ),
-            (x, x, x, None, statistics, empty(2, 5, 64), empty(0), empty(0), *parameters),
-            6,
+            (x, x, x, None, statistics, empty(2, 5, 64), *parameters),
+            4,
         ),
         'fourier_low_rank': (
             lambda *inputs: fourier_low_rank(*inputs, 0.25),

@@ -40,41 +40,43 @@ def kernel(monkeypatch):
     return Kernel()
 
 
-def start(kernel, n, x=None, dtypes=(torch.float32,), size=4):
-    x = torch.zeros(32) if x is None else x
-    launch.launch(kernel, 1, Constants(dtypes, SIZE=size), (x,), (n,))
+def start(kernel, n, constants, x=None):
+    launch.launch(kernel, 1, constants, (torch.zeros(32) if x is None else x,), (n,))
 
 
-def test_a_compiled_kernel_is_launched_again_with_the_new_number(kernel):
-    for n in (5, 7, 9):
-        start(kernel, n)
-    assert kernel.compiled == [5]
-    assert kernel.launched == [(5, 7, 4), (5, 9, 4)]
+def test_the_same_numbers_are_handed_to_what_was_compiled_for_them(kernel):
+    constants = Constants(SIZE=4)
+    for n in (5, 7, 5, 7):
+        start(kernel, n, constants)
+    # Triton specialises on numbers: what it compiled for one is never launched with another.
+    assert kernel.compiled == [5, 7]
+    assert kernel.launched == [(5, 5, 4), (7, 7, 4)]
 
 
-@pytest.mark.parametrize(
-    'first, second', [(1, 17), (17, 1), (1, 65), (16, 17), (5, 2**31 + 5), (0, 1)]
-)
-def test_numbers_that_triton_specialises_on_get_kernels_of_their_own(first, second, kernel):
-    start(kernel, first)
-    start(kernel, second)
-    assert kernel.compiled == [first, second]
-
-
-def test_other_constants_and_dtypes_get_kernels_of_their_own(kernel):
-    start(kernel, 5)
-    start(kernel, 5, size=8)
-    start(kernel, 5, dtypes=(torch.float16,))
-    assert len(kernel.compiled) == 3
-    start(kernel, 5, size=8)  # equal constants are the same
-    assert len(kernel.compiled) == 3
+def test_every_plan_and_every_kernel_has_launches_of_its_own(kernel):
+    other, constants = Kernel(), [Constants(SIZE=4), Constants(SIZE=4)]
+    for _ in range(2):
+        start(kernel, 5, constants[0])
+        start(kernel, 5, constants[1])
+        start(other, 5, constants[0])
+    assert (len(kernel.compiled), len(other.compiled)) == (2, 1)
+    assert (len(kernel.launched), len(other.launched)) == (2, 1)
 
 
 def test_tensors_that_are_not_aligned_go_through_triton(kernel):
-    start(kernel, 5)
+    constants = Constants(SIZE=4)
+    start(kernel, 5, constants)
     for _ in range(2):
-        start(kernel, 5, torch.zeros(33)[1:])
+        start(kernel, 5, constants, torch.zeros(33)[1:])
     assert len(kernel.compiled) == 3
+
+
+def test_ever_new_numbers_do_not_fill_the_memory(kernel, monkeypatch):
+    monkeypatch.setattr(launch, '_MOST_LAUNCHES', 3)
+    constants = Constants(SIZE=4)
+    for n in range(10):
+        start(kernel, n, constants)
+        assert 0 < len(constants.launches) <= 3
 
 
 @pytest.mark.gpu
