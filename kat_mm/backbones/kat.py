@@ -80,17 +80,17 @@ class Block(BaseModule):
         The last H * W of the N tokens are patches, for ``grid`` = (H, W).
         """
         x, y = self.norm1(stream)
+        scales = self._drop_path(x)
         branch, bias = self._attend(y, grid)
-        stream = Residual(x, branch, self._drop_path(x), bias)
-        stream = self.mlp.forward_residual(stream, self.norm2)
-        return stream._replace(scale=self._drop_path(stream.x))
+        stream = Residual(x, branch, scales[0], bias)
+        return self.mlp.forward_residual(stream, self.norm2)._replace(scale=scales[1])
 
-    def _drop_path(self, x: Tensor) -> Tensor | None:
-        """Factor of each sample's branch: 0, or what keeps the expectation (Huang et al. 2016)."""
+    def _drop_path(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Factors (B,) of both branches: 0, or what keeps the expectation (Huang et al. 2016)."""
         if not self.training or not self.drop_path_rate:
-            return None
+            return None, None
         keep = 1 - self.drop_path_rate
-        return x.new_empty(len(x), dtype=torch.float32).bernoulli_(keep).div_(keep)
+        return x.new_empty(2, len(x), dtype=torch.float32).bernoulli_(keep).div_(keep).unbind()
 
     def _attend(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """The branch of attention, and its bias where the next normalisation is to add it."""

@@ -24,8 +24,17 @@ def resize_rel_pos(table: Tensor, size: int) -> Tensor:
 def _by_query_and_key(table: Tensor) -> Tensor:
     """(2 H - 1, d) by distance to (H, H, d) by the positions of query and key."""
     size = (len(table) + 1) // 2
-    position = torch.arange(size, device=table.device)
-    return table[position[:, None] - position + size - 1]
+    # Each query sees a run of the reversed table. (An index would be sorted in backward.)
+    return table.flip(0).unfold(0, size, 1).flip(0).mT
+
+
+def _own_row_and_column(k: Tensor, grid: tuple[int, int], pad: int) -> Tensor:
+    """(H * W, H + W + pad): 1 for the row and for the column of each token."""
+    height, width = grid
+    row = torch.eye(height, dtype=k.dtype, device=k.device)
+    column = torch.eye(width, width + pad, dtype=k.dtype, device=k.device)
+    row, column = row[:, None].expand(-1, width, -1), column.expand(height, -1, -1)
+    return torch.cat([row, column], dim=-1).flatten(0, 1)
 
 
 def rel_pos_attention(
@@ -41,7 +50,7 @@ def rel_pos_attention(
     of a key are 1 for its own row and column, and 0 elsewhere:
 
     .. math::
-        [q / \sqrt{d}, q \cdot R_h, q \cdot R_w] \cdot [k, onehot(h_k), onehot(w_k)]
+        [q, \sqrt{d} q \cdot R_h, \sqrt{d} q \cdot R_w] \cdot [k, onehot(h_k), onehot(w_k)] / \sqrt{d}
 
     Args:
         q: (B, heads, H * W, d).
@@ -59,15 +68,13 @@ def rel_pos_attention(
     # Fused kernels want a multiple of 8 channels, and flash attention as many of v as of q and k.
     pad = -(head + height + width) % 8
     rows = q.unflatten(2, grid)
-    in_rows, in_columns = (_by_query_and_key(table) for table in rel_pos)
+    in_rows, in_columns = (_by_query_and_key(table * math.sqrt(head)) for table in rel_pos)
     bias_of_row = torch.einsum('bnhwd,hkd->bnhwk', rows, in_rows).flatten(2, 3)
     bias_of_column = torch.einsum('bnhwd,wkd->bnhwk', rows, in_columns).flatten(2, 3)
-    position = torch.arange(height * width, device=k.device)
-    own = (F.one_hot(position // width, height), F.one_hot(position % width, width + pad))
-    own = torch.cat(own, dim=-1).to(k.dtype).expand(*k.shape[:2], -1, -1)
-
-    bias = (bias_of_row, F.pad(bias_of_column, (0, pad)))
-    q = torch.cat([q / math.sqrt(head), *(part.to(q.dtype) for part in bias)], dim=-1)
-    k = torch.cat([k, own], dim=-1)
+    if pad:
+        bias_of_column = F.pad(bias_of_column, (0, pad))
+    q = torch.cat([q, bias_of_row.to(q.dtype), bias_of_column.to(q.dtype)], dim=-1)
+    own = _own_row_and_column(k, grid, pad)
+    k = torch.cat([k, own.expand(*k.shape[:2], -1, -1)], dim=-1)
     v = F.pad(v, (0, height + width + pad))
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0, **kwargs)[..., :head]
+    return F.scaled_dot_product_attention(q, k, v, scale=head**-0.5, **kwargs)[..., :head]

@@ -5,6 +5,7 @@ from .feed_forward import FeedForwardParameters, feed_forward
 from .fourier_low_rank import fourier_low_rank
 from .group_rational import group_rational
 from .linear import linear
+from .low_rank import low_rank_attend
 from .qkv_linear import qkv_linear, split_heads
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     'fourier_low_rank',
     'group_rational',
     'linear',
+    'low_rank_attend',
     'qkv_linear',
     'split_heads',
 ]

@@ -393,7 +393,7 @@ def backward(
     """Gradients of ``q``, ``k`` and ``coefficients``; see ``fourier_low_rank``."""
     q, k, grad = _unit_stride(q), _unit_stride(k), grad.contiguous()
     packed = _pack(q, coefficients)
-    grad_q, grad_k, _ = empty_gradients(q, k, coefficients)
+    grad_q, grad_k, grad_coefficients = empty_gradients(q, k, coefficients)
     sizes = _sizes(q, k, packed)
     batch, heads, queries, _ = q.shape
     launch(
@@ -415,4 +415,5 @@ def backward(
         (scale, batch, *sizes),
     )
     rank, keys = coefficients.shape[2:]
-    return grad_q, grad_k, partial.sum(dim=0)[:, :, :rank, :keys].to(coefficients.dtype)
+    grad_coefficients.copy_(partial.sum(dim=0)[:, :, :rank, :keys])
+    return grad_q, grad_k, grad_coefficients

@@ -64,10 +64,15 @@ _apply = direct(_Linear)
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """``grad.T @ x`` for grad of (rows, C_out) and x of (..., C_in), in float32 at least."""
-    x = x.reshape(-1, x.shape[-1])
-    if grad.dtype in _HALF and not torch.is_grad_enabled():
-        return torch.mm(grad.T, x, out_dtype=torch.float32)
-    return grad.T.mm(x)
+    return product_in_float32(grad.T, x.reshape(-1, x.shape[-1]))
+
+
+def product_in_float32(a: Tensor, b: Tensor) -> Tensor:
+    """Product of two matrices, or of two batches of them, in float32 at least."""
+    multiply = torch.mm if a.dim() == 2 else torch.bmm
+    if a.dtype in _HALF and not torch.is_grad_enabled():
+        return multiply(a, b, out_dtype=torch.float32)
+    return multiply(a, b)
 
 
 def bias_gradient(grad: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def join_heads(q: Tensor, k: Tensor, v: Tensor, with_sum: bool) -> tuple[Tensor,
     channels, num_rows = heads * head_dim, batch * tokens
     joined = q.new_empty(num_rows, 3 * channels)
     if q.stride(-1) != 1 or not q.stride() == k.stride() == v.stride():
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        q, k, v = _in_one_layout(q, k, v)
     tile, constants = _plan(channels, head_dim, with_sum, q.dtype, _LOOPS)
     programs = cdiv(num_rows, tile.rows * _LOOPS)
     partial = q.new_empty(programs if with_sum else 0, 3 * channels, dtype=torch.float32)
@@ -81,6 +81,17 @@ def join_heads(q: Tensor, k: Tensor, v: Tensor, with_sum: bool) -> tuple[Tensor,
         (num_rows, tokens, *q.stride()[:3]),
     )
     return joined, finish(partial, 3 * channels, None, None)[0] if with_sum else None
+
+
+def _in_one_layout(first: Tensor, *others: Tensor) -> list[Tensor]:
+    """Tensors with the strides of the first one, or contiguous where it has gaps."""
+    if first.stride(-1) != 1:
+        first = first.contiguous()
+    layout = torch.empty_like(first)
+    return [
+        tensor if tensor.stride() == layout.stride() else torch.empty_like(layout).copy_(tensor)
+        for tensor in (first, *others)
+    ]
 
 
 @cache_plan

@@ -259,12 +259,14 @@ def test_drop_path_leaves_out_whole_samples_of_a_branch_and_only_in_training():
     assert not (y == x).flatten(1).all(dim=1).any()
 
 
-def test_drop_path_keeps_the_expectation_of_a_branch():
+def test_drop_path_keeps_the_expectation_of_both_branches_each_for_itself():
     torch.manual_seed(0)
     block = small(drop_path_rate=0.75).blocks[3].train()
-    scales = block._drop_path(torch.empty(20_000, 1))
-    assert set(scales.tolist()) == {0.0, 4.0}
-    assert scales.mean() == pytest.approx(1, abs=0.05)
+    first, second = block._drop_path(torch.empty(20_000, 1))
+    for scales in (first, second):
+        assert set(scales.tolist()) == {0.0, 4.0}
+        assert scales.mean() == pytest.approx(1, abs=0.05)
+    assert (first * second).mean() == pytest.approx(1, abs=0.1)
 
 
 def test_recomputed_blocks_give_the_same_gradients_with_drop_path():

@@ -134,12 +134,14 @@ def test_hooks_of_attention_see_its_linear_maps():
 @pytest.mark.gpu
 @pytest.mark.parametrize('window', [0, 2])
 @pytest.mark.parametrize('drop_path_rate', [0.0, 0.5])
-def test_bias_of_the_projection_is_added_by_the_next_norm_or_by_itself(drop_path_rate, window):
+@pytest.mark.parametrize('name', ['attn', 'mlp'])
+def test_bias_of_a_branch_is_added_by_the_next_norm_or_by_itself(name, drop_path_rate, window):
     attention, ffn = dict(type='SoftmaxAttention'), dict(type='GRKAN')
     torch.manual_seed(0)
     block = Block(16, 2, 32, drop_path_rate, attention, ffn, window).cuda()
     block.init_weights()
-    nn.init.normal_(block.attn.proj.bias)
+    for bias in (block.attn.proj.bias, block.mlp.fc2.bias):
+        nn.init.normal_(bias)
     x = torch.randn(3, 9, 16, device='cuda', requires_grad=True)
 
     def run():
@@ -148,8 +150,9 @@ def test_bias_of_the_projection_is_added_by_the_next_norm_or_by_itself(drop_path
         return y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])
 
     assert block.attn.forward_without_bias(x, (3, 3))[1] is block.attn.proj.bias
+    assert block(Residual(x), (3, 3)).branch_bias is block.mlp.fc2.bias
     deferred, seen = run(), []
-    block.attn.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    getattr(block, name).register_forward_hook(lambda *_: seen.append(1))
     for got, want in zip(deferred, run(), strict=True):
         assert (got - want).norm() <= 1e-4 * want.norm()
     assert len(seen) == 1

@@ -448,7 +448,8 @@ def test_gradient_at_zero_is_the_one_from_the_right(backend, device):
 def test_packaged_fits_are_finite_over_all_of_float16(name, backend, device):
     a, b = (t.to(device) for t in packaged(name))
     values = [65504, 60000, 3e4, 1e3, 10, 1, 1e-7, 0]
-    x = torch.tensor([[v, -v] for v in values], dtype=torch.float16, device=device)
+    # Not v and -v: their contributions to a coefficient's gradient would cancel to rounding errors.
+    x = torch.tensor([[v, -v / 2] for v in values], dtype=torch.float16, device=device)
     got = BACKENDS[backend](x, a, b, torch.ones_like(x))
     want = truth(x, a, b, torch.ones_like(x))
     for g, w in zip(got, want, strict=True):

@@ -122,13 +122,12 @@ class KArAt(SoftmaxAttention):
                 f'KArAt: got {q.shape[2]} tokens for a grid of {tuple(grid)} patches; the operator '
                 f'was made for {self.operator.num_extra_tokens} tokens besides the patches'
             )
+        if self.num_karat_heads == self.num_heads:  # a split would cost copies in backward
+            return self._attend(q, k, v, grid)
         karat, softmax = zip(
             *(t.tensor_split([self.num_karat_heads], dim=1) for t in (q, k, v)), strict=True
         )
-        x = self._attend(*karat, grid)
-        if softmax[0].shape[1]:
-            x = torch.cat([x, super().attend(*softmax, grid)], dim=1)
-        return x
+        return torch.cat([self._attend(*karat, grid), super().attend(*softmax, grid)], dim=1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         dropout = self.attn_drop_rate if self.training else 0.0

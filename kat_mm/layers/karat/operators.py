@@ -8,6 +8,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from kat_mm.ops import low_rank_attend
+
 from .kan_layer import KANLayer
 from .token_axis import resize_token_axis
 
@@ -133,9 +135,7 @@ class Phi1W2(Operator):
         hidden = self.phi.of_scores(q, k, q.shape[-1] ** -0.5)
         if v is None:
             return hidden @ self.weight.mT
-        # N x r and r x d instead of N x N: the weights are never made. (einsum makes the second one
-        # large product per head, and not one small one per head and image.)
-        return hidden @ torch.einsum('hnr,bhnd->bhrd', self.weight, v)
+        return low_rank_attend(hidden, self.weight, v)
 
 
 class W1Phi2(Operator):
