@@ -259,6 +259,9 @@ def main() -> None:
             results['runs'][name][seed] = summary
             print(work_dir.name, {k: v for k, v in summary.items() if 'curve' not in k})
     for seed, work_dir in runs.get('vit', {}).items():
+        if find_latest_checkpoint(str(work_dir)) is None:
+            print(f'{work_dir} has no checkpoint: no conversion')
+            continue
         results['conversion'][seed], counted = compare_conversions(work_dir)
         results['conversion'][seed]['inputs'] = describe_inputs(counted)
         inputs = inputs or counted

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from timing import kernel_profile
 from torch import nn
 
 from kat_mm.backbones import KAT
@@ -115,20 +116,12 @@ def peak_memory(trainer: Trainer) -> float | None:
 
 
 def profile(trainer: Trainer, rows: int = 12) -> dict[str, float]:
-    """Milliseconds of a step in each of the longest kernels (operators on a CPU), by name."""
-    activity = torch.profiler.ProfilerActivity
-    cuda = trainer.device.type == 'cuda'
-    with torch.profiler.profile(activities=[activity.CUDA if cuda else activity.CPU]) as profiler:
-        trainer.step()
-        trainer.wait()
-    times = {
-        event.key[:100]: (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e3
-        for event in profiler.key_averages()
-    }
+    """Milliseconds of a step in all kernels and in each of the longest, by name."""
+    times = kernel_profile(trainer.step)
     longest = sorted(times, key=times.get, reverse=True)[:rows]
     return {
         'all': round(sum(times.values()), 3),
-        **{name: round(times[name], 3) for name in longest},
+        **{name[:100]: round(times[name], 3) for name in longest},
     }
 
 

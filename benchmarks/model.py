@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from timing import machine, require_gpu, save, step_times
+from timing import kernel_profile, machine, require_gpu, save, step_times
 from torch import nn
 
 import kat_mm  # noqa: F401
@@ -105,6 +105,8 @@ def compare(size: str, batch: int, task: str, mode: str) -> dict:
         'batch': batch,
         'ms': times,
         'images_per_s': {name: batch / t['median'] * 1000 for name, t in times.items()},
+        # What the GPU works in a step; where it is less than the step, the host is the limit.
+        'gpu_ms': {name: sum(kernel_profile(step).values()) for name, step in steps.items()},
         'memory_gib': memory,
         # Compilation of kernels included, where no earlier run left them in a cache.
         'first_step_s': first_steps,
@@ -117,6 +119,7 @@ def compare(size: str, batch: int, task: str, mode: str) -> dict:
         print(
             f'{size} {batch} {task:5} {mode:8} {name:4} {entry["images_per_s"][name]:8.0f} '
             f'images/s {entry["ratio_to_timm"][name]:5.2f} (target {entry["target"]:.2f}) '
+            f'{entry["gpu_ms"][name]:6.2f} of {times[name]["median"]:6.2f} ms on the GPU, '
             f'{memory[name]:6.2f} GiB, first step {first_steps[name]:.1f} s',
             flush=True,
         )

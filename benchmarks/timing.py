@@ -71,6 +71,22 @@ def step_times(functions: dict[str, Callable], rounds: int = 5, steps: int = 10)
     return {name: spread(values) for name, values in samples.items()}
 
 
+def kernel_profile(step: Callable) -> dict[str, float]:
+    """Milliseconds of one step in each kernel, by name; on a CPU, in each operator.
+
+    Their sum is what the GPU works, whether or not the host keeps up with it.
+    """
+    activity, on_gpu = torch.profiler.ProfilerActivity, torch.cuda.is_available()
+    with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as profiler:
+        step()
+        if on_gpu:
+            torch.cuda.synchronize()
+    return {
+        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3
+        for event in profiler.key_averages()
+    }
+
+
 def save(results: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + '\n')

@@ -5,7 +5,6 @@ elsewhere; what is saved is the work of autograd, of casts, and of the host that
 """
 
 import importlib.util
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
