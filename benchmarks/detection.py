@@ -116,7 +116,7 @@ class Meter:
 
     def gpu_ms(self, step: Callable[[], object]) -> float:
         """Milliseconds of the GPU's work in a step; on a CPU, of operators."""
-        return round(sum(kernel_profile(step).values()), 3)
+        return round(sum(kernel_profile(step, self.device.type == 'cuda').values()), 3)
 
 
 def random_batch(size: int, batch_size: int, num_classes: int) -> dict:

@@ -14,6 +14,7 @@ import json
 import platform
 import statistics
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -117,11 +118,13 @@ def peak_memory(trainer: Trainer) -> float | None:
 
 def profile(trainer: Trainer, rows: int = 12) -> dict[str, float]:
     """Milliseconds of a step in all kernels and in each of the longest, by name."""
-    times = kernel_profile(trainer.step)
+    times = Counter()
+    for name, milliseconds in kernel_profile(trainer.step, trainer.device.type == 'cuda').items():
+        times[name[:100]] += milliseconds
     longest = sorted(times, key=times.get, reverse=True)[:rows]
     return {
         'all': round(sum(times.values()), 3),
-        **{name[:100]: round(times[name], 3) for name in longest},
+        **{name: round(times[name], 3) for name in longest},
     }
 
 

@@ -81,8 +81,8 @@ def compare(size: str, batch: int, task: str, mode: str) -> dict:
     arch, _ = SIZES[size]
     contenders = ('timm', 'KAT', 'ViT') if mode == 'eager' else ('timm', 'KAT')
     steps, memory, first_steps = {}, {}, {}
+    torch._dynamo.reset()  # not in between: what was compiled would be compiled again
     for name in contenders:
-        torch._dynamo.reset()
         model = build(name, arch).cuda()
         held = torch.cuda.memory_allocated() - sum(
             p.numel() * p.element_size() for p in model.parameters()

@@ -71,12 +71,14 @@ def step_times(functions: dict[str, Callable], rounds: int = 5, steps: int = 10)
     return {name: spread(values) for name, values in samples.items()}
 
 
-def kernel_profile(step: Callable) -> dict[str, float]:
+def kernel_profile(step: Callable, on_gpu: bool = True) -> dict[str, float]:
     """Milliseconds of one step in each kernel, by name; on a CPU, in each operator.
 
     Their sum is what the GPU works, whether or not the host keeps up with it.
     """
-    activity, on_gpu = torch.profiler.ProfilerActivity, torch.cuda.is_available()
+    activity = torch.profiler.ProfilerActivity
+    if on_gpu:
+        torch.cuda.synchronize()
     with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as profiler:
         step()
         if on_gpu:

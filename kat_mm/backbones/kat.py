@@ -79,6 +79,11 @@ class Block(BaseModule):
 
         The last H * W of the N tokens are patches, for ``grid`` = (H, W).
         """
+        # Behind a block that is called, its parameters may be gone (FSDP).
+        return self.run(stream, grid).close()
+
+    def run(self, stream: Residual, grid: tuple[int, int]) -> Residual:
+        """``forward``, with a bias left that the next normalisation adds for nothing on a GPU."""
         x, y = self.norm1(stream)
         scales = self._drop_path(x)
         branch, bias = self._attend(y, grid)
@@ -89,8 +94,10 @@ class Block(BaseModule):
         """Factors (B,) of both branches: 0, or what keeps the expectation (Huang et al. 2016)."""
         if not self.training or not self.drop_path_rate:
             return None, None
-        keep = 1 - self.drop_path_rate
-        return x.new_empty(2, len(x), dtype=torch.float32).bernoulli_(keep).div_(keep).unbind()
+        keep, batch = 1 - self.drop_path_rate, len(x)
+        # Both start on 16 bytes, as kernels want them to.
+        scales = x.new_empty(2, batch + -batch % 4, dtype=torch.float32)
+        return scales.bernoulli_(keep).div_(keep)[:, :batch].unbind()
 
     def _attend(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """The branch of attention, and its bias where the next normalisation is to add it."""
@@ -278,10 +285,11 @@ class KAT(BaseModule):
 
         outputs, stream = [], Residual(x)
         for index, block in enumerate(self.blocks):
+            run = block.run if is_plain(block, Block) else block
             if self.with_cp and torch.is_grad_enabled():
-                stream = checkpoint(block, stream, grid, use_reentrant=False)
+                stream = checkpoint(run, stream, grid, use_reentrant=False)
             else:
-                stream = block(stream, grid)
+                stream = run(stream, grid)
             if index in self.out_indices:
                 stream = stream.add()
                 x = stream.x if index < self.num_layers - 1 else self.norm(stream.x)

@@ -94,7 +94,8 @@ class GRKAN(FeedForward):
             and is_plain(norm, AddLayerNorm)
             and is_plain(self, GRKAN)
             and all(is_plain(act, GroupRational) for act in acts)
-            and all(is_plain(linear, nn.Linear) and linear.bias is not None for linear in linears)
+            and all(is_plain(linear, nn.Linear) for linear in linears)
+            and linears[0].bias is not None
             and not any(_drops(drop) for drop in (self.drop1, self.drop2))
         ):
             return super().forward_residual(stream, norm)

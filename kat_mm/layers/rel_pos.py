@@ -50,7 +50,8 @@ def rel_pos_attention(
     of a key are 1 for its own row and column, and 0 elsewhere:
 
     .. math::
-        [q / \sqrt{d}, q \cdot R_h, q \cdot R_w] \cdot [k, onehot(h_k), onehot(w_k)]
+        [q, \sqrt{d} q \cdot R_h, \sqrt{d} q \cdot R_w] \cdot
+        [k, onehot(h_k), onehot(w_k)] / \sqrt{d}
 
     Args:
         q: (B, heads, H * W, d).
@@ -68,7 +69,6 @@ def rel_pos_attention(
     # Fused kernels want a multiple of 8 channels, and flash attention as many of v as of q and k.
     pad = -(head + height + width) % 8
     rows = q.unflatten(2, grid)
-    # The kernel divides by sqrt(d), the bias as well.
     in_rows, in_columns = (_by_query_and_key(table * math.sqrt(head)) for table in rel_pos)
     bias_of_row = torch.einsum('bnhwd,hkd->bnhwk', rows, in_rows).flatten(2, 3)
     bias_of_column = torch.einsum('bnhwd,wkd->bnhwk', rows, in_columns).flatten(2, 3)

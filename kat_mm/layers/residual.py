@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from kat_mm.ops import add_branch, add_layer_norm
+from kat_mm.ops import add_branch, add_layer_norm, end_branch
 
 
 class Residual(NamedTuple):
@@ -19,6 +19,12 @@ class Residual(NamedTuple):
     """Factor of each sample's branch, (B,): stochastic depth."""
     branch_bias: Tensor | None = None
     """Added to the branch, (C,): the bias of the linear map behind which the branch ends."""
+
+    def close(self) -> 'Residual':
+        """The same stream without a parameter of the module that it comes from."""
+        if self.branch_bias is None:
+            return self
+        return Residual(self.x, end_branch(self.x, self.branch, self.branch_bias), self.scale)
 
     def add(self) -> 'Residual':
         """The same stream with nothing left to be added."""
@@ -52,11 +58,12 @@ class AddLayerNorm(nn.LayerNorm):
 def is_plain(module: nn.Module, kind: type) -> bool:
     """Whether ``module`` may be computed within its neighbour, without being called.
 
-    Not where somebody listens to it, nor where it was replaced (adapters, quantisation) or
-    parametrised, which makes it another class.
+    Not where somebody listens to it, nor where it was replaced (adapters, quantisation, sharding)
+    or parametrised, which makes it another class, nor where it was compiled by itself.
     """
     return type(module) is kind and not (
         'forward' in vars(module)  # wrapped by whoever moves parameters about
+        or '_compiled_call_impl' in vars(module)
         or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks

@@ -1,6 +1,6 @@
 """Functions on tensors. Imports torch and triton only."""
 
-from .add_layer_norm import add_branch, add_layer_norm
+from .add_layer_norm import add_branch, add_layer_norm, end_branch
 from .feed_forward import FeedForwardParameters, feed_forward
 from .fourier_low_rank import fourier_low_rank
 from .group_rational import group_rational
@@ -12,6 +12,7 @@ __all__ = [
     'FeedForwardParameters',
     'add_branch',
     'add_layer_norm',
+    'end_branch',
     'feed_forward',
     'fourier_low_rank',
     'group_rational',

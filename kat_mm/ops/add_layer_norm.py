@@ -71,11 +71,17 @@ def add_branch(
     """``x + scale * (branch + branch_bias)``, with one factor for each sample."""
     if branch is None:
         return x
-    if branch_bias is not None:
-        branch = branch + branch_bias.to(branch.dtype)
+    branch = end_branch(x, branch, branch_bias)
     if scale is not None:
         branch = branch * scale.to(branch.dtype).view(-1, *[1] * (branch.dim() - 1))
     return x + branch
+
+
+def end_branch(x: Tensor, branch: Tensor, bias: Tensor | None) -> Tensor:
+    """``branch + bias``, in x's precision at least: the gradient of the bias is a long sum."""
+    if bias is None:
+        return branch
+    return branch + bias.to(torch.promote_types(x.dtype, branch.dtype))
 
 
 def check(

@@ -24,7 +24,7 @@ if importlib.util.find_spec('triton') is not None:
 class FeedForwardParameters(NamedTuple):
     """Parameters of normalisation, act1, fc1, act2 and fc2, as their modules hold them.
 
-    Without fc2's bias: the next normalisation adds it for nothing.
+    fc2's bias is not among them.
     """
 
     norm_weight: Tensor
@@ -48,6 +48,8 @@ def feed_forward(
 ) -> tuple[Tensor, Tensor]:
     """``total = x + scale * (branch + branch_bias)``, ``fc2(act2(fc1(act1(LayerNorm(total)))))``.
 
+    fc2 is without its bias, which is left to the next normalisation.
+
     Args:
         x: Residual stream, shape (B, ..., C).
         branch: Added to x, of its shape; may be none.
@@ -57,8 +59,7 @@ def feed_forward(
         branch_bias: Added to the branch, shape (C,); may be none.
 
     Returns:
-        total and the result but for fc2's bias, both of x's shape; the result in the dtype of a
-        linear map.
+        total and the result, both of x's shape; the result in the dtype of a linear map.
     """
     p = parameters
     norm, act1 = (p.norm_weight, p.norm_bias), (p.numerator1, p.denominator1)

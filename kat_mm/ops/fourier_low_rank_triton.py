@@ -391,7 +391,7 @@ def backward(
     grad: Tensor, q: Tensor, k: Tensor, coefficients: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``q``, ``k`` and ``coefficients``; see ``fourier_low_rank``."""
-    q, k, grad = _unit_stride(q), _unit_stride(k), grad.contiguous()
+    q, k, grad = _unit_stride(q), _unit_stride(k), grad.to(q.dtype).contiguous()
     packed = _pack(q, coefficients)
     grad_q, grad_k, grad_coefficients = empty_gradients(q, k, coefficients)
     sizes = _sizes(q, k, packed)

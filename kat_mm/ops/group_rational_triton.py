@@ -373,7 +373,8 @@ def backward(
         return _backward_rows(grad, x, numerator, denominator, bias, grad_x)
     plan = _plan_for(x, plane, numerator, denominator, bias, grad)
     numerator, denominator = numerator.contiguous(), denominator.contiguous()
-    grad = torch.empty_like(x).copy_(grad) if grad.stride() != x.stride() else grad
+    if (grad.dtype, grad.stride()) != (x.dtype, x.stride()):
+        grad = torch.empty_like(x).copy_(grad)
     count, channels = x.numel() // plane, x.shape[-1]
     sums = numerator.shape[1] + denominator.shape[1] + (bias is not None)
     partial = x.new_empty(plan.column_tiles, sums, count, dtype=plan.dtype)

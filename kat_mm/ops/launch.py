@@ -31,8 +31,8 @@ def cache_plan(function: Callable) -> Callable:
     """Keep the constants of kernels that a function makes of sizes and dtypes.
 
     Its arguments must decide about the dtypes of all the tensors that these kernels are launched
-    with: a kernel that was compiled is not looked up by them again. Constants are numbers: sizes
-    that a compiler leaves open are settled here.
+    with, and which of them are none: a kernel that was compiled is not looked up by them again.
+    Constants are numbers: sizes that a compiler leaves open are settled here.
     """
     cached = functools.lru_cache(1024)(function)  # images may have any size
 
@@ -101,6 +101,6 @@ def launch(
     # There is none under the interpreter, and parameters that are not aligned are the exception.
     if _DIRECT and compiled is not None and bits % 16 == 0:
         names = kernel.arg_names[len(tensors) + len(numbers) :]
-        if len(constants.launches) == _MOST_LAUNCHES:  # images of ever new sizes
+        if len(constants.launches) >= _MOST_LAUNCHES:  # images of ever new sizes
             constants.launches.clear()
         constants.launches[key] = compiled, [constants[name] for name in names]

@@ -68,7 +68,10 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def product_in_float32(a: Tensor, b: Tensor) -> Tensor:
-    """Product of two matrices, or of two batches of them, in float32 at least."""
+    """Product of two matrices, or of two batches of them, in float32 at least.
+
+    In their own dtype where it is to be differentiated again.
+    """
     multiply = torch.mm if a.dim() == 2 else torch.bmm
     if a.dtype in _HALF and not torch.is_grad_enabled():
         return multiply(a, b, out_dtype=torch.float32)

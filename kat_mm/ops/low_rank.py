@@ -32,16 +32,16 @@ def _by_head(x: Tensor) -> Tensor:
     return x.permute(1, 2, 0, 3).flatten(2)
 
 
-def _by_image(x: Tensor, batch: int) -> Tensor:
-    """(heads, n, B * d) to a view (B, heads, n, d)."""
-    return x.unflatten(2, (batch, -1)).permute(2, 0, 1, 3)
+def _by_image(x: Tensor, like: Tensor) -> Tensor:
+    """(heads, n, B * d) to a view (B, heads, n, d), of B and d as ``like`` has them."""
+    return x.unflatten(2, (len(like), like.shape[-1])).permute(2, 0, 1, 3)
 
 
 class _LowRankAttend(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, v):
         used = autocast(weight)
-        inner = _by_image(used.mT.bmm(_by_head(v)), len(v))
+        inner = _by_image(used.mT.bmm(_by_head(v)), v)
         ctx.save_for_backward(hidden, weight, v, used, inner)
         return hidden @ inner
 
@@ -50,7 +50,7 @@ class _LowRankAttend(torch.autograd.Function):
         hidden, weight, v, used, inner = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: through the inputs themselves
             used = weight.to(v.dtype)
-            inner = _by_image(used.mT.bmm(_by_head(v)), len(v))
+            inner = _by_image(used.mT.bmm(_by_head(v)), v)
         grad = grad.contiguous()  # else both products would copy it
         grad_inner = _by_head(hidden.mT @ grad)
         grad_hidden = grad @ inner.mT if ctx.needs_input_grad[0] else None
@@ -58,7 +58,7 @@ class _LowRankAttend(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight = product_in_float32(_by_head(v), grad_inner.mT)
         if ctx.needs_input_grad[2]:
-            grad_v = _by_image(used.bmm(grad_inner), len(v))
+            grad_v = _by_image(used.bmm(grad_inner), v)
         return grad_hidden, grad_weight, grad_v
 
 

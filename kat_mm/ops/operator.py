@@ -64,6 +64,15 @@ class Operator:
         def refuse(ctx, *grads):
             raise NotImplementedError(f'{name} is differentiable once, not twice')
 
+        class Once(torch.autograd.Function):
+            """Gradients as they are, of which the derivative is refused."""
+
+            @staticmethod
+            def forward(ctx, anchor, *gradients):
+                return tuple(None if g is None else g.view_as(g) for g in gradients)
+
+            backward = staticmethod(refuse)
+
         # Without a formula PyTorch would take the gradient for a constant.
         torch.library.register_autograd(name + '_backward', refuse)
 
@@ -76,9 +85,11 @@ class Operator:
 
             @staticmethod
             def backward(ctx, *grads):
-                # With create_graph=True: the registered one refuses to be differentiated.
-                compute = registered_backward if torch.is_grad_enabled() else backward
-                return formula(ctx, compute, *grads)
+                if not torch.is_grad_enabled():
+                    return formula(ctx, backward, *grads)
+                with torch.no_grad():  # create_graph=True
+                    gradients = formula(ctx, backward, *grads)
+                return Once.apply(torch.zeros((), requires_grad=True), *gradients)
 
         self._forward, self._direct = forward, direct(Direct)
 

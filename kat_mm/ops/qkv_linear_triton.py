@@ -84,7 +84,7 @@ def join_heads(q: Tensor, k: Tensor, v: Tensor, with_sum: bool) -> tuple[Tensor,
 
 
 def _in_one_layout(first: Tensor, *others: Tensor) -> list[Tensor]:
-    """Tensors with the strides of the first one, or contiguous where it has gaps."""
+    """Tensors with the strides of the first one, without its gaps where it has any."""
     if first.stride(-1) != 1:
         first = first.contiguous()
     layout = torch.empty_like(first)

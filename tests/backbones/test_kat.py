@@ -267,6 +267,9 @@ def test_drop_path_keeps_the_expectation_of_both_branches_each_for_itself():
         assert set(scales.tolist()) == {0.0, 4.0}
         assert scales.mean() == pytest.approx(1, abs=0.05)
     assert (first * second).mean() == pytest.approx(1, abs=0.1)
+    for batch in (1, 2, 3, 8):  # kernels read them 16 bytes at a time
+        scales = block._drop_path(torch.empty(batch, 1))
+        assert all(len(s) == batch and s.data_ptr() % 16 == 0 for s in scales)
 
 
 def test_recomputed_blocks_give_the_same_gradients_with_drop_path():

@@ -3,9 +3,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from kat_mm.backbones.kat import Block
+from kat_mm.backbones.kat import KAT, Block
 from kat_mm.layers import GRKAN, GroupRational, SoftmaxAttention
 from kat_mm.layers.residual import AddLayerNorm, Residual, is_plain
+from kat_mm.ops import add_branch
 
 
 def make_stream(device='cpu', scale=True):
@@ -22,6 +23,40 @@ def test_adding_scales_the_branch_of_each_sample():
     assert stream.add().branch is None
     torch.testing.assert_close(Residual(x, branch).add().x, x + branch)
     assert Residual(x).add().x is x
+
+
+def test_gradient_of_a_bias_is_summed_in_the_precision_of_the_stream():
+    bias = torch.zeros(8, requires_grad=True)
+    branch = torch.ones(64, 196, 8, dtype=torch.float16)
+    add_branch(torch.zeros(64, 196, 8), branch, None, bias).mul(8.0).sum().backward()
+    assert torch.equal(bias.grad, torch.full((8,), 64 * 196 * 8.0))  # beyond float16
+
+
+def leave_bias(self, stream, norm):
+    """What GRKAN does on a GPU."""
+    total, y = norm(stream)
+    y = nn.functional.linear(self.act2(self.fc1(self.act1(y))), self.fc2.weight)
+    return Residual(total, y, branch_bias=self.fc2.bias)
+
+
+def test_a_block_that_is_called_leaves_none_of_its_parameters_to_the_next(monkeypatch):
+    """They may be gone by then: FSDP frees those of a block behind it."""
+    torch.manual_seed(0)
+    arch = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
+    model = KAT(arch, img_size=32, drop_path_rate=0.0)
+    model.init_weights()
+    for block in model.blocks:
+        nn.init.normal_(block.mlp.fc2.bias)
+    image, called = torch.randn(2, 3, 32, 32), []
+    want = model(image)[0]
+    monkeypatch.setattr(GRKAN, 'forward_residual', leave_bias)
+    stream = Residual(torch.randn(2, 5, 16))
+    assert model.blocks[0].run(stream, (2, 2)).branch_bias is model.blocks[0].mlp.fc2.bias
+    assert model.blocks[0](stream, (2, 2)).branch_bias is None
+    torch.testing.assert_close(model(image)[0], want)
+    model.blocks[1].register_forward_hook(lambda module, inputs, y: called.append(y))
+    torch.testing.assert_close(model(image)[0], want)
+    assert [y.branch_bias for y in called] == [None]
 
 
 def test_norm_adds_first():
@@ -58,9 +93,15 @@ def patched():
     return linear
 
 
+def compiled():
+    linear = nn.Linear(4, 4)
+    linear.compile()
+    return linear
+
+
 def test_only_a_module_that_nobody_touched_is_plain():
     assert is_plain(nn.Linear(4, 4), nn.Linear)
-    for make in (hooked, adapted, parametrised, patched):
+    for make in (hooked, adapted, parametrised, patched, compiled):
         assert not is_plain(make(), nn.Linear)
 
 
@@ -150,7 +191,7 @@ def test_bias_of_a_branch_is_added_by_the_next_norm_or_by_itself(name, drop_path
         return y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])
 
     assert block.attn.forward_without_bias(x, (3, 3))[1] is block.attn.proj.bias
-    assert block(Residual(x), (3, 3)).branch_bias is block.mlp.fc2.bias
+    assert block.run(Residual(x), (3, 3)).branch_bias is block.mlp.fc2.bias
     deferred, seen = run(), []
     getattr(block, name).register_forward_hook(lambda *_: seen.append(1))
     for got, want in zip(deferred, run(), strict=True):

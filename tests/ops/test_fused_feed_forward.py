@@ -159,6 +159,16 @@ def test_second_derivatives_are_refused(device):
         grad.sum().backward()
 
 
+@pytest.mark.gpu
+def test_second_derivatives_are_refused_where_only_cast_weights_are_trained():
+    x, _, _, parameters = make('cuda')
+    weights = [parameters[index].requires_grad_() for index in (4, 8)]
+    _, y, *_ = OPERATOR(x, None, None, None, EPS, torch.bfloat16, *parameters)
+    grads = torch.autograd.grad(y.sum(), weights, create_graph=True)
+    with pytest.raises(NotImplementedError, match='twice'):
+        grads[0].sum().backward()
+
+
 @pytest.mark.parametrize('device', DEVICES)
 def test_frozen_parameters_get_no_gradient_and_the_others_keep_theirs(device):
     x, branch, scale, parameters = make(device)

@@ -47,6 +47,16 @@ def test_frozen_inputs_get_no_gradient_and_the_others_keep_theirs(device):
             assert g is None if index in frozen else torch.equal(g, w)
 
 
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('name', FUNCTIONS)
+def test_no_images_are_no_error(name, device):
+    hidden, weight, v = make(device, torch.float32)
+    y = FUNCTIONS[name](hidden[:0], weight, v[:0])
+    assert y.shape == (0, 3, 7, 4)
+    y.sum().backward()
+    assert not weight.grad.any()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast_rounds_inputs_and_keeps_weight_gradients_in_float32(dtype):
