@@ -37,6 +37,11 @@ class FeedForwardParameters(NamedTuple):
     denominator2: Tensor
     weight2: Tensor
 
+    @property
+    def norm_and_act1(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The first four, which the kernels of ``add_layer_norm`` take."""
+        return self[:4]
+
 
 def feed_forward(
     x: Tensor,
@@ -87,9 +92,8 @@ def _forward(
     total is empty where nothing is added to x, and a weight where it is in ``dtype`` already.
     """
     p = FeedForwardParameters(*parameters)
-    norm, act1 = (p.norm_weight, p.norm_bias), (p.numerator1, p.denominator1)
     total, y, statistics = norm_kernels.forward(
-        x, branch, branch_bias, scale, *norm, *act1, eps, dtype
+        x, branch, branch_bias, scale, *p.norm_and_act1, eps, dtype
     )
     cast1, cast2 = _cast(p.weight1, dtype), _cast(p.weight2, dtype)
     hidden = F.linear(y, _used(p.weight1, cast1))
@@ -116,8 +120,9 @@ def _empty(
     *parameters: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     p = FeedForwardParameters(*parameters)
-    norm = x, branch, branch_bias, scale, p.norm_weight, p.norm_bias, None, None
-    total, y, statistics = norm_kernels.empty_outputs(*norm, eps, dtype)
+    total, y, statistics = norm_kernels.empty_outputs(
+        x, branch, branch_bias, scale, *p.norm_and_act1, eps, dtype
+    )
     hidden = y.new_empty(*x.shape[:-1], len(p.weight1))
     return total, y, statistics, hidden, *(_cast(w, dtype) for w in (p.weight1, p.weight2))
 
@@ -197,10 +202,7 @@ def _backward(
         grad_hidden.mm(p.weight1),
         total,
         statistics,
-        p.norm_weight,
-        p.norm_bias,
-        p.numerator1,
-        p.denominator1,
+        *p.norm_and_act1,
         scale,
         branch_dtype,
         has_branch_bias,
@@ -237,10 +239,7 @@ def _empty_gradients(
             grad,
             total,
             statistics,
-            p.norm_weight,
-            p.norm_bias,
-            p.numerator1,
-            p.denominator1,
+            *p.norm_and_act1,
             scale,
             branch_dtype,
             has_branch_bias,
