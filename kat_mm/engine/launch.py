@@ -24,6 +24,9 @@ def run_tool(main: Callable[[], None]) -> None:
     """Run a command line; a user's mistake ends in one message and exit status 1."""
     try:
         main()
+        # Not behind an error: the end of gloo waits for processes that may be gone.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     except Exception as error:
         message = _user_message(error)
         if message is None:

@@ -1,6 +1,7 @@
 import argparse
 
 import pytest
+import torch
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,6 +30,15 @@ def run(main, capsys):
     # sys.exit prints a message and exits with 1.
     assert isinstance(end.value.code, str)
     return end.value.code, capsys.readouterr().err
+
+
+def test_communication_ends_with_the_tool(tmp_path):
+    def main():
+        store = f'file://{tmp_path}/store'
+        torch.distributed.init_process_group('gloo', init_method=store, rank=0, world_size=1)
+
+    launch.run_tool(main)
+    assert not torch.distributed.is_initialized()
 
 
 def arguments(config, *options):
