@@ -2,21 +2,19 @@
 
     python benchmarks/detection.py --out-dir benchmarks/results/detection
 
-Writes results.json and speed.png. Images, boxes and weights are random; times are medians. The time
-of the GPU is that of its kernels, less than a step takes where the host does not keep up. It is
-split into backbone, neck and optimizer, each measured alone, and the heads, which are the rest.
-"Explicit bias" is the same model with a bias for each pair of tokens, on PyTorch's fused kernel
-that takes one; "matrix" holds the attention matrix too, as ViTDet's own code does.
+Writes results.json and speed.png. The models take turns. Images, boxes and weights are random, but
+for the last layers of RPN and box head, with which the heads of all models have the same work.
+The time of the GPU is that of its kernels, less than a step takes where the host does not keep up.
+It is split into backbone, neck and optimizer, each measured alone, and the heads, which are the
+rest. "Explicit bias" is the same model with a bias for each pair of tokens, on PyTorch's fused
+kernel that takes one; "matrix" holds the attention matrix too, as ViTDet's own code does.
 """
 
 import argparse
 import datetime
 import functools
-import json
 import math
 import platform
-import statistics
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +26,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
-from timing import kernel_profile
+from timing import kernel_profile, save, step_times
 from torch import Tensor, nn
 
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
@@ -43,8 +41,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--config', type=Path, default=Path('configs/kat_b_mask_rcnn_lsj_coco.py'))
     parser.add_argument('--size', type=int, default=1024, help='side of the images in pixels')
     parser.add_argument('--batch-size', type=int, default=2)
-    parser.add_argument('--iterations', type=int, default=20)
-    parser.add_argument('--warmup', type=int, default=8)
+    parser.add_argument('--rounds', type=int, default=5, help='turns of each model')
+    parser.add_argument('--steps', type=int, default=5, help='timed steps in a turn')
     parser.add_argument('--out-dir', type=Path, default=Path('benchmarks/results/detection'))
     return parser.parse_args()
 
@@ -85,38 +83,22 @@ def attention_by(name: str):
         attention.rel_pos_attention = before
 
 
-class Meter:
-    """Median time of a step, and its memory, which is 0 on a CPU."""
+def gpu_ms(step: Callable[[], object]) -> float:
+    """Milliseconds of the GPU's work in a step; on a CPU, of operators."""
+    return round(sum(kernel_profile(step, torch.cuda.is_available()).values()), 3)
 
-    def __init__(self, device: torch.device, iterations: int, warmup: int):
-        self.device, self.iterations, self.warmup = device, iterations, warmup
 
-    def synchronize(self) -> None:
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize()
+def peak_mb(step: Callable[[], object], held: int = 0) -> float | None:
+    """MB allocated at most in a step, but for ``held`` bytes; None on a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return round((torch.cuda.max_memory_allocated() - held) / 1e6, 1)
 
-    def measure(self, step: Callable[[], object]) -> tuple[float, float, float]:
-        """Milliseconds, peak MB of the process, and how many MB of these the step itself took."""
-        for _ in range(self.warmup):
-            step()
-        self.synchronize()
-        on_gpu = self.device.type == 'cuda'
-        before = torch.cuda.memory_allocated() if on_gpu else 0
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        times = []
-        for _ in range(self.iterations):
-            start = time.perf_counter()
-            step()
-            self.synchronize()
-            times.append(1000 * (time.perf_counter() - start))
-        peak = torch.cuda.max_memory_allocated() if on_gpu else 0
-        megabytes = round(peak / 1e6, 1), round((peak - before) / 1e6, 1)
-        return round(statistics.median(times), 3), *megabytes
 
-    def gpu_ms(self, step: Callable[[], object]) -> float:
-        """Milliseconds of the GPU's work in a step; on a CPU, of operators."""
-        return round(sum(kernel_profile(step, self.device.type == 'cuda').values()), 3)
+def allocated() -> int:
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
 def random_batch(size: int, batch_size: int, num_classes: int) -> dict:
@@ -151,115 +133,163 @@ def load_config(path: Path, size: int) -> Config:
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.img_size = size
     cfg.model.data_preprocessor.batch_augments = None
+    # A step does all its work, but the heads' fixed weights stay.
+    cfg.optim_wrapper.optimizer.lr = 0.0
     return cfg
 
 
 @torch.no_grad()
-def fix_detections(model: nn.Module) -> None:
-    """Let every proposal be an object of the first class, so that all models find as many."""
-    classifier = model.roi_head.bbox_head.fc_cls
-    classifier.weight.zero_()
-    classifier.bias.fill_(-10)
-    classifier.bias[0] = 0
+def fix_heads(model: nn.Module) -> None:
+    """Let every anchor be a proposal as good as any, and each proposal one of the first class."""
+    rpn, head = model.rpn_head, model.roi_head.bbox_head
+    for layer in (rpn.rpn_cls, rpn.rpn_reg, head.fc_cls, head.fc_reg):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    head.fc_cls.bias[1:] = -10
 
 
-def measure_model(cfg: Config, batch: dict, meter: Meter) -> dict:
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model).to(meter.device)
-    keep_boxes_in_float32(model)
-    optim_wrapper = build_optim_wrapper(model, dict(cfg.optim_wrapper, type='OptimWrapper'))
-    autocast = functools.partial(torch.autocast, meter.device.type, dtype=torch.bfloat16)
+class Detector:
+    """A model with its attention of one kind, and its steps."""
 
-    def loss() -> Tensor:
-        with autocast():
-            data = model.data_preprocessor(batch, training=True)
-            return model.parse_losses(model(**data, mode='loss'))[0]
+    def __init__(self, cfg: Config, kind: str, batch: dict, device: torch.device):
+        torch.manual_seed(0)
+        self.held_by_others = allocated()
+        self.batch, self.kind = batch, kind
+        self.model = MODELS.build(cfg.model).to(device)
+        keep_boxes_in_float32(self.model)
+        fix_heads(self.model)
+        self.optim_wrapper = build_optim_wrapper(
+            self.model, dict(cfg.optim_wrapper, type='OptimWrapper')
+        )
+        self.autocast = functools.partial(torch.autocast, device.type, dtype=torch.bfloat16)
 
-    def train() -> None:
-        optim_wrapper.update_params(loss())
+    def train(self) -> None:
+        with attention_by(self.kind):
+            with self.autocast():
+                data = self.model.data_preprocessor(self.batch, training=True)
+                loss = self.model.parse_losses(self.model(**data, mode='loss'))[0]
+            self.optim_wrapper.update_params(loss)
 
-    def predict() -> list:
-        with torch.no_grad(), autocast():
-            return model.test_step(batch)
+    @torch.no_grad()
+    def predict(self) -> list:
+        with attention_by(self.kind), self.autocast():
+            return self.model.test_step(self.batch)
 
-    model.train()
-    images = model.data_preprocessor(batch, training=True)['inputs']
+    def part(self, module: nn.Module, inputs) -> Callable[[], None]:
+        """Forward and backward of a part of the model."""
 
-    def part(module: nn.Module, inputs) -> Callable[[], None]:
-        def run() -> None:
-            model.zero_grad()
-            with autocast():
+        def step() -> None:
+            self.model.zero_grad()
+            with attention_by(self.kind), self.autocast():
                 outputs = module(inputs)
             torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
-        return run
+        return step
 
-    train_ms, train_mb, _ = meter.measure(train)
-    train_gpu_ms = meter.gpu_ms(train)
-    loss().backward()
-    parts = dict(optimizer=meter.gpu_ms(optim_wrapper.optimizer.step))
-    *_, backbone_mb = meter.measure(part(model.backbone, images))
-    parts['backbone'] = meter.gpu_ms(part(model.backbone, images))
-    with torch.no_grad(), autocast():
-        maps = model.backbone(images)
-    maps = [level.requires_grad_() for level in maps]
-    part(model.neck, maps)()
-    parts['neck'] = meter.gpu_ms(part(model.neck, maps))
-    model.zero_grad()
-    del maps
-    model.eval()
-    fix_detections(model)
-    predict_ms, predict_mb, _ = meter.measure(predict)
-    predict_gpu_ms = meter.gpu_ms(predict)
-    count = len(batch['inputs'])
-    return dict(
-        train_ms_per_image=round(train_ms / count, 2),
-        train_gpu_ms_per_image=round(train_gpu_ms / count, 2),
-        # With the weights, their gradients and the optimizer's state, but for the backbone alone.
-        train_mb=train_mb,
-        backbone_mb=backbone_mb,
-        inference_ms_per_image=round(predict_ms / count, 2),
-        inference_gpu_ms_per_image=round(predict_gpu_ms / count, 2),
-        inference_mb=predict_mb,
-        detections_per_image=round(
-            sum(len(sample.pred_instances) for sample in predict()) / count, 1
-        ),
-        train_step_gpu_ms=dict(**parts, heads=round(train_gpu_ms - sum(parts.values()), 3)),
-    )
+    def measure_training(self) -> dict:
+        """Memory, and milliseconds of the GPU's work, whole and in parts."""
+        self.train()
+        result = dict(train_mb=peak_mb(self.train, self.held_by_others))
+        whole = gpu_ms(self.train)
+        parts = dict(optimizer=gpu_ms(self.optim_wrapper.optimizer.step))
+        images = self.model.data_preprocessor(self.batch, training=True)['inputs']
+        backbone = self.part(self.model.backbone, images)
+        backbone()
+        # Without the weights and the optimizer's state.
+        result['backbone_mb'] = peak_mb(backbone, allocated())
+        parts['backbone'] = gpu_ms(backbone)
+        with torch.no_grad(), self.autocast():
+            maps = [level.requires_grad_() for level in self.model.backbone(images)]
+        neck = self.part(self.model.neck, maps)
+        neck()
+        parts['neck'] = gpu_ms(neck)
+        self.model.zero_grad()
+        parts['heads'] = round(whole - sum(parts.values()), 3)
+        return dict(result, train_gpu_ms=whole, train_gpu_ms_of_parts=parts)
+
+    def measure_inference(self) -> dict:
+        found = self.predict()
+        return dict(
+            inference_mb=peak_mb(self.predict, self.held_by_others),
+            inference_gpu_ms=gpu_ms(self.predict),
+            detections=sum(len(sample.pred_instances) for sample in found),
+        )
 
 
-def measure_attention(cfg: Config, size: int, batch_size: int, meter: Meter) -> dict:
+def measure_models(kinds: dict[str, tuple[Config, str]], batch: dict, args) -> dict:
+    """Of each model: milliseconds, megabytes and detections of a step with all its images."""
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    detectors, results = {}, {}
+    for name, (cfg, kind) in kinds.items():
+        detectors[name] = detector = Detector(cfg, kind, batch, device)
+        detector.model.train()
+        results[name] = detector.measure_training()
+    turns = dict(rounds=args.rounds, steps=args.steps)
+    times = step_times({name: d.train for name, d in detectors.items()}, **turns)
+    for name, detector in detectors.items():
+        results[name]['train_ms'] = times[name]
+        detector.model.eval()
+        results[name].update(detector.measure_inference())
+    times = step_times({name: d.predict for name, d in detectors.items()}, **turns)
+    for name in detectors:
+        results[name]['inference_ms'] = times[name]
+    return results
+
+
+def compare(models: dict, attention: dict) -> dict:
+    """What KAT is to be measured by: ratios, each with its target."""
+    kat, vit, explicit = (models[name] for name in list(models)[:3])
+    fused, biased = (attention['global'][kind] for kind in ('fused', 'explicit bias'))
+
+    def speed(key: str, other: dict, target: float | None) -> dict:
+        own, its = kat[key], other[key]
+        ratio = its['median'] / own['median'] if isinstance(own, dict) else its / own
+        return dict(ratio=round(ratio, 3), target=target)
+
+    ratios = {
+        'training speed over ViT': speed('train_ms', vit, 1.0),
+        'training speed over ViT, GPU alone': speed('train_gpu_ms', vit, 1.0),
+        'inference speed over ViT': speed('inference_ms', vit, 1.0),
+        'inference speed over ViT, GPU alone': speed('inference_gpu_ms', vit, 1.0),
+        'training speed over explicit bias': speed('train_ms', explicit, 1.5),
+        'training speed over explicit bias, GPU alone': speed('train_gpu_ms', explicit, 1.5),
+    }
+    if kat['train_mb'] is not None:
+        memory = kat['train_mb'] / vit['train_mb'], fused['mb'] / biased['mb']
+        ratios['training memory over ViT'] = dict(ratio=round(memory[0], 3), target=1.0)
+        ratios['attention memory over explicit bias'] = dict(ratio=round(memory[1], 3), target=0.5)
+    return ratios
+
+
+def measure_attention(cfg: Config, args) -> dict:
     """Forward and backward of one call, for a global block and for one with windows."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model = MODELS.build(cfg.model).backbone
     results = {}
     for name, index in (('global', cfg.model.backbone.global_attn_indices[0]), ('windows', 0)):
         block = model.blocks[index]
         heads = block.attn.num_heads
         head = model.embed_dims // heads
-        side = block.window_size or size // cfg.model.backbone.patch_size
-        grid_side = size // cfg.model.backbone.patch_size
+        side = block.window_size or args.size // cfg.model.backbone.patch_size
+        grid_side = args.size // cfg.model.backbone.patch_size
         windows = math.ceil(grid_side / side) ** 2
-        dtype = torch.bfloat16
-        shape = (batch_size * windows, heads, side * side, head)
-        q, k, v = (
-            torch.randn(shape, device=meter.device, dtype=dtype, requires_grad=True)
-            for _ in range(3)
-        )
-        tables = tuple(
-            torch.randn(2 * side - 1, head, device=meter.device, dtype=dtype, requires_grad=True)
-            for _ in range(2)
-        )
-        grad = torch.randn(shape, device=meter.device, dtype=dtype)
-        results[name] = dict(shape=shape)
+        shape = (args.batch_size * windows, heads, side * side, head)
+        make = functools.partial(torch.randn, device=device, dtype=torch.bfloat16)
+        q, k, v = (make(shape, requires_grad=True) for _ in range(3))
+        tables = tuple(make(2 * side - 1, head, requires_grad=True) for _ in range(2))
+        grad = make(shape)
 
         def step(function, inputs=(q, k, v), tables=tables, grid=(side, side), grad=grad):
             out = function(*inputs, grid, tables)
             torch.autograd.grad(out, (*inputs, *tables), grad)
 
-        for kind, function in ATTENTIONS.items():
-            milliseconds, _, megabytes = meter.measure(functools.partial(step, function))
-            gpu_ms = meter.gpu_ms(functools.partial(step, function))
-            results[name][kind] = dict(ms=milliseconds, gpu_ms=gpu_ms, mb=megabytes)
+        steps = {kind: functools.partial(step, function) for kind, function in ATTENTIONS.items()}
+        times = step_times(steps, rounds=args.rounds, steps=args.steps)
+        results[name] = dict(shape=shape)
+        for kind, one in steps.items():
+            results[name][kind] = dict(
+                ms=times[kind], gpu_ms=gpu_ms(one), mb=peak_mb(one, allocated())
+            )
     return results
 
 
@@ -270,16 +300,16 @@ def plot(results: dict, out_file: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout='constrained')
     times, memory = figure.subplots(1, 2)
     left = np.zeros(len(models))
-    count = results['settings']['batch_size']
     for part in ('backbone', 'neck', 'heads', 'optimizer'):
-        values = np.array([model['train_step_gpu_ms'][part] for model in models.values()]) / count
+        values = np.array([model['train_gpu_ms_of_parts'][part] for model in models.values()])
         times.barh(list(models), values, left=left, label=part)
         left += values
-    whole = [model['train_ms_per_image'] for model in models.values()]
+    whole = [model['train_ms']['median'] for model in models.values()]
     times.plot(whole, list(models), 'k|', markersize=20, label='with the host')
-    times.set(xlabel='training step, ms per image, of the GPU', xlim=(0, None))
-    memory.barh(list(models), [model['train_mb'] / 1000 for model in models.values()])
-    memory.set(xlabel=f'peak memory in training, GB for {count} images', yticks=[])
+    count = results['settings']['batch_size']
+    times.set(xlabel=f'training step with {count} images, ms of the GPU', xlim=(0, None))
+    memory.barh(list(models), [(model['train_mb'] or 0) / 1000 for model in models.values()])
+    memory.set(xlabel='peak memory in training, GB', yticks=[])
     for axis in (times, memory):
         axis.invert_yaxis()
         axis.grid(axis='x', alpha=0.3)
@@ -289,14 +319,11 @@ def plot(results: dict, out_file: Path) -> None:
 
 def main() -> None:
     args = parse_args()
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    meter = Meter(device, args.iterations, args.warmup)
     kat = load_config(args.config, args.size)
     vit = load_config(args.config.with_name(args.config.name.replace('kat_', 'vit_')), args.size)
     classes = kat.model.roi_head.mask_head.num_classes
     batch = random_batch(args.size, args.batch_size, classes)
-    letter = kat.model.backbone.arch[0].upper()
+    cuda = torch.cuda.is_available()
     results = dict(
         settings=dict(
             config=args.config.name,
@@ -304,30 +331,30 @@ def main() -> None:
             batch_size=args.batch_size,
             dtype='bfloat16',
             objects_per_image=OBJECTS_PER_IMAGE,
-            iterations=args.iterations,
+            rounds=args.rounds,
+            steps=args.steps,
         ),
         environment=dict(
             date=datetime.date.today().isoformat(),
-            device=torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor(),
+            device=torch.cuda.get_device_name() if cuda else platform.processor(),
             torch=torch.__version__,
         ),
-        attention=measure_attention(kat, args.size, args.batch_size, meter),
-        models={},
+        attention=measure_attention(kat, args),
     )
-    for name, cfg, kind in (
-        (f'KAT-{letter}', kat, 'fused'),
-        (f'ViT-{letter}', vit, 'fused'),
-        (f'KAT-{letter}, explicit bias', kat, 'explicit bias'),
-        (f'KAT-{letter}, matrix', kat, 'matrix'),
-    ):
-        with attention_by(kind):
-            results['models'][name] = measure_model(cfg, batch, meter)
-        print(name, results['models'][name], flush=True)
-        if device.type == 'cuda':
-            torch.cuda.empty_cache()
-    (args.out_dir / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    kinds = {
+        'KAT': (kat, 'fused'),
+        'ViT': (vit, 'fused'),
+        'KAT, explicit bias': (kat, 'explicit bias'),
+        'KAT, matrix': (kat, 'matrix'),
+    }
+    results['models'] = measure_models(kinds, batch, args)
+    results['comparison'] = compare(results['models'], results['attention'])
+    save(results, args.out_dir / 'results.json')
     plot(results, args.out_dir / 'speed.png')
-    print(json.dumps(results['attention'], indent=1))
+    for name, result in results['models'].items():
+        print(name, result)
+    for name, result in results['comparison'].items():
+        print(f'{name:46} {result["ratio"]:6.3f} (target {result["target"]})')
 
 
 if __name__ == '__main__':

@@ -141,26 +141,31 @@ def run(out_dir: Path, sizes: list[str], tasks: list[str], modes: list[str]) -> 
 
 
 def plot(results: dict, path: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout='constrained')
-    colors = {'timm': '0.6', 'ViT': 'tab:orange', 'KAT': 'tab:blue'}
-    labels = {'timm': "timm's ViT", 'ViT': 'kat_mm, MLP', 'KAT': 'kat_mm, GR-KAN'}
-    for axis, task in zip(axes, ('train', 'infer'), strict=True):
-        entries = [entry for entry in results['entries'] if entry['task'] == task]
+    colors = {'timm': '0.6', 'KAT': 'tab:blue', 'ViT': 'tab:orange'}
+    labels = {'timm': "timm's ViT", 'KAT': 'kat_mm, GR-KAN', 'ViT': 'kat_mm, MLP'}
+    titles = {'train': 'training', 'infer': 'inference'}
+    kinds = list(dict.fromkeys((entry['task'], entry['mode']) for entry in results['entries']))
+    figure = Figure(figsize=(3 * len(kinds), 3.4), layout='constrained')
+    axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axis, (task, mode) in zip(axes, kinds, strict=True):
+        entries = [e for e in results['entries'] if (e['task'], e['mode']) == (task, mode)]
         for index, entry in enumerate(entries):
             for place, (name, ratio) in enumerate(entry['ratio_to_timm'].items()):
                 axis.bar(index + (place - 1) * 0.27, ratio, 0.25, color=colors[name])
-        names = [f'{entry["size"]} {entry["batch"]}\n{entry["mode"]}' for entry in entries]
-        axis.set_xticks(range(len(names)), names)
-        axis.set(title={'train': 'training', 'infer': 'inference'}[task])
-        axis.axhline(1, color='0.3', linewidth=0.8)
+        axis.set_xticks(
+            range(len(entries)), [f'{entry["size"]}\n{entry["batch"]}' for entry in entries]
+        )
+        axis.set_title(f'{titles[task]}, {mode}')
+        axis.axhline(TARGETS[task, mode], color='0.3', linewidth=0.8, linestyle='--')
     axes[0].set_ylabel("images/s over timm's ViT")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
-    axes[1].legend(handles, labels.values(), frameon=False, loc='lower right')
-    figure.suptitle(f'{results["machine"]["gpu"]}, bfloat16 autocast, 224x224', fontsize=9)
+    handles = [Patch(color=color, label=labels[name]) for name, color in colors.items()]
+    figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False)
+    figure.suptitle(
+        f'{results["machine"]["gpu"]}, bfloat16 autocast, 224x224; size and batch, target dashed',
+        fontsize=9,
+    )
     figure.savefig(path, dpi=150)
     print(f'plot: {path}')

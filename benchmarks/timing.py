@@ -4,6 +4,7 @@ import datetime
 import json
 import platform
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,24 +52,29 @@ def kernel_times(functions: dict[str, Callable], rounds: int = 5) -> dict[str, d
     return {name: spread(values) for name, values in samples.items()}
 
 
-def step_times(functions: dict[str, Callable], rounds: int = 5, steps: int = 10) -> dict[str, dict]:
-    """Milliseconds of a step, launches included, in turns of ``steps`` calls in a row."""
+def step_times(
+    functions: dict[str, Callable], rounds: int = 5, steps: int = 10, warmup: int = 3
+) -> dict[str, dict]:
+    """Milliseconds of a step, host included, in turns of ``steps`` calls in a row."""
     samples = {name: [] for name in functions}
     for function in functions.values():
-        for _ in range(3):
+        for _ in range(warmup):
             function()
     for _ in range(rounds):
         for name, function in functions.items():
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             function()
-            torch.cuda.synchronize()
-            begin.record()
+            synchronize()
+            start = time.perf_counter()
             for _ in range(steps):
                 function()
-            end.record()
-            torch.cuda.synchronize()
-            samples[name].append(begin.elapsed_time(end) / steps)
+            synchronize()
+            samples[name].append(1000 * (time.perf_counter() - start) / steps)
     return {name: spread(values) for name, values in samples.items()}
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def kernel_profile(step: Callable, on_gpu: bool = True) -> dict[str, float]:
@@ -77,12 +83,10 @@ def kernel_profile(step: Callable, on_gpu: bool = True) -> dict[str, float]:
     Their sum is what the GPU works, whether or not the host keeps up with it.
     """
     activity = torch.profiler.ProfilerActivity
-    if on_gpu:
-        torch.cuda.synchronize()
+    synchronize()
     with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as profiler:
         step()
-        if on_gpu:
-            torch.cuda.synchronize()
+        synchronize()
     return {
         event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3
         for event in profiler.key_averages()

@@ -1,40 +1,18 @@
 """benchmarks/karat.py and karat_cifar10.py, as a user runs them, at a small size."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import mmcv
 import pytest
 
 from kat_mm.backbones.kat import ARCHS
 
-BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
-
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """Run a script: its exit code."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.chdir(tmp_path)
-
-    def run(name, *args):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
-        try:
-            runpy.run_path(str(BENCHMARKS / name), run_name='__main__')
-        except SystemExit as exit:
-            return exit.code
-        return 0
-
-    return run
-
-
-def test_speed_is_measured_for_each_kind_beside_softmax(run, tmp_path, monkeypatch):
+def test_speed_is_measured_for_each_kind_beside_softmax(run_benchmark, tmp_path, monkeypatch):
     monkeypatch.setitem(ARCHS, 'tiny', {**ARCHS['tiny'], 'num_layers': 2})
-    small = ['--archs', 'tiny', '--batch-size', '1', '--img-size', '64', '--steps', '1']
-    assert run('karat.py', '--device', 'cpu', *small, '--turns', '1', '--out-dir', 'out') == 0
-    results = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    small = ['--archs', 'tiny', '--batch-size', '1', '--img-size', '64', '--turns', '1']
+    assert run_benchmark('karat.py', *small, '--device', 'cpu', '--steps', '1') == 0
+    results = json.loads((tmp_path / 'benchmarks/results/karat/results.json').read_text())
     assert results['tiny'].keys() == {'softmax', 'KArAt plain', 'KArAt fused'}
     softmax = results['tiny']['softmax']
     assert softmax['speed_to_softmax'] == 1.0
@@ -59,10 +37,10 @@ def work_dir(folder, name, accuracies, start='20260101_000000'):
     (logs / 'scalars.json').write_text('\n'.join(map(json.dumps, entries)))
 
 
-def test_accuracies_are_gathered_beside_the_published_ones(run, tmp_path):
+def test_accuracies_are_gathered_beside_the_published_ones(run_benchmark, tmp_path):
     work_dir(tmp_path / 'runs', 'vit_t_softmax_cifar10', [40.0, 50.126])
     work_dir(tmp_path / 'runs', 'vit_t_karat_universal_cifar10', [41.0, 52.0])
-    assert run('karat_cifar10.py', '--work-dirs', 'runs', '--out-dir', 'out') == 0
+    assert run_benchmark('karat_cifar10.py', '--work-dirs', 'runs', '--out-dir', 'out') == 0
     results = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert results.pop('environment')['torch']
     assert results.keys() == {'vit_t_softmax_cifar10', 'vit_t_karat_universal_cifar10'}
@@ -74,19 +52,19 @@ def test_accuracies_are_gathered_beside_the_published_ones(run, tmp_path):
     assert mmcv.imread(tmp_path / 'out' / 'curves.png').shape[1] > 500
 
 
-def test_what_a_resumed_run_did_again_counts_once(run, tmp_path):
+def test_what_a_resumed_run_did_again_counts_once(run_benchmark, tmp_path):
     for start, scores in (
         ('20260101_000000', [40.0, 50.0]),
         ('20260102_000000', [40.0, 52.0, 53.0]),
     ):
         work_dir(tmp_path, 'kat_t_karat_cifar10', scores, start)
-    assert run('karat_cifar10.py', '--work-dirs', tmp_path, '--out-dir', 'out') == 0
+    assert run_benchmark('karat_cifar10.py', '--work-dirs', tmp_path, '--out-dir', 'out') == 0
     results = json.loads((tmp_path / 'out' / 'results.json').read_text())['kat_t_karat_cifar10']
     assert results['top1_curve'] == [[5, 40.0], [10, 52.0], [15, 53.0]]
     assert [step for step, _ in results['loss_curve']] == [100, 200, 300]
 
 
-def test_work_folders_without_results_are_refused(run, tmp_path):
-    assert 'holds none of the runs' in run('karat_cifar10.py', '--work-dirs', tmp_path)
+def test_work_folders_without_results_are_refused(run_benchmark, tmp_path):
+    assert 'holds none of the runs' in run_benchmark('karat_cifar10.py', '--work-dirs', tmp_path)
     work_dir(tmp_path, 'kat_t_karat_cifar10', [])
-    assert 'never evaluated' in run('karat_cifar10.py', '--work-dirs', tmp_path)
+    assert 'never evaluated' in run_benchmark('karat_cifar10.py', '--work-dirs', tmp_path)
