@@ -3,22 +3,24 @@
     python tools/voc_to_coco.py data/bccd --classes RBC WBC Platelets
     python tools/train.py configs/kat_t_faster_rcnn_bccd.py
     python tools/train.py configs/vit_t_faster_rcnn_bccd.py
+    W=work_dirs; I=model.backbone.init_cfg
+    for model in kat vit; do    # from the classifiers of cifar10.py
+        python tools/train.py configs/${model}_t_faster_rcnn_bccd.py \\
+            --work-dir $W/${model}_t_faster_rcnn_bccd_pretrained --cfg-options \\
+            $I.type=Pretrained $I.checkpoint=$W/cifar10/${model}_0/epoch_100.pth
+    done
     python benchmarks/bccd.py
 
-Writes results.json, curves.png and predictions.jpg. Runs that started from a checkpoint are shown
-too, if they are in work folders of these names with _pretrained behind. AP is that of the test
-split, of the last checkpoint. The speed is that of a run's logged iterations behind the 100th;
-where runs shared a GPU, --speed-dirs names runs that had it alone.
+Writes results.json, curves.png and predictions.jpg. Runs that are missing are left out. AP is that
+of the test split, of the last checkpoint. The speed is that of a run's logged iterations behind the
+100th; where runs shared a GPU, --speed-dirs names runs that had it alone.
 """
 
 import argparse
-import datetime
-import json
-import platform
 from pathlib import Path
 
-import torch
 from runs import images_per_second, load_runner, read_scalars, train_entries
+from timing import machine, save
 
 from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
@@ -81,7 +83,6 @@ def main() -> None:
     }
     if not folders:
         raise UserError(f'{args.work_dirs} holds none of the runs {", ".join(MODELS.values())}')
-    args.out_dir.mkdir(parents=True, exist_ok=True)
     runners, results = {}, {}
     for name, folder in folders.items():
         scalars = read_scalars(args.work_dirs / folder)
@@ -91,13 +92,8 @@ def main() -> None:
             read_scalars((args.speed_dirs or args.work_dirs) / folder),
             runner.cfg.train_dataloader.batch_size,
         )
+    save(dict(results, machine=machine()), args.out_dir / 'results.json')
     plot_curves(results, args.out_dir / 'curves.png')
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    environment = dict(
-        date=datetime.date.today().isoformat(), device=device, torch=torch.__version__
-    )
-    content = dict(results, environment=environment)
-    (args.out_dir / 'results.json').write_text(json.dumps(content, indent=1) + '\n')
     dataset = next(iter(runners.values())).test_dataloader.dataset
     rows = [round(i * (len(dataset) - 1) / 4) for i in range(5)]
     plot_detection(runners, dataset, rows, args.out_dir / 'predictions.jpg')

@@ -9,13 +9,10 @@ behind the 100th; where the two runs shared a GPU, --speed-dirs names runs that 
 """
 
 import argparse
-import datetime
-import json
-import platform
 from pathlib import Path
 
-import torch
 from runs import images_per_second, load_runner, read_scalars, train_entries
+from timing import machine, save
 
 from kat_mm.engine.launch import run_tool
 from kat_mm.visualization.segmentation import plot_segmentation
@@ -53,8 +50,8 @@ def plot_curves(results: dict, out_file: Path) -> None:
         ('training loss', 'validation mIoU, %'),
         strict=True,
     ):
-        for name in MODELS:
-            axis.plot(*zip(*results[name][curve], strict=True), label=name)
+        for name, result in results.items():
+            axis.plot(*zip(*result[curve], strict=True), label=name)
         axis.set(xlabel='iteration', ylabel=label)
         axis.grid(alpha=0.3)
         axis.legend()
@@ -63,7 +60,6 @@ def plot_curves(results: dict, out_file: Path) -> None:
 
 def main() -> None:
     args = parse_args()
-    args.out_dir.mkdir(parents=True, exist_ok=True)
     runners, results = {}, {}
     for name, folder in MODELS.items():
         scalars = read_scalars(args.work_dirs / folder)
@@ -73,11 +69,7 @@ def main() -> None:
             read_scalars((args.speed_dirs or args.work_dirs) / folder),
             runner.cfg.train_dataloader.batch_size,
         )
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    results['environment'] = dict(
-        date=datetime.date.today().isoformat(), device=device, torch=torch.__version__
-    )
-    (args.out_dir / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    save(dict(results, machine=machine()), args.out_dir / 'results.json')
     plot_curves(results, args.out_dir / 'curves.png')
     dataset = next(iter(runners.values())).test_dataloader.dataset
     rows = [round(i * (len(dataset) - 1) / 5) for i in range(6)]

@@ -24,9 +24,6 @@ and compares both on the test images before any training step, in float32.
 
 import argparse
 import copy
-import datetime
-import json
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +32,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 from runs import images_per_second, read_scalars, train_entries
+from timing import machine, save
 from torch import nn
 
 from kat_mm.checkpoints import convert_for_model, read_checkpoint
@@ -267,12 +265,7 @@ def main() -> None:
         inputs = inputs or counted
         for start, figures in results['conversion'][seed]['starts'].items():
             print(f'ViT of seed {seed} to KAT, {start}: {figures}')
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    results['environment'] = dict(
-        date=datetime.date.today().isoformat(), device=device, torch=torch.__version__
-    )
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    (args.out_dir / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    save(dict(results, machine=machine()), args.out_dir / 'results.json')
     plot_curves(results, args.out_dir / 'curves.png')
     if inputs:
         plot_inputs(inputs, args.out_dir / 'preactivations.png')

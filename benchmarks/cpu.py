@@ -1,14 +1,12 @@
 """Training step of KAT-T and of its ViT twin on a CPU."""
 
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
 from model import build
-from timing import save, spread
+from timing import machine, save, spread
 from torch.nn import functional as F
 
 BATCH, THREADS, ROUNDS, TARGET = 8, 2, 7, 1.3
@@ -29,14 +27,8 @@ def run(out_dir: Path) -> None:
     seconds = {name: spread(values[1:]) for name, values in samples.items()}
     ratios = [kat / vit for kat, vit in zip(samples['KAT'], samples['ViT'], strict=True)][1:]
     results = {
-        'machine': {
-            'platform': platform.platform(),
-            'processor': processor(),
-            'cores': os.cpu_count(),
-            'threads': THREADS,
-            'python': platform.python_version(),
-            'torch': torch.__version__,
-        },
+        'machine': machine(),
+        'threads': THREADS,
         'batch': BATCH,
         'seconds': seconds,
         'ratio': spread(ratios),
@@ -46,11 +38,3 @@ def run(out_dir: Path) -> None:
         print(f'{name}-T  {value["median"]:.3f} s')
     print(f'ratio {statistics.median(ratios):.2f} (target {TARGET})')
     save(results, out_dir / 'results.json')
-
-
-def processor() -> str:
-    info = Path('/proc/cpuinfo')  # Linux
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith('model name'):
-            return line.split(':', 1)[1].strip()
-    return platform.processor()

@@ -2,19 +2,18 @@
 
     python benchmarks/detection.py --out-dir benchmarks/results/detection
 
-Writes results.json and speed.png. The models take turns. Images, boxes and weights are random, but
-for the last layers of RPN and box head, with which the heads of all models have the same work.
-The time of the GPU is that of its kernels, less than a step takes where the host does not keep up.
-It is split into backbone, neck and optimizer, each measured alone, and the heads, which are the
-rest. "Explicit bias" is the same model with a bias for each pair of tokens, on PyTorch's fused
-kernel that takes one; "matrix" holds the attention matrix too, as ViTDet's own code does.
+Writes results.json and speed.png. The models take turns. Images, boxes and weights are random; the
+RPN does its work, but what it proposes is replaced by boxes that are the same for all models, a
+quarter of them on objects. The time of the GPU is that of its kernels, less than a step takes where
+the host does not keep up. It is split into backbone, neck and optimizer, each measured alone, and
+the heads, which are the rest: losses and preprocessing too. "Explicit bias" is the same model with
+a bias for each pair of tokens, on PyTorch's fused kernel that takes one; "matrix" holds the
+attention matrix too, as ViTDet's own code does.
 """
 
 import argparse
-import datetime
 import functools
 import math
-import platform
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
-from timing import kernel_profile, save, step_times
+from timing import kernel_profile, machine, save, step_times
 from torch import Tensor, nn
 
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
@@ -38,7 +37,12 @@ OBJECTS_PER_IMAGE = 7  # as COCO has
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--config', type=Path, default=Path('configs/kat_b_mask_rcnn_lsj_coco.py'))
+    parser.add_argument(
+        '--config',
+        type=Path,
+        default=Path('configs/kat_b_mask_rcnn_lsj_coco.py'),
+        help='Mask R-CNN on KAT with windows, in a file kat_*.py beside that of its twin, vit_*.py',
+    )
     parser.add_argument('--size', type=int, default=1024, help='side of the images in pixels')
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--rounds', type=int, default=5, help='turns of each model')
@@ -47,10 +51,17 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def by_query_and_key(table: Tensor) -> Tensor:
+    """(2 H - 1, d) by distance to (H, H, d) by the positions of query and key."""
+    size = (len(table) + 1) // 2
+    # Each query sees a run of the reversed table. (An index would be sorted in backward.)
+    return table.flip(0).unfold(0, size, 1).flip(0).mT
+
+
 def bias_matrix(q: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor]) -> Tensor:
     """(B, heads, H * W, H * W)."""
     rows = q.unflatten(2, grid)
-    in_rows, in_columns = (rel_pos._by_query_and_key(table) for table in tables)
+    in_rows, in_columns = map(by_query_and_key, tables)
     bias = torch.einsum('bnhwd,hkd->bnhwk', rows, in_rows)[..., :, None]
     bias = bias + torch.einsum('bnhwd,wkd->bnhwk', rows, in_columns)[..., None, :]
     return bias.flatten(4, 5).flatten(2, 3)
@@ -138,50 +149,80 @@ def load_config(path: Path, size: int) -> Config:
     return cfg
 
 
-@torch.no_grad()
-def fix_heads(model: nn.Module) -> None:
-    """Let every anchor be a proposal as good as any, and each proposal one of the first class."""
-    rpn, head = model.rpn_head, model.roi_head.bbox_head
-    for layer in (rpn.rpn_cls, rpn.rpn_reg, head.fc_cls, head.fc_reg):
-        layer.weight.zero_()
-        layer.bias.zero_()
-    head.fc_cls.bias[1:] = -10
+def random_proposals(batch: dict, size: int, count: int) -> list[Tensor]:
+    """(count, 4) for each image: a quarter a little off the objects, the others anywhere."""
+    generator = torch.Generator().manual_seed(0)
+    proposals = []
+    for sample in batch['data_samples']:
+        objects = sample.gt_instances.bboxes.tensor
+        near = objects.repeat(count // (4 * len(objects)) + 1, 1)[: count // 4]
+        sides = (near[:, 2:] - near[:, :2]).repeat(1, 2)
+        near = near + 0.1 * sides * (torch.rand(near.shape, generator=generator) - 0.5)
+        corner = 0.7 * size * torch.rand(count - len(near), 2, generator=generator)
+        extent = size * (0.02 + 0.28 * torch.rand(len(corner), 2, generator=generator))
+        far = torch.cat([corner, corner + extent], dim=1)
+        proposals.append(torch.cat([near, far]).clamp(0, size))
+    return proposals
+
+
+def fix_heads(model: nn.Module, proposals: list[Tensor], device: str) -> None:
+    """Give the heads of all models the same work; in inference each box is of the first class."""
+    fixed = [
+        InstanceData(bboxes=boxes.to(device), scores=torch.ones(len(boxes), device=device))
+        for boxes in proposals
+    ]
+    propose = model.rpn_head.predict_by_feat
+
+    def predict_by_feat(*args, **kwargs) -> list[InstanceData]:
+        propose(*args, **kwargs)
+        return [instances.clone() for instances in fixed]
+
+    model.rpn_head.predict_by_feat = predict_by_feat
+    head = model.roi_head.bbox_head
+    with torch.no_grad():
+        for layer in (head.fc_cls, head.fc_reg):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        head.fc_cls.bias[1:] = -10
 
 
 class Detector:
     """A model with its attention of one kind, and its steps."""
 
-    def __init__(self, cfg: Config, kind: str, batch: dict, device: torch.device):
+    def __init__(self, cfg: Config, kind: str, batch: dict, proposals: list[Tensor]):
         torch.manual_seed(0)
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.held_by_others = allocated()
         self.batch, self.kind = batch, kind
         self.model = MODELS.build(cfg.model).to(device)
+        self.held_by_weights = allocated() - self.held_by_others
         keep_boxes_in_float32(self.model)
-        fix_heads(self.model)
+        fix_heads(self.model, proposals, device)
         self.optim_wrapper = build_optim_wrapper(
             self.model, dict(cfg.optim_wrapper, type='OptimWrapper')
         )
-        self.autocast = functools.partial(torch.autocast, device.type, dtype=torch.bfloat16)
+        self.autocast = functools.partial(torch.autocast, device, dtype=torch.bfloat16)
+
+    def loss(self) -> Tensor:
+        with attention_by(self.kind), self.autocast():
+            data = self.model.data_preprocessor(self.batch, training=True)
+            return self.model.parse_losses(self.model(**data, mode='loss'))[0]
 
     def train(self) -> None:
-        with attention_by(self.kind):
-            with self.autocast():
-                data = self.model.data_preprocessor(self.batch, training=True)
-                loss = self.model.parse_losses(self.model(**data, mode='loss'))[0]
-            self.optim_wrapper.update_params(loss)
+        self.optim_wrapper.update_params(self.loss())
 
     @torch.no_grad()
     def predict(self) -> list:
         with attention_by(self.kind), self.autocast():
             return self.model.test_step(self.batch)
 
-    def part(self, module: nn.Module, inputs) -> Callable[[], None]:
-        """Forward and backward of a part of the model."""
+    def part(self, module: nn.Module, make_inputs: Callable) -> Callable[[], None]:
+        """Forward and backward of a part of the model, without gradients from before."""
 
         def step() -> None:
             self.model.zero_grad()
             with attention_by(self.kind), self.autocast():
-                outputs = module(inputs)
+                outputs = module(make_inputs())
             torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
         return step
@@ -191,16 +232,20 @@ class Detector:
         self.train()
         result = dict(train_mb=peak_mb(self.train, self.held_by_others))
         whole = gpu_ms(self.train)
-        parts = dict(optimizer=gpu_ms(self.optim_wrapper.optimizer.step))
+        self.loss().backward()
+        parts = dict(optimizer=gpu_ms(self.optim_wrapper.step))
         images = self.model.data_preprocessor(self.batch, training=True)['inputs']
-        backbone = self.part(self.model.backbone, images)
+        backbone = self.part(self.model.backbone, lambda: images)
         backbone()
-        # Without the weights and the optimizer's state.
+        self.model.zero_grad()
+        # What a step takes beside the weights and the optimizer's state.
         result['backbone_mb'] = peak_mb(backbone, allocated())
         parts['backbone'] = gpu_ms(backbone)
         with torch.no_grad(), self.autocast():
-            maps = [level.requires_grad_() for level in self.model.backbone(images)]
-        neck = self.part(self.model.neck, maps)
+            maps = self.model.backbone(images)
+        neck = self.part(
+            self.model.neck, lambda: [level.detach().requires_grad_() for level in maps]
+        )
         neck()
         parts['neck'] = gpu_ms(neck)
         self.model.zero_grad()
@@ -208,20 +253,21 @@ class Detector:
         return dict(result, train_gpu_ms=whole, train_gpu_ms_of_parts=parts)
 
     def measure_inference(self) -> dict:
-        found = self.predict()
+        """The same of inference, and how many objects it finds."""
+        detections = sum(len(sample.pred_instances) for sample in self.predict())
         return dict(
-            inference_mb=peak_mb(self.predict, self.held_by_others),
+            inference_mb=peak_mb(self.predict, allocated() - self.held_by_weights),
             inference_gpu_ms=gpu_ms(self.predict),
-            detections=sum(len(sample.pred_instances) for sample in found),
+            detections=detections,
         )
 
 
 def measure_models(kinds: dict[str, tuple[Config, str]], batch: dict, args) -> dict:
     """Of each model: milliseconds, megabytes and detections of a step with all its images."""
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    proposals = random_proposals(batch, args.size, count=1000)
     detectors, results = {}, {}
     for name, (cfg, kind) in kinds.items():
-        detectors[name] = detector = Detector(cfg, kind, batch, device)
+        detectors[name] = detector = Detector(cfg, kind, batch, proposals)
         detector.model.train()
         results[name] = detector.measure_training()
     turns = dict(rounds=args.rounds, steps=args.steps)
@@ -323,7 +369,6 @@ def main() -> None:
     vit = load_config(args.config.with_name(args.config.name.replace('kat_', 'vit_')), args.size)
     classes = kat.model.roi_head.mask_head.num_classes
     batch = random_batch(args.size, args.batch_size, classes)
-    cuda = torch.cuda.is_available()
     results = dict(
         settings=dict(
             config=args.config.name,
@@ -334,11 +379,7 @@ def main() -> None:
             rounds=args.rounds,
             steps=args.steps,
         ),
-        environment=dict(
-            date=datetime.date.today().isoformat(),
-            device=torch.cuda.get_device_name() if cuda else platform.processor(),
-            torch=torch.__version__,
-        ),
+        machine=machine(),
         attention=measure_attention(kat, args),
     )
     kinds = {

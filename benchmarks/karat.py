@@ -9,16 +9,13 @@ Writes results.json.
 """
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import time
 from collections import Counter
 from pathlib import Path
 
 import torch
-from timing import kernel_profile
+from timing import kernel_profile, machine, save
 from torch import nn
 
 from kat_mm.backbones import KAT
@@ -132,24 +129,14 @@ def main() -> None:
     args = parse_args()
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('no GPU is visible; --device cpu runs the same on the CPU')
-    cuda = args.device == 'cuda'
-    results = dict(
-        environment=dict(
-            date=datetime.date.today().isoformat(),
-            device=torch.cuda.get_device_name() if cuda else platform.processor(),
-            torch=torch.__version__,
-            batch_size=args.batch_size,
-            img_size=args.img_size,
-            steps=args.steps,
-        )
-    )
+    settings = dict(batch_size=args.batch_size, img_size=args.img_size, steps=args.steps)
+    results = dict(machine=machine(), settings=settings)
     for arch in args.archs:
         results[arch] = measure(arch, args)
         for kind, result in results[arch].items():
             shown = {key: value for key, value in result.items() if key != 'kernels_ms'}
             print(f'ViT {arch}, {kind}: {shown}', flush=True)
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    (args.out_dir / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    save(results, args.out_dir / 'results.json')
 
 
 if __name__ == '__main__':

@@ -11,13 +11,11 @@ missing are left out. Writes results.json and curves.png, with the published top
 """
 
 import argparse
-import datetime
-import json
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from runs import read_scalars, train_entries
+from timing import machine, save
 
 from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
@@ -87,14 +85,8 @@ def main() -> None:
         raise UserError(f'{args.work_dirs} holds none of the runs {", ".join(RUNS)}')
     for result in results.values():
         print({key: value for key, value in result.items() if 'curve' not in key})
-    args.out_dir.mkdir(parents=True, exist_ok=True)
+    save(dict(results, machine=machine()), args.out_dir / 'results.json')
     plot_curves(list(results.values()), args.out_dir / 'curves.png')
-    results['environment'] = dict(
-        date=datetime.date.today().isoformat(),
-        device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
-        torch=torch.__version__,
-    )
-    (args.out_dir / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
 
 
 if __name__ == '__main__':

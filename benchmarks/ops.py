@@ -52,7 +52,8 @@ def time_group_rational(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str,
             'backward floor': copy_of(3 * size),
             'backward': lambda: kernels.backward(grad, x, a, b),
             'backward with bias': lambda: kernels.backward(grad, x, a, b, bias),
-            # As in the feed-forward node: the output once more, a third of the bytes on top.
+            # As in the feed-forward node: the output once more, a third of the bytes on top. It
+            # overwrites its gradient; the time does not depend on the numbers.
             'backward with bias and output': lambda: kernels.backward_in_place(
                 scratch, rows, a, b, bias
             ),
@@ -191,6 +192,6 @@ def plot(results: dict, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel('ms')
     axes[0].legend(frameon=False)
-    figure.suptitle(results['machine']['gpu'], fontsize=9)
+    figure.suptitle(results['machine']['device'], fontsize=9)
     figure.savefig(path, dpi=150)
     print(f'plot: {path}')

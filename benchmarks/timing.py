@@ -1,7 +1,9 @@
 """What the benchmarks share: the clock, the description of the machine, results as files."""
 
 import datetime
+import importlib.metadata
 import json
+import os
 import platform
 import statistics
 import time
@@ -22,18 +24,30 @@ def require_gpu() -> None:
 
 def machine() -> dict:
     """Hardware and versions, for a results file."""
-    import timm
-    import triton
-
+    cuda = torch.cuda.is_available()
     return {
         'date': datetime.date.today().isoformat(),
-        'gpu': torch.cuda.get_device_name(),
+        'device': torch.cuda.get_device_name() if cuda else processor(),
+        'cores': os.cpu_count(),
         'python': platform.python_version(),
-        'torch': torch.__version__,
-        'cuda': torch.version.cuda,
-        'triton': triton.__version__,
-        'timm': timm.__version__,
+        'cuda': torch.version.cuda if cuda else None,
+        **{name: version(name) for name in ('torch', 'triton', 'timm')},
     }
+
+
+def processor() -> str:
+    info = Path('/proc/cpuinfo')  # Linux
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith('model name'):
+            return line.split(':', 1)[1].strip()
+    return platform.processor()
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def spread(samples: list[float]) -> dict:
@@ -77,18 +91,20 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def kernel_profile(step: Callable, on_gpu: bool = True) -> dict[str, float]:
-    """Milliseconds of one step in each kernel, by name; on a CPU, in each operator.
+def kernel_profile(step: Callable, on_gpu: bool = True, steps: int = 3) -> dict[str, float]:
+    """Milliseconds of a step in each kernel, by name; on a CPU, in each operator.
 
     Their sum is what the GPU works, whether or not the host keeps up with it.
     """
     activity = torch.profiler.ProfilerActivity
     synchronize()
     with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as profiler:
-        step()
+        for _ in range(steps):
+            step()
         synchronize()
     return {
-        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3
+        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+        / (1e3 * steps)
         for event in profiler.key_averages()
     }
 

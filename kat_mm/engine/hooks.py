@@ -17,7 +17,7 @@ class SeedIterationHook(Hook):
     """Make the random numbers of an iteration depend on (seed, iteration, rank) alone.
 
     A resumed run then draws the drop paths and dropouts that the run would have drawn that was
-    never stopped. Augmentation has ``SeededInfiniteSampler`` for the same purpose.
+    never stopped. Augmentation has the seeded samplers and ``SeedAugmentation`` for that.
     """
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:

@@ -1,4 +1,4 @@
-"""Modules of one block: rational activation, feed-forward, attention, position embedding."""
+"""Modules of a block: rational activation, feed-forward, attention; resizing of embeddings."""
 
 from .attention import SoftmaxAttention
 from .feed_forward import GRKAN, MLP

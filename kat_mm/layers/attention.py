@@ -78,9 +78,14 @@ class SoftmaxAttention(BaseModule):
     def forward_without_bias(
         self, x: Tensor, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor | None]:
-        """The result but for a bias (C,), which the next normalisation adds for nothing on a GPU.
+        """``forward`` without the last bias, which the next normalisation adds at no cost on a GPU.
 
-        The bias is none where it is in the result.
+        Args:
+            x: (B, N, C).
+            grid: As of ``forward``.
+
+        Returns:
+            (B, N, C), and the bias (C,) that is still to be added, or None if there is none.
         """
         x = self.attend(*self.project(x), grid).transpose(1, 2).flatten(2)
         if not is_plain(self.proj, nn.Linear):

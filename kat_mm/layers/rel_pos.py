@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kat_mm.ops import linear
+
 
 def resize_rel_pos(table: Tensor, size: int) -> Tensor:
     """Resize a table of relative positions linearly to another number of tokens.
@@ -19,22 +21,6 @@ def resize_rel_pos(table: Tensor, size: int) -> Tensor:
     if len(table) == length:
         return table
     return F.interpolate(table.T[None], size=length, mode='linear')[0].T
-
-
-def _by_query_and_key(table: Tensor) -> Tensor:
-    """(2 H - 1, d) by distance to (H, H, d) by the positions of query and key."""
-    size = (len(table) + 1) // 2
-    # Each query sees a run of the reversed table. (An index would be sorted in backward.)
-    return table.flip(0).unfold(0, size, 1).flip(0).mT
-
-
-def _own_row_and_column(k: Tensor, grid: tuple[int, int], pad: int) -> Tensor:
-    """(H * W, H + W + pad): 1 for the row and for the column of each token."""
-    height, width = grid
-    row = torch.eye(height, dtype=k.dtype, device=k.device)
-    column = torch.eye(width, width + pad, dtype=k.dtype, device=k.device)
-    row, column = row[:, None].expand(-1, width, -1), column.expand(height, -1, -1)
-    return torch.cat([row, column], dim=-1).flatten(0, 1)
 
 
 def rel_pos_attention(
@@ -68,14 +54,48 @@ def rel_pos_attention(
     head = q.shape[-1]
     # Fused kernels want a multiple of 8 channels, and flash attention as many of v as of q and k.
     pad = -(head + height + width) % 8
-    rows = q.unflatten(2, grid)
-    in_rows, in_columns = (_by_query_and_key(table * math.sqrt(head)) for table in rel_pos)
-    bias_of_row = torch.einsum('bnhwd,hkd->bnhwk', rows, in_rows).flatten(2, 3)
-    bias_of_column = torch.einsum('bnhwd,wkd->bnhwk', rows, in_columns).flatten(2, 3)
-    if pad:
-        bias_of_column = F.pad(bias_of_column, (0, pad))
-    q = torch.cat([q, bias_of_row.to(q.dtype), bias_of_column.to(q.dtype)], dim=-1)
+    q = torch.cat([q.unflatten(2, grid), *_bias(q, grid, rel_pos, pad)], dim=-1).flatten(2, 3)
     own = _own_row_and_column(k, grid, pad)
     k = torch.cat([k, own.expand(*k.shape[:2], -1, -1)], dim=-1)
-    v = F.pad(v, (0, height + width + pad))
+    none = v.new_zeros(()).expand(*v.shape[:3], height + width + pad)
+    v = torch.cat([v, none], dim=-1)
     return F.scaled_dot_product_attention(q, k, v, scale=head**-0.5, **kwargs)[..., :head]
+
+
+def _bias(
+    q: Tensor, grid: tuple[int, int], rel_pos: tuple[Tensor, Tensor], pad: int
+) -> tuple[Tensor, Tensor]:
+    """A query's bias for each row of the grid, last row first, and for each column.
+
+    Returns:
+        (B, heads, H, W, H) and (B, heads, H, W, W + pad), times the square root of d.
+    """
+    height, width = grid
+    batch, heads, tokens, head = q.shape
+    # One product with all distances. A query in row h sees row h' at the distance h - h', which is
+    # h + k places from the start, if k counts the rows from the last: for neighbouring queries the
+    # same places, moved by one. So what belongs to a query is a view of the product.
+    first_column = 2 * height - 1
+    size = first_column + 2 * width - 1 + pad
+    size += -size % 8
+    table = F.pad(torch.cat(rel_pos), (0, 0, 0, size - first_column - 2 * width + 1))
+    products = linear(q, table * math.sqrt(head), None).contiguous()
+    by_row = products.as_strided(
+        (batch, heads, height, width, height),
+        (heads * tokens * size, tokens * size, width * size + 1, size, 1),
+    )
+    by_column = products.as_strided(
+        (batch, heads, height, width, width + pad),
+        (heads * tokens * size, tokens * size, width * size, size + 1, 1),
+        first_column,
+    )
+    return by_row, by_column
+
+
+def _own_row_and_column(k: Tensor, grid: tuple[int, int], pad: int) -> Tensor:
+    """(H * W, H + W + pad): 1 for the row and for the column of each token, the last ones first."""
+    height, width = grid
+    row = torch.eye(height, dtype=k.dtype, device=k.device).flip(1)
+    column = torch.eye(width, dtype=k.dtype, device=k.device).flip(1)
+    row, column = row[:, None].expand(-1, width, -1), column.expand(height, -1, -1)
+    return F.pad(torch.cat([row, column], dim=-1).flatten(0, 1), (0, pad))

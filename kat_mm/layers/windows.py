@@ -13,12 +13,14 @@ def partition_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     Returns:
         (B * windows, window * window, C), the windows of an image row by row.
     """
-    x = x.unflatten(1, grid)
+    batch, _, channels = x.shape
+    x = x.reshape(batch, *grid, channels)
     right, bottom = -grid[1] % window, -grid[0] % window
     if right or bottom:
         x = F.pad(x, (0, 0, 0, right, 0, bottom))
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
-    return x.transpose(2, 3).flatten(0, 2).flatten(1, 2)
+    rows, columns = (grid[0] + bottom) // window, (grid[1] + right) // window
+    x = x.view(batch, rows, window, columns, window, channels).transpose(2, 3)
+    return x.reshape(batch * rows * columns, window * window, channels)
 
 
 def merge_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
@@ -34,6 +36,9 @@ def merge_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     """
     height, width = grid
     rows, columns = -(-height // window), -(-width // window)
-    x = x.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns))
-    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-    return x[:, :height, :width].flatten(1, 2)
+    batch, channels = len(x) // (rows * columns), x.shape[-1]
+    x = x.view(batch, rows, columns, window, window, channels).transpose(2, 3)
+    x = x.reshape(batch, rows * window, columns * window, channels)
+    if height % window or width % window:
+        x = x[:, :height, :width]
+    return x.reshape(batch, height * width, channels)

@@ -1,4 +1,4 @@
-"""Functions on tensors. Imports torch and triton only."""
+"""Functions on tensors. Of OpenMMLab it imports nothing."""
 
 from .add_layer_norm import add_branch, add_layer_norm, end_branch
 from .feed_forward import FeedForwardParameters, feed_forward

@@ -37,7 +37,7 @@ def _row_sum(x):
 
 
 @triton.jit
-def _forward_kernel(
+def _add_layer_norm_forward_kernel(
     x_ptr,
     branch_ptr,
     branch_bias_ptr,
@@ -111,7 +111,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _add_layer_norm_backward_kernel(
     total_ptr,
     grad_total_ptr,
     grad_ptr,
@@ -307,7 +307,7 @@ def forward(
     )
     num_rows = outputs[2].shape[1]
     launch(
-        _forward_kernel,
+        _add_layer_norm_forward_kernel,
         cdiv(num_rows, constants['ROWS'] * _FORWARD_LOOPS),
         constants,
         (*map(contiguous, inputs), *outputs),
@@ -390,7 +390,7 @@ def backward(
     grad_branch = _empty(total, branch_dtype) if own_branch else None
     inputs = [contiguous(tensor) for tensor in inputs]
     launch(
-        _backward_kernel,
+        _add_layer_norm_backward_kernel,
         programs,
         constants,
         (*inputs, contiguous(scale), grad_x, grad_branch, y, partial),

@@ -66,7 +66,7 @@ def _coefficients(pointers, g, G: tl.constexpr, stride, DOT: tl.constexpr):
 
 
 @triton.jit
-def _forward_kernel(
+def _fourier_forward_kernel(
     q_ptr,
     k_ptr,
     c_ptr,
@@ -120,7 +120,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _query_gradient_kernel(
+def _fourier_query_gradient_kernel(
     q_ptr,
     k_ptr,
     c_ptr,
@@ -185,7 +185,7 @@ def _query_gradient_kernel(
 
 
 @triton.jit
-def _key_gradient_kernel(
+def _fourier_key_gradient_kernel(
     q_ptr,
     k_ptr,
     c_ptr,
@@ -378,7 +378,7 @@ def forward(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
     y = q.new_empty(*q.shape[:3], coefficients.shape[2])
     packed = _pack(q, coefficients)
     launch(
-        _forward_kernel,
+        _fourier_forward_kernel,
         q.shape[0] * q.shape[1] * cdiv(q.shape[2], _TILE[0]),
         _constants_for(q, coefficients, _TILE),
         (q, k, packed, y),
@@ -397,7 +397,7 @@ def backward(
     sizes = _sizes(q, k, packed)
     batch, heads, queries, _ = q.shape
     launch(
-        _query_gradient_kernel,
+        _fourier_query_gradient_kernel,
         batch * heads * cdiv(queries, _TILE[0]),
         _constants_for(q, coefficients, _TILE),
         (q, k, packed, grad, grad_q),
@@ -408,7 +408,7 @@ def backward(
     chunks = cdiv(batch, images)
     partial = packed.new_empty(chunks, *packed.shape, dtype=torch.float32)
     launch(
-        _key_gradient_kernel,
+        _fourier_key_gradient_kernel,
         chunks * tiles,
         _constants_for(q, coefficients, _KEY_GRADIENT_TILE, IMAGES=images),
         (q, k, packed, grad, grad_k, partial),

@@ -33,7 +33,7 @@ _LOOPS = 16
 
 
 @triton.jit
-def _forward_kernel(
+def _rational_forward_kernel(
     x_ptr,
     y_ptr,
     a_ptr,
@@ -71,7 +71,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _rational_backward_kernel(
     grad_ptr,
     x_ptr,
     grad_x_ptr,
@@ -144,7 +144,7 @@ def _backward_kernel(
 
 
 @triton.jit
-def _planes_forward_kernel(
+def _rational_planes_forward_kernel(
     x_ptr,
     y_ptr,
     a_ptr,
@@ -187,7 +187,7 @@ def _planes_forward_kernel(
 
 
 @triton.jit
-def _planes_backward_kernel(
+def _rational_planes_backward_kernel(
     grad_ptr,
     x_ptr,
     grad_x_ptr,
@@ -347,12 +347,12 @@ def forward(
         count = x.numel() // plane
         programs = cdiv(count, plan.tile.rows) * plan.column_tiles
         tensors = x, y, *coefficients
-        launch(_planes_forward_kernel, programs, plan.forward, tensors, (count, plane))
+        launch(_rational_planes_forward_kernel, programs, plan.forward, tensors, (count, plane))
     else:
         (rows, stride), count = _rows(x), x.numel() // x.shape[-1]
         programs = cdiv(count, plan.tile.rows) * plan.column_tiles
         tensors = rows, y, *coefficients
-        launch(_forward_kernel, programs, plan.forward, tensors, (count, stride))
+        launch(_rational_forward_kernel, programs, plan.forward, tensors, (count, stride))
     return y
 
 
@@ -379,7 +379,7 @@ def backward(
     sums = numerator.shape[1] + denominator.shape[1] + (bias is not None)
     partial = x.new_empty(plan.column_tiles, sums, count, dtype=plan.dtype)
     launch(
-        _planes_backward_kernel,
+        _rational_planes_backward_kernel,
         cdiv(count, plan.tile.rows) * plan.column_tiles,
         plan.backward,
         (grad, x, grad_x, partial, numerator, denominator, contiguous(bias)),
@@ -420,7 +420,7 @@ def _backward_rows(
     programs = cdiv(count, plan.tile.rows * _LOOPS)
     partial = x.new_empty(programs, sums, dtype=plan.dtype)
     launch(
-        _backward_kernel,
+        _rational_backward_kernel,
         programs * plan.column_tiles,
         plan.backward,
         (grad, x_rows, grad_x, y, partial, numerator, denominator, contiguous(bias)),

@@ -444,3 +444,45 @@ def test_the_final_norm_is_called_as_a_module():
     model.norm.register_forward_hook(lambda *_: calls.append(1))
     model(images())
     assert calls == [1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    'parts',
+    [
+        dict(ffn_cfg=dict(type='GRKAN')),
+        dict(ffn_cfg=dict(type='MLP')),
+        dict(attn_cfg=dict(type='KArAt')),
+        dict(window_size=2, global_attn_indices=(3,), use_rel_pos=True, with_cls_token=False),
+    ],
+    ids=['GRKAN', 'MLP', 'KArAt', 'ViTDet'],
+)
+def test_a_training_step_can_be_captured_as_a_cuda_graph(parts):
+    """Kernels run on the current stream, and nothing waits for them."""
+    model = randomise(small(out_type='featmap', **parts)).cuda()
+    batch = images().cuda()
+
+    def step():
+        with torch.autocast('cuda', torch.bfloat16):
+            loss = model(batch)[0].float().square().mean()
+        loss.backward()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            model.zero_grad()
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    model.zero_grad()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    batch.copy_(images().flip(0) * 2)
+    graph.replay()
+    captured = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    step()
+    for (name, parameter), gradient in zip(model.named_parameters(), captured, strict=True):
+        assert gradient.any(), name
+        torch.testing.assert_close(gradient, parameter.grad, msg=name)

@@ -42,7 +42,7 @@ def test_accuracies_are_gathered_beside_the_published_ones(run_benchmark, tmp_pa
     work_dir(tmp_path / 'runs', 'vit_t_karat_universal_cifar10', [41.0, 52.0])
     assert run_benchmark('karat_cifar10.py', '--work-dirs', 'runs', '--out-dir', 'out') == 0
     results = json.loads((tmp_path / 'out' / 'results.json').read_text())
-    assert results.pop('environment')['torch']
+    assert results.pop('machine')['torch']
     assert results.keys() == {'vit_t_softmax_cifar10', 'vit_t_karat_universal_cifar10'}
     softmax = results['vit_t_softmax_cifar10']
     assert (softmax['top1'], softmax['epochs'], softmax['seed']) == (50.13, 10, 3)

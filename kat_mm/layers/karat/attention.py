@@ -15,7 +15,7 @@ class KArAt(SoftmaxAttention):
 
     Rows of scores q k^T / sqrt(d), of N tokens, go through learnable functions, separately for each
     head (Maity et al., Kolmogorov-Arnold Attention, 2025). The parameters belong to tokens; see
-    :class:`kat_mm.layers.karat.operators.Operator` for other grids.
+    :class:`kat_mm.layers.karat.operators.ScoreOperator` for other grids.
 
     Args:
         embed_dims: Channels C of the tokens.

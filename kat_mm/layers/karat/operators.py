@@ -14,7 +14,7 @@ from .kan_layer import KANLayer
 from .token_axis import resize_token_axis
 
 
-class Operator(nn.Module, ABC):
+class ScoreOperator(nn.Module, ABC):
     """A learnable map of the rows of attention scores q k^T / sqrt(d), of its own for each head.
 
     It is made for the tokens of one grid. On another one its parameters are interpolated along the
@@ -37,11 +37,19 @@ class Operator(nn.Module, ABC):
     weight_token_dims: tuple[int, ...] = ()
     phi: KANLayer
 
-    def __init__(self, grid_size: tuple[int, int], num_extra_tokens: int):
+    def __init__(
+        self,
+        num_heads: int,
+        grid_size: tuple[int, int],
+        num_extra_tokens: int,
+        rank: int,
+        kan_cfg: dict,
+    ):
         super().__init__()
         self.grid_size = tuple(grid_size)
         self.num_extra_tokens = num_extra_tokens
         self.num_tokens = num_extra_tokens + math.prod(self.grid_size)
+        self._make(num_heads, self.num_tokens, rank, kan_cfg)
         self.register_state_dict_post_hook(_note_tokens)
         self.register_load_state_dict_pre_hook(_fit_loaded_tokens)
 
@@ -76,6 +84,10 @@ class Operator(nn.Module, ABC):
         return functional_call(self, parameters, (q, k, v, self.grid_size))
 
     @abstractmethod
+    def _make(self, num_heads: int, tokens: int, rank: int, kan_cfg: dict) -> None:
+        """Make the parameters."""
+
+    @abstractmethod
     def _compute(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
         """``forward`` on tokens that fit the parameters."""
 
@@ -90,21 +102,12 @@ class Operator(nn.Module, ABC):
         return parameter
 
 
-class FullOperator(Operator):
+class FullOperator(ScoreOperator):
     """N x N functions: weight_i = sum_j phi_ij(s_j). For small N."""
 
     phi_token_dims = (-2, -1)
 
-    def __init__(
-        self,
-        num_heads: int,
-        grid_size: tuple[int, int],
-        num_extra_tokens: int,
-        rank: int,
-        kan_cfg: dict,
-    ):
-        super().__init__(grid_size, num_extra_tokens)
-        tokens = self.num_tokens
+    def _make(self, num_heads: int, tokens: int, rank: int, kan_cfg: dict) -> None:
         self.phi = KANLayer(num_heads, tokens, tokens, gain=tokens**-0.5, **kan_cfg)
 
     def _compute(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
@@ -112,22 +115,13 @@ class FullOperator(Operator):
         return weights if v is None else weights @ v
 
 
-class Phi1W2(Operator):
+class Phi1W2(ScoreOperator):
     """Functions first: a KAN layer from N to r, then a linear map from r to N (KArAt's own)."""
 
     phi_token_dims = (-1,)
     weight_token_dims = (-2,)
 
-    def __init__(
-        self,
-        num_heads: int,
-        grid_size: tuple[int, int],
-        num_extra_tokens: int,
-        rank: int,
-        kan_cfg: dict,
-    ):
-        super().__init__(grid_size, num_extra_tokens)
-        tokens = self.num_tokens
+    def _make(self, num_heads: int, tokens: int, rank: int, kan_cfg: dict) -> None:
         self.phi = KANLayer(num_heads, rank, tokens, gain=1.0, **kan_cfg)
         self.weight = nn.Parameter(torch.randn(num_heads, tokens, rank) / (tokens * rank) ** 0.5)
 
@@ -138,22 +132,13 @@ class Phi1W2(Operator):
         return low_rank_attend(hidden, self.weight, v)
 
 
-class W1Phi2(Operator):
+class W1Phi2(ScoreOperator):
     """The linear map first: from N to r, then a KAN layer from r to N."""
 
     phi_token_dims = (-2,)
     weight_token_dims = (-1,)
 
-    def __init__(
-        self,
-        num_heads: int,
-        grid_size: tuple[int, int],
-        num_extra_tokens: int,
-        rank: int,
-        kan_cfg: dict,
-    ):
-        super().__init__(grid_size, num_extra_tokens)
-        tokens = self.num_tokens
+    def _make(self, num_heads: int, tokens: int, rank: int, kan_cfg: dict) -> None:
         self.weight = nn.Parameter(torch.randn(num_heads, rank, tokens) / tokens**0.5)
         self.phi = KANLayer(num_heads, tokens, rank, gain=tokens**-0.5, **kan_cfg)
 
@@ -166,13 +151,15 @@ class W1Phi2(Operator):
 OPERATORS = {'phi1_w2': Phi1W2, 'w1_phi2': W1Phi2, 'full': FullOperator}
 
 
-def _note_tokens(module: Operator, state_dict: dict, prefix: str, local_metadata: dict) -> None:
+def _note_tokens(
+    module: ScoreOperator, state_dict: dict, prefix: str, local_metadata: dict
+) -> None:
     local_metadata['grid_size'] = module.grid_size
     local_metadata['num_extra_tokens'] = module.num_extra_tokens
 
 
 def _fit_loaded_tokens(
-    module: Operator, state_dict: dict, prefix: str, local_metadata: dict, *rest
+    module: ScoreOperator, state_dict: dict, prefix: str, local_metadata: dict, *rest
 ) -> None:
     """Fit loaded parameters to the module's tokens; what does not fit is refused for its shape."""
     error_msgs = rest[-1]
