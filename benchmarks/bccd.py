@@ -19,7 +19,7 @@ of the test split, of the last checkpoint. The speed is that of a run's logged i
 import argparse
 from pathlib import Path
 
-from runs import images_per_second, load_runner, read_scalars, train_entries
+from runs import images_per_second, load_runner, plot_curves, read_scalars, train_entries
 from timing import machine, save
 
 from kat_mm.engine.launch import run_tool
@@ -32,6 +32,10 @@ MODELS = {
     'KAT-T, pretrained': 'kat_t_faster_rcnn_bccd_pretrained',
     'ViT-T, pretrained': 'vit_t_faster_rcnn_bccd_pretrained',
 }
+PANELS = [
+    ('loss_curve', 'iteration', 'training loss'),
+    ('AP_curve', 'iteration', 'validation AP, %'),
+]
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,24 +62,6 @@ def summarize(scalars: list[dict], final: dict) -> dict:
     )
 
 
-def plot_curves(results: dict, out_file: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.4), layout='constrained')
-    for axis, curve, label in zip(
-        figure.subplots(1, 2),
-        ('loss_curve', 'AP_curve'),
-        ('training loss', 'validation AP, %'),
-        strict=True,
-    ):
-        for name, result in results.items():
-            axis.plot(*zip(*result[curve], strict=True), label=name)
-        axis.set(xlabel='iteration', ylabel=label)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.savefig(out_file, dpi=120)
-
-
 def main() -> None:
     args = parse_args()
     folders = {
@@ -93,7 +79,7 @@ def main() -> None:
             runner.cfg.train_dataloader.batch_size,
         )
     save(dict(results, machine=machine()), args.out_dir / 'results.json')
-    plot_curves(results, args.out_dir / 'curves.png')
+    plot_curves(results, PANELS, args.out_dir / 'curves.png')
     dataset = next(iter(runners.values())).test_dataloader.dataset
     rows = [round(i * (len(dataset) - 1) / 4) for i in range(5)]
     plot_detection(runners, dataset, rows, args.out_dir / 'predictions.jpg')

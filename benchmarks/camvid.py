@@ -11,13 +11,17 @@ behind the 100th; where the two runs shared a GPU, --speed-dirs names runs that 
 import argparse
 from pathlib import Path
 
-from runs import images_per_second, load_runner, read_scalars, train_entries
+from runs import images_per_second, load_runner, plot_curves, read_scalars, train_entries
 from timing import machine, save
 
 from kat_mm.engine.launch import run_tool
 from kat_mm.visualization.segmentation import plot_segmentation
 
 MODELS = {'KAT-T': 'kat_t_upernet_camvid', 'ViT-T': 'vit_t_upernet_camvid'}
+PANELS = [
+    ('loss_curve', 'iteration', 'training loss'),
+    ('mIoU_curve', 'iteration', 'validation mIoU, %'),
+]
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,24 +44,6 @@ def summarize(scalars: list[dict], final: dict) -> dict:
     )
 
 
-def plot_curves(results: dict, out_file: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.4), layout='constrained')
-    for axis, curve, label in zip(
-        figure.subplots(1, 2),
-        ('loss_curve', 'mIoU_curve'),
-        ('training loss', 'validation mIoU, %'),
-        strict=True,
-    ):
-        for name, result in results.items():
-            axis.plot(*zip(*result[curve], strict=True), label=name)
-        axis.set(xlabel='iteration', ylabel=label)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.savefig(out_file, dpi=120)
-
-
 def main() -> None:
     args = parse_args()
     runners, results = {}, {}
@@ -70,7 +56,7 @@ def main() -> None:
             runner.cfg.train_dataloader.batch_size,
         )
     save(dict(results, machine=machine()), args.out_dir / 'results.json')
-    plot_curves(results, args.out_dir / 'curves.png')
+    plot_curves(results, PANELS, args.out_dir / 'curves.png')
     dataset = next(iter(runners.values())).test_dataloader.dataset
     rows = [round(i * (len(dataset) - 1) / 5) for i in range(6)]
     plot_segmentation(runners, dataset, rows, args.out_dir / 'predictions.jpg')

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config
-from runs import read_scalars, train_entries
+from runs import plot_curves, read_scalars, train_entries
 from timing import machine, save
 
 from kat_mm.engine.launch import run_tool
@@ -27,6 +27,7 @@ RUNS = {
     'vit_t_karat_universal_cifar10': ('ViT-T + KArAt G3U', 75.56),
     'kat_t_karat_cifar10': ('KAT-T + KArAt G3B', None),
 }
+PANELS = [('loss_curve', 'iteration', 'training loss'), ('top1_curve', 'epoch', 'test top-1, %')]
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,22 +59,6 @@ def summarize(work_dir: Path, title: str, published: float | None) -> dict:
     )
 
 
-def plot_curves(results: list[dict], out_file: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.4), layout='constrained')
-    loss, top1 = figure.subplots(1, 2)
-    for result in results:
-        loss.plot(*zip(*result['loss_curve'], strict=True), label=result['title'])
-        top1.plot(*zip(*result['top1_curve'], strict=True), label=result['title'])
-    loss.set(xlabel='iteration', ylabel='training loss')
-    top1.set(xlabel='epoch', ylabel='test top-1, %')
-    for axis in (loss, top1):
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.savefig(out_file, dpi=120)
-
-
 def main() -> None:
     args = parse_args()
     results = {
@@ -86,7 +71,8 @@ def main() -> None:
     for result in results.values():
         print({key: value for key, value in result.items() if 'curve' not in key})
     save(dict(results, machine=machine()), args.out_dir / 'results.json')
-    plot_curves(list(results.values()), args.out_dir / 'curves.png')
+    titles = {result['title']: result for result in results.values()}
+    plot_curves(titles, PANELS, args.out_dir / 'curves.png')
 
 
 if __name__ == '__main__':

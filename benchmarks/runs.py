@@ -49,3 +49,18 @@ def images_per_second(scalars: list[dict], batch_size: int) -> float | None:
     """Median over the log; the first 100 iterations hold compilation and autotuning."""
     seconds = [entry['time'] for entry in train_entries(scalars) if entry['step'] > 100]
     return round(batch_size / statistics.median(seconds), 1) if seconds else None
+
+
+def plot_curves(results: dict[str, dict], panels: list[tuple[str, str, str]], path: Path) -> None:
+    """Curves of all runs, by title: in each panel those of a key, with labels of both axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(panels), 3.4), layout='constrained')
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (key, xlabel, ylabel) in zip(axes, panels, strict=True):
+        for title, result in results.items():
+            axis.plot(*zip(*result[key], strict=True), label=title)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=120)
