@@ -23,6 +23,8 @@ CONFIGS = {
         [
             *(f'{split}_dataloader.dataset.data_root={{root}}/coco' for split in SPLITS),
             'val_evaluator.ann_file={root}/coco/annotations/instances_val2017.json',
+            # Without any detection mmdet's metric reports nothing.
+            'model.test_cfg.rcnn.score_thr=0.0',
             '--amp',
         ],
     ),
