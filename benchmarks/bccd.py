@@ -3,11 +3,11 @@
     python tools/voc_to_coco.py data/bccd --classes RBC WBC Platelets
     python tools/train.py configs/kat_t_faster_rcnn_bccd.py
     python tools/train.py configs/vit_t_faster_rcnn_bccd.py
-    W=work_dirs; I=model.backbone.init_cfg
+    I=model.backbone.init_cfg; D=t_faster_rcnn_bccd
     for model in kat vit; do    # from the classifiers of cifar10.py
-        python tools/train.py configs/${model}_t_faster_rcnn_bccd.py \\
-            --work-dir $W/${model}_t_faster_rcnn_bccd_pretrained --cfg-options \\
-            $I.type=Pretrained $I.checkpoint=$W/cifar10/${model}_0/epoch_100.pth
+        O="$I.type=Pretrained $I.checkpoint=work_dirs/cifar10/${model}_0/epoch_100.pth"
+        W=work_dirs/${model}_${D}_pretrained
+        python tools/train.py configs/${model}_$D.py --work-dir $W --cfg-options $O
     done
     python benchmarks/bccd.py
 

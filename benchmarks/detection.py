@@ -99,7 +99,7 @@ def gpu_ms(step: Callable[[], object]) -> float:
     return round(sum(kernel_profile(step, torch.cuda.is_available()).values()), 3)
 
 
-def peak_mb(step: Callable[[], object], held: int = 0) -> float | None:
+def peak_mb(step: Callable[[], object], held: int) -> float | None:
     """MB allocated at most in a step, but for ``held`` bytes; None on a CPU."""
     if not torch.cuda.is_available():
         return None

@@ -66,13 +66,11 @@ def kernel_times(functions: dict[str, Callable], rounds: int = 5) -> dict[str, d
     return {name: spread(values) for name, values in samples.items()}
 
 
-def step_times(
-    functions: dict[str, Callable], rounds: int = 5, steps: int = 10, warmup: int = 3
-) -> dict[str, dict]:
+def step_times(functions: dict[str, Callable], rounds: int = 5, steps: int = 10) -> dict[str, dict]:
     """Milliseconds of a step, host included, in turns of ``steps`` calls in a row."""
     samples = {name: [] for name in functions}
     for function in functions.values():
-        for _ in range(warmup):
+        for _ in range(3):
             function()
     for _ in range(rounds):
         for name, function in functions.items():
@@ -91,12 +89,12 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def kernel_profile(step: Callable, on_gpu: bool = True, steps: int = 3) -> dict[str, float]:
+def kernel_profile(step: Callable, on_gpu: bool = True) -> dict[str, float]:
     """Milliseconds of a step in each kernel, by name; on a CPU, in each operator.
 
     Their sum is what the GPU works, whether or not the host keeps up with it.
     """
-    activity = torch.profiler.ProfilerActivity
+    activity, steps = torch.profiler.ProfilerActivity, 3
     synchronize()
     with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as profiler:
         for _ in range(steps):
