@@ -2,9 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmcv
 import pytest
+import torch
+from mmdet.structures.bbox import bbox_overlaps
+from torch import nn
+
+ROOT = Path(__file__).parents[2]
 
 SMALL = """
 _base_ = {base!r}
@@ -15,7 +21,7 @@ model = dict(backbone=dict(arch=arch, global_attn_indices=(1,)), neck=dict(in_ch
 
 def test_models_take_turns_with_the_same_work_in_their_heads(run_benchmark, tmp_path):
     for kind in ('kat', 'vit'):
-        base = Path(__file__).parents[2] / 'configs' / f'{kind}_t_mask_rcnn_sample.py'
+        base = ROOT / 'configs' / f'{kind}_t_mask_rcnn_sample.py'
         (tmp_path / f'{kind}_small.py').write_text(SMALL.format(base=str(base)))
     size = ['--size', '64', '--batch-size', '1', '--rounds', '3', '--steps', '1']
     assert run_benchmark('detection.py', '--config', 'kat_small.py', *size, '--out-dir', 'o') == 0
@@ -29,3 +35,21 @@ def test_models_take_turns_with_the_same_work_in_their_heads(run_benchmark, tmp_
         assert comparison[f'training speed {name}']['ratio'] == pytest.approx(ratio, abs=1e-3)
     assert all(time > 0 for time in kat['train_gpu_ms_of_parts'].values())
     assert mmcv.imread(tmp_path / 'o' / 'speed.png').shape[1] > 500
+
+
+def test_proposals_are_the_same_for_every_model_and_a_quarter_are_objects(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+    import detection
+
+    batch = detection.random_batch(64, 1, 3)
+    (boxes,) = proposals = detection.random_proposals(batch, 64, 40)
+    head = SimpleNamespace(fc_cls=nn.Linear(2, 4), fc_reg=nn.Linear(2, 4))
+    rpn = SimpleNamespace(predict_by_feat=lambda: 'its own')
+    detection.fix_heads(
+        SimpleNamespace(rpn_head=rpn, roi_head=SimpleNamespace(bbox_head=head)), proposals, 'cpu'
+    )
+    (found,) = rpn.predict_by_feat()
+    assert torch.equal(found.bboxes, boxes)
+    objects = batch['data_samples'][0].gt_instances.bboxes.tensor
+    assert (bbox_overlaps(boxes, objects).max(dim=1).values[:10] > 0.5).all()
+    assert head.fc_cls(torch.randn(5, 2)).argmax(dim=1).tolist() == [0] * 5
