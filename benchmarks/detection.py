@@ -5,10 +5,10 @@
 Writes results.json and speed.png. The models take turns. Images, boxes and weights are random; the
 RPN does its work, but what it proposes is replaced by boxes that are the same for all models, a
 quarter of them on objects. The time of the GPU is that of its kernels, less than a step takes where
-the host does not keep up. It is split into backbone, neck and optimizer, each measured alone, and
-the heads, which are the rest: losses and preprocessing too. "Explicit bias" is the same model with
-a bias for each pair of tokens, on PyTorch's fused kernel that takes one; "matrix" holds the
-attention matrix too, as ViTDet's own code does.
+the host does not keep up. Both times are split into backbone, neck and optimizer, each measured
+alone, and the heads, which are the rest: losses and preprocessing too. "Explicit bias" is the same
+model with a bias for each pair of tokens, on PyTorch's fused kernel that takes one; "matrix" holds
+the attention matrix too, as ViTDet's own code does.
 """
 
 import argparse
@@ -97,6 +97,11 @@ def attention_by(name: str):
 def gpu_ms(step: Callable[[], object]) -> float:
     """Milliseconds of the GPU's work in a step; on a CPU, of operators."""
     return round(sum(kernel_profile(step, torch.cuda.is_available()).values()), 3)
+
+
+def host_ms(step: Callable[[], object]) -> float:
+    """Milliseconds of a step, host included."""
+    return round(step_times({'step': step}, rounds=1)['step']['median'], 3)
 
 
 def peak_mb(step: Callable[[], object], held: int) -> float | None:
@@ -227,30 +232,41 @@ class Detector:
 
         return step
 
+    def measure_parts(self, clock: Callable[[Callable], float]) -> dict[str, float]:
+        """What ``clock`` says of a training step, and of its parts."""
+        times = dict(whole=clock(self.train))
+        self.loss().backward()
+        times['optimizer'] = clock(self.optim_wrapper.step)
+        images = self.model.data_preprocessor(self.batch, training=True)['inputs']
+        times['backbone'] = clock(self.part(self.model.backbone, lambda: images))
+        with torch.no_grad(), self.autocast():
+            maps = self.model.backbone(images)
+        times['neck'] = clock(
+            self.part(self.model.neck, lambda: [m.detach().requires_grad_() for m in maps])
+        )
+        self.model.zero_grad()
+        times['heads'] = round(2 * times['whole'] - sum(times.values()), 3)
+        return times
+
     def measure_training(self) -> dict:
-        """Memory, and milliseconds of the GPU's work, whole and in parts."""
+        """Memory, and milliseconds in parts: of the GPU's work, and with the host."""
         self.train()
         result = dict(train_mb=peak_mb(self.train, self.held_by_others))
-        whole = gpu_ms(self.train)
-        self.loss().backward()
-        parts = dict(optimizer=gpu_ms(self.optim_wrapper.step))
         images = self.model.data_preprocessor(self.batch, training=True)['inputs']
         backbone = self.part(self.model.backbone, lambda: images)
         backbone()
         self.model.zero_grad()
         # What a step takes beside the weights and the optimizer's state.
         result['backbone_mb'] = peak_mb(backbone, allocated())
-        parts['backbone'] = gpu_ms(backbone)
-        with torch.no_grad(), self.autocast():
-            maps = self.model.backbone(images)
-        neck = self.part(
-            self.model.neck, lambda: [level.detach().requires_grad_() for level in maps]
+        gpu = self.measure_parts(gpu_ms)
+        with_host = self.measure_parts(host_ms)
+        del with_host['whole']  # measured in turns with the other models
+        return dict(
+            result,
+            train_gpu_ms=gpu.pop('whole'),
+            train_gpu_ms_of_parts=gpu,
+            train_ms_of_parts=with_host,
         )
-        neck()
-        parts['neck'] = gpu_ms(neck)
-        self.model.zero_grad()
-        parts['heads'] = round(whole - sum(parts.values()), 3)
-        return dict(result, train_gpu_ms=whole, train_gpu_ms_of_parts=parts)
 
     def measure_inference(self) -> dict:
         """The same of inference, and how many objects it finds."""

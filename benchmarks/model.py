@@ -18,9 +18,15 @@ SIZES = {'T': ('tiny', (256, 512)), 'S': ('small', (256,)), 'B': ('base', (128,)
 TARGETS = {
     ('train', 'eager'): 1.10,
     ('train', 'compiled'): 1.00,
+    ('train', 'graphs'): 1.00,
     ('infer', 'eager'): 1.10,
     ('infer', 'compiled'): 1.00,
+    ('infer', 'graphs'): 1.00,
 }
+# Options of torch.compile. With CUDA graphs the host starts a whole pass at once, which tells where
+# it is the limit: for the smallest model.
+MODES = {'eager': None, 'compiled': {}, 'graphs': {'mode': 'reduce-overhead'}}
+HOST_BOUND = ('T',)
 NUM_CLASSES = 1000
 
 
@@ -90,7 +96,9 @@ def compare(size: str, batch: int, task: str, mode: str) -> dict:
         held = torch.cuda.memory_allocated() - sum(
             p.numel() * p.element_size() for p in model.parameters()
         )
-        step = STEPS[task](torch.compile(model) if mode == 'compiled' else model, batch)
+        if MODES[mode] is not None:
+            model = torch.compile(model, **MODES[mode])
+        step = STEPS[task](model, batch)
         start = time.perf_counter()
         step()
         torch.cuda.synchronize()
@@ -136,7 +144,7 @@ def run(out_dir: Path, sizes: list[str], tasks: list[str], modes: list[str]) -> 
     results = {'machine': machine(), 'entries': []}
     for mode in modes:
         for task in tasks:
-            for size in sizes:
+            for size in sizes if mode != 'graphs' else HOST_BOUND:
                 for batch in SIZES[size][1]:
                     results['entries'].append(compare(size, batch, task, mode))
                     save(results, out_dir / 'results.json')
@@ -149,21 +157,23 @@ def plot(results: dict, path: Path) -> None:
 
     colors = {'timm': '0.6', 'KAT': 'tab:blue', 'ViT': 'tab:orange'}
     labels = {'timm': "timm's ViT", 'KAT': 'kat_mm, GR-KAN', 'ViT': 'kat_mm, MLP'}
-    titles = {'train': 'training', 'infer': 'inference'}
-    kinds = list(dict.fromkeys((entry['task'], entry['mode']) for entry in results['entries']))
-    figure = Figure(figsize=(3 * len(kinds), 3.4), layout='constrained')
-    axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for axis, (task, mode) in zip(axes, kinds, strict=True):
-        entries = [e for e in results['entries'] if (e['task'], e['mode']) == (task, mode)]
-        for index, entry in enumerate(entries):
+    titles = {'train': 'training', 'infer': 'inference', 'graphs': 'CUDA graphs'}
+    entries = {}
+    for entry in results['entries']:
+        entries.setdefault((entry['task'], entry['mode']), []).append(entry)
+    tasks, modes = (list(dict.fromkeys(values)) for values in zip(*entries, strict=True))
+    figure = Figure(figsize=(3.2 * len(modes), 0.9 + 2.4 * len(tasks)), layout='constrained')
+    axes = figure.subplots(len(tasks), len(modes), sharey=True, squeeze=False)
+    for (task, mode), cases in entries.items():
+        axis = axes[tasks.index(task)][modes.index(mode)]
+        for index, entry in enumerate(cases):
             for place, (name, ratio) in enumerate(entry['ratio_to_timm'].items()):
                 axis.bar(index + (place - 1) * 0.27, ratio, 0.25, color=colors[name])
-        axis.set_xticks(
-            range(len(entries)), [f'{entry["size"]}\n{entry["batch"]}' for entry in entries]
-        )
-        axis.set_title(f'{titles[task]}, {mode}')
+        axis.set_xticks(range(len(cases)), [f'{case["size"]}\n{case["batch"]}' for case in cases])
+        axis.set_title(f'{titles[task]}, {titles.get(mode, mode)}')
         axis.axhline(TARGETS[task, mode], color='0.3', linewidth=0.8, linestyle='--')
-    axes[0].set_ylabel("images/s over timm's ViT")
+    for row in axes:
+        row[0].set_ylabel("images/s over timm's ViT")
     handles = [Patch(color=color, label=labels[name]) for name, color in colors.items()]
     figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False)
     device = results['machine']['device']

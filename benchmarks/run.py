@@ -26,9 +26,7 @@ def main() -> None:
     parser.add_argument('--out-dir', type=Path, help='default: benchmarks/results/WHAT')
     parser.add_argument('--sizes', nargs='+', choices=model.SIZES, default=list(model.SIZES))
     parser.add_argument('--tasks', nargs='+', choices=model.STEPS, default=list(model.STEPS))
-    parser.add_argument(
-        '--modes', nargs='+', choices=('eager', 'compiled'), default=['eager', 'compiled']
-    )
+    parser.add_argument('--modes', nargs='+', choices=model.MODES, default=list(model.MODES))
     args = parser.parse_args()
     out_dir = args.out_dir or RESULTS / args.what
     if args.what == 'ops':

@@ -33,7 +33,10 @@ def test_models_take_turns_with_the_same_work_in_their_heads(run_benchmark, tmp_
     for name, other in (('over ViT', vit), ('over explicit bias', explicit)):
         ratio = other['train_ms']['median'] / kat['train_ms']['median']
         assert comparison[f'training speed {name}']['ratio'] == pytest.approx(ratio, abs=1e-3)
-    assert all(time > 0 for time in kat['train_gpu_ms_of_parts'].values())
+    gpu, with_host = kat['train_gpu_ms_of_parts'], kat['train_ms_of_parts']
+    assert sum(gpu.values()) == pytest.approx(kat['train_gpu_ms'])
+    assert set(gpu) == set(with_host) == {'backbone', 'neck', 'heads', 'optimizer'}
+    assert all(time > 0 for time in gpu.values())
     assert mmcv.imread(tmp_path / 'o' / 'speed.png').shape[1] > 500
 
 
