@@ -11,6 +11,7 @@ from timing import kernel_profile, machine, require_gpu, save, step_times
 from torch import nn
 
 import kat_mm  # noqa: F401
+from kat_mm.errors import UserError
 
 # Name in timm and here, and batch sizes. Steps of the smallest model are so short that the host may
 # not keep up with the GPU; the larger batch tells.
@@ -141,13 +142,20 @@ def run(out_dir: Path, sizes: list[str], tasks: list[str], modes: list[str]) -> 
     """Measure, print and write results.json and the plot."""
     require_gpu()
     torch.backends.cuda.matmul.allow_tf32 = True
+    cases = [
+        (size, batch, task, mode)
+        for mode in modes
+        for task in tasks
+        for size in sizes
+        for batch in SIZES[size][1]
+        if mode != 'graphs' or size in HOST_BOUND
+    ]
+    if not cases:
+        raise UserError(f'graphs is measured for size {", ".join(HOST_BOUND)}, not {sizes}')
     results = {'machine': machine(), 'entries': []}
-    for mode in modes:
-        for task in tasks:
-            for size in sizes if mode != 'graphs' else HOST_BOUND:
-                for batch in SIZES[size][1]:
-                    results['entries'].append(compare(size, batch, task, mode))
-                    save(results, out_dir / 'results.json')
+    for case in cases:
+        results['entries'].append(compare(*case))
+        save(results, out_dir / 'results.json')
     plot(results, out_dir / 'throughput.png')
 
 
