@@ -1,6 +1,7 @@
 """Speed and memory of KAT in ViTDet, against its ViT twin and against an explicit bias matrix.
 
-    python benchmarks/detection.py --out-dir benchmarks/results/detection
+    python benchmarks/detection.py --batch-size 2
+    python benchmarks/detection.py --batch-size 6
 
 Writes results.json and speed.png. The models take turns. Images, boxes and weights are random; the
 RPN does its work, but what it proposes is replaced by boxes that are the same for all models, a
@@ -32,6 +33,7 @@ from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 from kat_mm.engine.launch import run_tool
 from kat_mm.layers import attention, rel_pos
 
+RESULTS = Path(__file__).parent / 'results'
 OBJECTS_PER_IMAGE = 7  # as COCO has
 
 
@@ -47,7 +49,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--rounds', type=int, default=5, help='turns of each model')
     parser.add_argument('--steps', type=int, default=5, help='timed steps in a turn')
-    parser.add_argument('--out-dir', type=Path, default=Path('benchmarks/results/detection'))
+    parser.add_argument(
+        '--out-dir', type=Path, help='default: benchmarks/results/detection_batch_BATCH_SIZE'
+    )
     return parser.parse_args()
 
 
@@ -381,6 +385,7 @@ def plot(results: dict, out_file: Path) -> None:
 
 def main() -> None:
     args = parse_args()
+    out_dir = args.out_dir or RESULTS / f'detection_batch_{args.batch_size}'
     kat = load_config(args.config, args.size)
     vit = load_config(args.config.with_name(args.config.name.replace('kat_', 'vit_')), args.size)
     classes = kat.model.roi_head.mask_head.num_classes
@@ -406,8 +411,8 @@ def main() -> None:
     }
     results['models'] = measure_models(kinds, batch, args)
     results['comparison'] = compare(results['models'], results['attention'])
-    save(results, args.out_dir / 'results.json')
-    plot(results, args.out_dir / 'speed.png')
+    save(results, out_dir / 'results.json')
+    plot(results, out_dir / 'speed.png')
     for name, result in results['models'].items():
         print(name, result)
     for name, result in results['comparison'].items():

@@ -105,9 +105,10 @@ def compare(size: str, batch: int, task: str, mode: str) -> dict:
         torch.cuda.synchronize()
         first_steps[name] = time.perf_counter() - start
         step()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**30
+        if mode != 'graphs':  # which own their memory
+            torch.cuda.reset_peak_memory_stats()
+            step()
+            memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**30
         steps[name] = step
     times = step_times(steps)
     entry = {
@@ -128,11 +129,12 @@ def compare(size: str, batch: int, task: str, mode: str) -> dict:
     }
     entry['target'] = TARGETS[task, mode]
     for name in contenders:
+        peak = f'{memory[name]:6.2f} GiB, ' if name in memory else ''
         print(
             f'{size} {batch} {task:5} {mode:8} {name:4} {entry["images_per_s"][name]:8.0f} '
             f'images/s {entry["ratio_to_timm"][name]:5.2f} (target {entry["target"]:.2f}) '
             f'{entry["gpu_ms"][name]:6.2f} of {times[name]["median"]:6.2f} ms on the GPU, '
-            f'{memory[name]:6.2f} GiB, first step {first_steps[name]:.1f} s',
+            f'{peak}first step {first_steps[name]:.1f} s',
             flush=True,
         )
     return entry
@@ -180,6 +182,7 @@ def plot(results: dict, path: Path) -> None:
         axis.set_xticks(range(len(cases)), [f'{case["size"]}\n{case["batch"]}' for case in cases])
         axis.set_title(f'{titles[task]}, {titles.get(mode, mode)}')
         axis.axhline(TARGETS[task, mode], color='0.3', linewidth=0.8, linestyle='--')
+        axis.set_xlim(-0.6, max(map(len, entries.values())) - 0.4)
     for row in axes:
         row[0].set_ylabel("images/s over timm's ViT")
     handles = [Patch(color=color, label=labels[name]) for name, color in colors.items()]
