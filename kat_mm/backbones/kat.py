@@ -212,7 +212,10 @@ class KAT(BaseModule):
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
 
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        for name, size in (('patch_size', patch_size), ('in_channels', in_channels)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f'KAT: {name}={size!r} must be a whole number from 1 up')
+        height, width = _resolve_img_size(img_size)
         self.grid_size = (math.ceil(height / patch_size), math.ceil(width / patch_size))
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.num_extra_tokens = int(with_cls_token)
@@ -221,14 +224,16 @@ class KAT(BaseModule):
         num_tokens = self.num_extra_tokens + math.prod(self.grid_size)
         self.pos_embed = nn.Parameter(_embedding(num_tokens, self.embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
+        attn_cfg = _check_part('attn_cfg', attn_cfg or dict(type='SoftmaxAttention'))
+        ffn_cfg = _check_part('ffn_cfg', ffn_cfg or dict(type='GRKAN'))
         # The rule is that of the whole depth, also where the last blocks are not built.
         rates = torch.linspace(0, drop_path_rate, arch['num_layers']).tolist()
         self.blocks = ModuleList()
         for index in range(self.num_layers):
             window = 0 if index in global_attn_indices else window_size
             grid = (window, window) if window else self.grid_size
-            attn = dict(attn_cfg or dict(type='SoftmaxAttention'))
-            if attn.get('type') == 'KArAt':  # its parameters belong to tokens
+            attn = dict(attn_cfg)
+            if attn['type'] == 'KArAt':  # its parameters belong to tokens
                 attn.update(grid_size=grid, num_extra_tokens=self.num_extra_tokens)
                 if use_rel_pos:
                     raise ValueError(
@@ -244,7 +249,7 @@ class KAT(BaseModule):
                     arch['feedforward_channels'],
                     rates[index],
                     attn,
-                    ffn_cfg or dict(type='GRKAN'),
+                    ffn_cfg,
                     window,
                 )
             )
@@ -279,7 +284,7 @@ class KAT(BaseModule):
         grid = tuple(x.shape[1:3])
         x = x.flatten(1, 2)
         if self.num_extra_tokens:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + resize_pos_embed(self.pos_embed, self.grid_size, grid, self.num_extra_tokens)
         x = self.drop_after_pos(x)
 
@@ -352,6 +357,24 @@ def _build(cfg: dict, **shape) -> nn.Module:
     return MODELS.build({'_scope_': 'mmengine', **cfg, **shape})
 
 
+def _check_part(name: str, cfg: dict) -> dict:
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        example = {'attn_cfg': 'SoftmaxAttention', 'ffn_cfg': 'GRKAN'}[name]
+        raise ValueError(
+            f'KAT: {name}={cfg!r} must be a dict with a type, for example dict(type={example!r})'
+        )
+    return cfg
+
+
+def _resolve_img_size(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    given = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(given) != 2 or not all(isinstance(side, int) and side > 0 for side in given):
+        raise ValueError(
+            f'KAT: img_size={img_size!r} must be the pixels of a side, or (height, width)'
+        )
+    return given
+
+
 def _resolve_arch(arch: str | dict) -> dict:
     keys = tuple(ARCHS['tiny'])
     if isinstance(arch, str):
@@ -392,8 +415,9 @@ def _fit_loaded_tokens(
 ) -> None:
     """Fit loaded embeddings to the module: checkpoints of other sizes load as they are.
 
-    The grid of the loaded position embedding is in the metadata of our own checkpoints; others are
-    taken to be square. What does not fit is left as it is, and refused for its shape.
+    The grid of the loaded position embedding is in the metadata of our own checkpoints, unless a
+    file format lost it. Others are taken to be of the module's grid where the number of patches is
+    the same, else square. What does not fit is left as it is, and refused for its shape.
     """
     loaded = state_dict.get(prefix + 'pos_embed')
     if loaded is None:
@@ -403,7 +427,8 @@ def _fit_loaded_tokens(
         loaded = state_dict[prefix + 'pos_embed'] = loaded[:, 1:]
     patches = loaded.shape[1] - module.num_extra_tokens
     side = math.isqrt(max(patches, 0))
-    grid = tuple(local_metadata.get('grid_size', (side, side)))
+    same = patches == math.prod(module.grid_size)
+    grid = tuple(local_metadata.get('grid_size', module.grid_size if same else (side, side)))
     if math.prod(grid) == patches and grid != module.grid_size:
         print_log(f'Position embedding resized from {grid} to {module.grid_size}', 'current')
         state_dict[prefix + 'pos_embed'] = resize_pos_embed(

@@ -71,6 +71,11 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.merge_from_dict(args.cfg_options or {})
     except Exception as error:
         raise UserError(f'config {args.config} cannot be read: {error}') from error
+    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise UserError(
+            '--launcher pytorch is for processes that torchrun starts, but RANK is not set; '
+            'leave it out, or start several processes with tools/dist_train.sh or dist_test.sh'
+        )
     cfg.launcher = args.launcher
     name = os.path.splitext(os.path.basename(args.config))[0]
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)

@@ -70,6 +70,11 @@ class GroupRational(nn.Module):
                     f'GroupRational: {name}={groups} does not divide the {num_channels} channels; '
                     f'choose a divisor of {num_channels}, for example 1 or {num_channels}'
                 )
+        if len(order) != 2:
+            raise ValueError(
+                f'GroupRational: order={order} must be the degrees (m, n) of numerator and '
+                'denominator, for example (5, 4)'
+            )
         self.num_channels = num_channels
         self.init = init
         self.channels_first = channels_first

@@ -36,7 +36,7 @@ def merge_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     """
     height, width = grid
     rows, columns = -(-height // window), -(-width // window)
-    batch, channels = len(x) // (rows * columns), x.shape[-1]
+    batch, channels = x.shape[0] // (rows * columns), x.shape[-1]
     x = x.view(batch, rows, columns, window, window, channels).transpose(2, 3)
     x = x.reshape(batch, rows * window, columns * window, channels)
     if height % window or width % window:

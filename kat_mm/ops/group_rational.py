@@ -31,7 +31,8 @@ def group_rational(
 
     The denominator is at least 1, so F has no poles. The gradient takes ``sign(0) = +1`` for ``b``,
     and for ``x`` its sign bit: +1 at 0, -1 at -0.0. Arithmetic is in float32 for half-precision
-    input and in the widest dtype of x and the coefficients otherwise. F is differentiable once.
+    input and in the widest dtype of x and the coefficients otherwise; in float64 for degrees above
+    9, whose powers leave float32's range. F is differentiable once, in reverse mode.
 
     Args:
         x: Input of shape (..., C), any strides and any number of leading dimensions, also none.

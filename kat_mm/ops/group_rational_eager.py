@@ -26,6 +26,16 @@ def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
     return functools.reduce(torch.promote_types, dtypes, torch.float32)
 
 
+def arithmetic_dtype(
+    dtypes: tuple[torch.dtype, ...], a_shape: torch.Size, b_shape: torch.Size
+) -> torch.dtype:
+    """The dtype of the arithmetic for x and coefficients of these dtypes and shapes."""
+    # 65504, float16's largest number, to the power of 9 is moderate with the coefficients of fits;
+    # more powers leave the range of float32.
+    high = max(a_shape[1] - 1, b_shape[1]) > 9
+    return torch.float64 if high else compute_dtype(*dtypes)
+
+
 def lies_in_planes(x: Tensor) -> bool:
     """Whether x of (B, ..., C) lies in memory as contiguous (B, C, ...)."""
     return x.dim() > 2 and not x.is_contiguous() and x.movedim(-1, 1).is_contiguous()
@@ -105,7 +115,9 @@ class _Coefficients:
     """Coefficients of P and Q, and the bias, as tensors that broadcast along the channels."""
 
     def __init__(self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None):
-        self.dtype = compute_dtype(x.dtype, numerator.dtype, denominator.dtype)
+        self.dtype = arithmetic_dtype(
+            (x.dtype, numerator.dtype, denominator.dtype), numerator.shape, denominator.shape
+        )
         # Channels are the last dimension of a piece, or the second one where x lies in planes.
         self.shape = (-1,) + (1,) * (x.dim() - 2) if lies_in_planes(x) else (-1,)
         a, b = (

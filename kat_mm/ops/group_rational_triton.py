@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .group_rational_eager import compute_dtype, empty_output, lies_in_planes
+from .group_rational_eager import arithmetic_dtype, empty_output, lies_in_planes
 from .launch import Constants, cache_plan, launch
 from .rational_triton import (
     TRITON_DTYPE,
@@ -268,7 +268,7 @@ def _plan(
 
     ``dtypes`` are those of x, numerator, denominator, bias and the gradient.
     """
-    itemsize, dtype = dtypes[0].itemsize, compute_dtype(*dtypes[:3])
+    itemsize, dtype = dtypes[0].itemsize, arithmetic_dtype(dtypes[:3], a_shape, b_shape)
     if plane:
         vector = slot_width(plane, 1, most=16 // itemsize)
         tile = Tile.of(plane // vector, vector, itemsize)

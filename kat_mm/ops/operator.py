@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch._functorch import config as aot_config
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
@@ -95,6 +96,12 @@ class Operator:
 
     def __call__(self, x: Tensor, *others):
         if not is_eager(x):
+            if _is_differentiated_by_functorch():
+                # PyTorch would give a derivative of zero in forward mode.
+                raise NotImplementedError(
+                    f'{self._registered.name()} has no derivatives by torch.func; '
+                    'use torch.autograd.grad or backward()'
+                )
             return self._registered(x, *others)
         if torch.is_grad_enabled():
             return self._direct(x, *others)
@@ -118,6 +125,13 @@ def _kernels_in_place_of_operator(function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return rule
+
+
+def _is_differentiated_by_functorch() -> bool:
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return False
+    derivatives = TransformType.Grad, TransformType.Jvp
+    return any(level.key() in derivatives for level in get_interpreter_stack())
 
 
 def is_eager(x: Tensor) -> bool:

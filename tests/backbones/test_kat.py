@@ -222,6 +222,13 @@ def test_position_embedding_of_another_size_is_resized_on_loading(with_cls_token
     assert all(torch.equal(state[key], before[key]) for key in before)
 
 
+def test_a_grid_that_is_no_square_needs_no_metadata_where_the_size_is_the_same():
+    model = randomise(small(img_size=(16, 64)))  # 2 x 8 patches, which could be 4 x 4
+    other = small(img_size=(16, 64))
+    other.load_state_dict(dict(model.state_dict()))
+    assert torch.equal(other.pos_embed, model.pos_embed)
+
+
 # out_indices
 
 
@@ -415,6 +422,13 @@ def test_blocks_are_this_projects_also_where_another_library_has_the_same_names(
         (dict(frozen_stages=5), ['frozen_stages=5', '4']),
         (dict(frozen_stages=-2), ['frozen_stages=-2', '-1']),
         (dict(drop_path_rate=1.5), ['drop_path_rate=1.5', '[0, 1)']),
+        (dict(img_size=0), ['img_size=0', '(height, width)']),
+        (dict(img_size='32'), ["img_size='32'", '(height, width)']),
+        (dict(patch_size=0), ['patch_size=0', 'from 1 up']),
+        (dict(in_channels=0), ['in_channels=0', 'from 1 up']),
+        (dict(ffn_cfg='MLP'), ["ffn_cfg='MLP'", "dict(type='GRKAN')"]),
+        (dict(attn_cfg=dict(init='mimetic')), ['attn_cfg=', "dict(type='SoftmaxAttention')"]),
+        (dict(ffn_cfg=dict(type='GRKAN', order=(5,))), ['order=(5,)', '(5, 4)']),
         (dict(ffn_cfg=dict(type='GRKAN', num_groups=5)), ['num_groups=5', '32 channels']),
         (dict(ffn_cfg=dict(type='GRKAN', act_init=('identity', 'swich'))), ["'swich'", 'swish']),
         (dict(ffn_cfg=dict(type='GRKAN', init='he')), ["init='he'", 'variance_preserving']),
@@ -437,6 +451,16 @@ def test_unknown_type_of_a_part_is_named(argument):
 def test_misspelt_argument_is_named():
     with pytest.raises(TypeError, match="'drop_path'"):
         MODELS.build(dict(type='KAT', arch=SMALL, drop_path=0.1))
+
+
+@pytest.mark.parametrize('parts', [dict(), dict(ffn_cfg=dict(type='MLP'))], ids=['GRKAN', 'MLP'])
+def test_an_exported_model_takes_any_batch(parts):
+    model = small(**parts).eval()
+    batch = torch.export.Dim('batch')
+    program = torch.export.export(model, (images(),), dynamic_shapes=({0: batch},)).module()
+    more = torch.cat([images(), images() + 1])
+    for got, want in zip(program(more), model(more), strict=True):
+        torch.testing.assert_close(got, want)
 
 
 def test_the_final_norm_is_called_as_a_module():

@@ -5,7 +5,7 @@ import torch
 
 from kat_mm.ops import group_rational
 from kat_mm.ops import group_rational_triton as triton_backend
-from kat_mm.ops.coefficients import available_fits, get_fit
+from kat_mm.ops.coefficients import available_fits, fit_rational, get_fit
 
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
 # (leading dimensions, channels, numerator groups, denominator groups)
@@ -459,6 +459,23 @@ def test_packaged_fits_are_finite_over_all_of_float16(name, backend, device):
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+def test_powers_beyond_the_range_of_float32(dtype, backend, device):
+    if (dtype, backend, device) == (torch.bfloat16, 'kernels', 'cpu'):
+        pytest.skip("Triton's interpreter does not convert float64 to bfloat16")
+    fit = fit_rational('swish', order=(12, 12))
+    a = torch.tensor([fit.numerator], device=device)
+    b = torch.tensor([fit.denominator], device=device)
+    x = torch.tensor([[60000.0, -30000.0, 3.0]], dtype=dtype, device=device).mT
+    got = BACKENDS[backend](x, a, b, torch.ones_like(x))
+    want = truth(x, a, b, torch.ones_like(x))
+    for g, w in zip(got, want, strict=True):
+        tolerance = 1e-2 if g.dtype == torch.bfloat16 else 1e-6
+        torch.testing.assert_close(g.cpu().double(), w, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 @pytest.mark.parametrize('order', [(5, 4), (0, 2), (0, 0), (1, 3)])
 def test_infinite_or_undefined_input_shows_in_the_output_of_its_own_element(
@@ -479,6 +496,21 @@ def test_same_input_gives_the_same_bits(backend, device, short_programs):
     first, second = (BACKENDS[backend](*inputs) for _ in range(2))
     for f, s in zip(first, second, strict=True):
         assert torch.equal(f, s)
+
+
+@pytest.mark.parametrize('transform', ['grad', 'jvp', 'jvp of vmap'])
+def test_derivatives_by_torch_func_are_refused_and_not_zero(transform):
+    x, a, b, _ = make((2,), 4, (1, 1), (5, 4), torch.float32)
+
+    def function(x):
+        return group_rational(x, a, b)
+
+    with pytest.raises(NotImplementedError, match='torch.func'):
+        if transform == 'grad':
+            torch.func.grad(lambda x: function(x).sum())(x)
+        else:
+            mapped = torch.func.vmap(function) if 'vmap' in transform else function
+            torch.func.jvp(mapped, (x,), (torch.ones_like(x),))
 
 
 A, B = torch.zeros(1, 6), torch.zeros(8, 4)
