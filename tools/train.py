@@ -56,7 +56,8 @@ def main() -> None:
     if not cfg.get('resume'):  # which does not read them
         preflight.check_pretrained(model)
     if cfg.get('load_from'):
-        preflight.check_checkpoint(cfg.load_from, model, strict=cfg.get('resume', False))
+        resume = cfg.get('resume', False)
+        preflight.check_checkpoint(cfg.load_from, model, strict=resume, resume=resume)
     preflight.check_work_dir(cfg.work_dir, model)
     build_runner(cfg).train()
 

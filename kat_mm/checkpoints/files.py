@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import os
 import pickle
+import re
+from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from pathlib import Path
 
@@ -40,6 +42,19 @@ _MMENGINE_GLOBALS = [
     (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
 ]
 
+# The length of the header, and the header.
+_SAFETENSORS = re.compile(rb'.{4}\0{4}\{', re.DOTALL)
+# A zip archive, or the number with which torch.save began before PyTorch 1.6.
+_TORCH_OR_NPZ = re.compile(rb'PK\x03\x04|\x80.{1,13}l\xfc\x9cF\xf9 j\xa8P\x19', re.DOTALL)
+# What is found under the names of checkpoints instead, by its beginning.
+_NO_CHECKPOINTS = {
+    rb'\Z': 'an empty file',
+    rb'\s*<': 'an HTML page',
+    rb'\x89PNG|\xff\xd8\xff|GIF8': 'an image',
+    rb'[\s -~]+\Z': 'text',
+    rb'\x80[\x02-\x05]': "a pickle that torch.save did not write, as detectron2's are",
+}
+
 
 def trust_mmengine_checkpoints() -> None:
     """Let ``torch.load`` accept the log buffers of mmengine for the rest of the process.
@@ -53,8 +68,8 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict:
     """Read a checkpoint file, without running code that it may contain.
 
     Args:
-        path: A local file, or a URL (http or https), which is downloaded and kept. ``.npz`` and
-            ``.safetensors`` are read as such, every other name as PyTorch's format.
+        path: A local file, or a URL (http or https), which is downloaded and kept. ``.npz`` is
+            read as such, every other name as safetensors or PyTorch's format, as it begins.
         allow_pickle: Unpickle whatever is in the file, which runs the code that it contains. Only
             for files whose source is trusted. Default: False.
 
@@ -68,21 +83,28 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict:
     with torch.serialization.safe_globals(_MMENGINE_GLOBALS):
         try:
             content = _read(path, allow_pickle)
-        except FileNotFoundError:
+        except UserError:
+            raise
+        except (FileNotFoundError, IsADirectoryError) as error:
+            problem = 'is a folder' if isinstance(error, IsADirectoryError) else 'does not exist'
             raise UserError(
-                f'checkpoint {path} does not exist; give the path of a .pth, .safetensors or .npz '
-                'file'
+                f'checkpoint {path} {problem}; give the path of a .pth, .safetensors or .npz file'
             ) from None
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                f'checkpoint {path} is no file of tensors, or it would run code when it is read: '
-                f'{_first_line(error)}. If you trust its source, take the weights out of it: '
-                f'python tools/convert_checkpoint.py {path} OUT --allow-pickle'
-            ) from error
         except Exception as error:
+            if isinstance(error, ImportError | AttributeError) and allow_pickle:
+                raise UserError(
+                    f'checkpoint {path} holds objects of classes that are not here: {error}. Read '
+                    'it where the code that wrote it is installed'
+                ) from error
+            if isinstance(error, pickle.UnpicklingError) and not allow_pickle:
+                raise UserError(
+                    f'checkpoint {path} holds more than tensors, and reading that would run code: '
+                    f'{_reason(error)}. If you trust its source, take the weights out of it: '
+                    f'python tools/convert_checkpoint.py {path} OUT --allow-pickle'
+                ) from error
             raise UserError(
                 f'checkpoint {path} cannot be read; it is truncated or no checkpoint. Get the '
-                f'file again ({type(error).__name__}: {_first_line(error)})'
+                f'file again ({type(error).__name__}: {_reason(error)})'
             ) from error
     if not isinstance(content, dict):
         raise UserError(f'checkpoint {path} holds a {type(content).__name__}, not a state dict')
@@ -97,14 +119,26 @@ def _read(path: str, allow_pickle: bool) -> dict:
         if not local.exists():
             torch.hub.download_url_to_file(path, str(local))
         path = str(local)
-    if path.endswith('.safetensors'):
+    with open(path, 'rb') as file:
+        beginning = file.read(64)
+    if _SAFETENSORS.match(beginning):
         from safetensors.torch import load_file
 
         return load_file(path)
+    if not _TORCH_OR_NPZ.match(beginning):
+        kinds = (kind for start, kind in _NO_CHECKPOINTS.items() if re.match(start, beginning))
+        raise UserError(
+            f'checkpoint {path} is {next(kinds, "of an unknown format")}, no checkpoint: it begins '
+            f'with {beginning[:30]}. Get it again, as a file of torch.save, .safetensors or .npz'
+        )
     if path.endswith('.npz'):
         try:
             with np.load(path, allow_pickle=allow_pickle) as arrays:
-                return {key: torch.from_numpy(array) for key, array in arrays.items()}
+                return {
+                    key: torch.from_numpy(array)
+                    for key, array in arrays.items()
+                    if array.dtype.kind not in 'OSU'  # objects and strings
+                }
         except ValueError as error:
             if 'allow_pickle' in str(error):
                 raise pickle.UnpicklingError('it holds Python objects') from error
@@ -112,10 +146,15 @@ def _read(path: str, allow_pickle: bool) -> dict:
     return torch.load(path, map_location='cpu', weights_only=not allow_pickle)
 
 
-def _first_line(error: Exception) -> str:
-    """The line of PyTorch's long messages that says what is wrong, or else the first."""
-    lines = str(error).splitlines() or ['no details']
-    return next((line.strip() for line in lines if 'Unsupported' in line), lines[0])
+def _reason(error: Exception) -> str:
+    """What PyTorch's long messages say is wrong, without the advice to read the file unsafely."""
+    text = str(error) or 'no details'
+    wanted = re.search(r'GLOBAL (?:(\S+)\.)?(\w+) ', text)
+    if wanted:
+        # A pickle has Python 2's names of modules, and PyTorch leaves out the one of builtins.
+        return f'it wants {IMPORT_MAPPING.get(wanted[1], wanted[1] or "builtins")}.{wanted[2]}'
+    text = text.rpartition('WeightsUnpickler error: ')[2].strip()
+    return text.splitlines()[0].partition(' In PyTorch 2.6')[0]
 
 
 def write_checkpoint(state: dict[str, torch.Tensor], path: str | Path) -> None:

@@ -167,9 +167,13 @@ LAYOUTS = {
 
 # What names of parameters tell about other architectures: a pattern, and what has it.
 _OTHERS = {
+    # Before BEiT, which has relative positions too.
+    (
+        r'(layers|stages|features)\.\d+\.(blocks\.)?\d+\.att(n|ention)\.(w_msa\.|self\.)?'
+        r'(relative_position|cpb_mlp)'
+    ): 'Swin Transformer',
     r'attn\.q_bias|attn\.relative_position_index': 'BEiT',
-    r'layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table': 'Swin Transformer',
-    r'visual\.transformer\.resblocks|text_model\.': 'CLIP',
+    r'visual\.transformer\.resblocks|(text|vision)_model\.': 'CLIP',
     r'in_proj_weight|encoder_layer_\d|self_attention': (
         'ViT on torch.nn.MultiheadAttention, as of torchvision or mmseg'
     ),

@@ -22,6 +22,7 @@ from .state_dict import add_prefix, find_state_dict, keep_entries
 
 # What belongs to tokens, and is fitted to those of the model by the modules that have it.
 _RESIZED = re.compile(r'pos_embed$|rel_pos_[hw]$|\.attn\.operator\.')
+_LINEAR = re.compile(r'^blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight$')
 
 
 def load_pretrained(backbone: KAT, path: str | Path, prefix: str = 'backbone.') -> None:
@@ -48,10 +49,15 @@ def load_pretrained(backbone: KAT, path: str | Path, prefix: str = 'backbone.') 
     except RuntimeError as error:
         shapes = '; '.join(line.strip() for line in str(error).splitlines()[1:4])
         raise UserError(f'checkpoint {path} does not fit the backbone: {shapes}') from error
-    _report(path, backbone, missing, left_over, [*heads, *rest])
+    own = backbone.state_dict().keys()
+    # Not all but the missing: hooks of the model add what a file need not have.
+    print_log(f'Loaded {len(own & state.keys())} of {len(own)} tensors from {path}', 'current')
+    _report(backbone, missing, left_over, [*heads, *rest])
 
 
-def convert_for_model(content: dict, model: nn.Module, path: str | Path) -> State:
+def convert_for_model(
+    content: dict, model: nn.Module, path: str | Path, strict: bool = False
+) -> State:
     """Convert the content of a checkpoint file to the names and sizes of a model with a KAT.
 
     A file of another layout gives the backbone, and its ``head`` where the model is a classifier of
@@ -63,6 +69,7 @@ def convert_for_model(content: dict, model: nn.Module, path: str | Path) -> Stat
         content: As :func:`read_checkpoint` returns it.
         model: The model; one without a KAT gets the state dict as it is.
         path: Where the content comes from, for messages.
+        strict: Refuse what has other shapes outside of the backbone too. Default: False.
 
     Raises:
         UserError: It does not fit.
@@ -79,18 +86,25 @@ def convert_for_model(content: dict, model: nn.Module, path: str | Path) -> Stat
     backbone = fit_to_backbone(backbone, model.get_submodule(backbones[0]), path)
     state = add_prefix(backbone, prefix)
     rest.update(add_prefix(head, MMPRETRAIN_HEAD))
-    own = model.state_dict()
-    for key, value in rest.items():
-        if key in own and own[key].shape != value.shape:
-            print_log(
-                f'Left out: {key}, of shape {list(value.shape)} in the checkpoint and '
-                f'{list(own[key].shape)} in the model',
-                'current',
-                logging.WARNING,
-            )
-        else:
-            state[key] = value
+    wrong = _other_shapes(rest, model.state_dict())
+    if wrong and strict:
+        raise UserError(
+            f'checkpoint {path} has weights of other shapes than the model of the config: '
+            f'{"; ".join(list(wrong.values())[:3])}. Use the config that it was trained with'
+        )
+    for shapes in wrong.values():
+        print_log(f'Left out: {shapes}', 'current', logging.WARNING)
+    state.update(keep_entries(rest, lambda key: key not in wrong))
     return state
+
+
+def _other_shapes(state: State, own: State) -> dict[str, str]:
+    """The entries that have another shape in the model, each with both shapes in words."""
+    return {
+        key: f'{key}: {list(value.shape)} in the checkpoint, {list(own[key].shape)} in the model'
+        for key, value in state.items()
+        if key in own and own[key].shape != value.shape
+    }
 
 
 def fit_to_backbone(state: State, backbone: KAT, path: str | Path) -> State:
@@ -106,7 +120,7 @@ def fit_to_backbone(state: State, backbone: KAT, path: str | Path) -> State:
         their output.
 
     Raises:
-        UserError: Depth, width or another shape differs.
+        UserError: Depth, width or another shape differs, or a part of a block is missing.
     """
     own = backbone.state_dict()
     blocks, width = depth(state), state['patch_embed.proj.weight'].shape[0]
@@ -141,16 +155,19 @@ def fit_to_backbone(state: State, backbone: KAT, path: str | Path) -> State:
         position = state['pos_embed']
         state['pos_embed'] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
     _check_grid(state, backbone, path)
-    wrong = [
-        f'{key}: {list(value.shape)} in the checkpoint, {list(own[key].shape)} in the model'
-        for key, value in state.items()
-        if key in own and not _RESIZED.search(key) and own[key].shape != value.shape
-    ]
+    wrong = _other_shapes(keep_entries(state, lambda key: not _RESIZED.search(key)), own)
     if wrong:
         raise UserError(
             f'checkpoint {path} has weights of other shapes than the backbone: '
-            f'{"; ".join(wrong[:3])}. Choose the arch, ffn_cfg and attn_cfg that it was trained '
-            'with'
+            f'{"; ".join(list(wrong.values())[:3])}. Choose the arch, ffn_cfg and attn_cfg that it '
+            'was trained with'
+        )
+    # Without a bias or a norm the start is a model that has none; without these it is noise.
+    lacking = [key for key in own if _LINEAR.search(key) and key not in state]
+    if lacking:
+        raise UserError(
+            f'checkpoint {path} is incomplete: it lacks {len(lacking)} weights of the backbone, '
+            f'such as {lacking[0]}. Get the whole file'
         )
     return state
 
@@ -171,9 +188,7 @@ def _check_grid(state: State, backbone: KAT, path: str | Path) -> None:
         )
 
 
-def _report(path, backbone, missing, left_over, left_out) -> None:
-    loaded = len(backbone.state_dict()) - len(missing)
-    print_log(f'Loaded {loaded} of {loaded + len(missing)} tensors from {path}', 'current')
+def _report(backbone, missing, left_over, left_out) -> None:
     rational = [key for key in missing if re.search(r'\.act[12]\.weight_', key)]
     if len(rational) == 4 * len(backbone.blocks):
         print_log('A ViT has no rational functions: these start as act_init says', 'current')

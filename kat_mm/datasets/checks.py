@@ -96,12 +96,25 @@ class CheckLabels(BaseTransform):
         counts[[*self.unlabelled, self.ignore_index]] = 0
         outside = np.flatnonzero(counts[self.num_classes :]) + self.num_classes
         if outside.size:
-            hint = ''
-            if results.get('reduce_zero_label') and results.get('label_map') is None:
-                hint = '. In the file these are one more, since reduce_zero_label ignores 0'
+            given = np.flatnonzero(np.isin(_loaded_values(results), outside))
+            shift = ''
+            if not np.array_equal(given, outside):
+                keys = [key for key in ('reduce_zero_label', 'label_map') if results.get(key)]
+                shift = f'after {" and ".join(keys)} they are {outside.tolist()}, and '
             raise ValueError(
-                f'label values {outside.tolist()} are outside of the {self.num_classes} classes; '
-                f'allowed are 0 to {self.num_classes - 1}, and as unlabelled '
-                f'{[*self.unlabelled, self.ignore_index]}{hint}'
+                f'label values {given.tolist()} are outside of the {self.num_classes} classes; '
+                f'{shift}allowed are 0 to {self.num_classes - 1}, and as unlabelled '
+                f'{[*self.unlabelled, self.ignore_index]}'
             )
         return results
+
+
+def _loaded_values(results: dict) -> np.ndarray:
+    """What mmseg's ``LoadAnnotations`` makes of each value in a label file."""
+    values = np.arange(256)
+    if results.get('reduce_zero_label'):
+        values = np.array([255, *range(254), 255])
+    loaded = values.copy()
+    for old, new in (results.get('label_map') or {}).items():
+        loaded[values == old] = new
+    return loaded

@@ -11,7 +11,12 @@ from kat_mm.errors import UserError
 
 
 def check_coco(
-    path: str | Path, classes: Sequence[str], images: set[str], folder: str, with_masks: bool
+    path: str | Path,
+    classes: Sequence[str],
+    images: set[str],
+    folder: str,
+    with_masks: bool,
+    min_size: float = 0,
 ) -> None:
     """Refuse an annotation file that mmdet would fail on, or misread, in training or evaluation.
 
@@ -24,6 +29,7 @@ def check_coco(
         images: Names of the files that are there.
         folder: Where they are, for messages.
         with_masks: Whether objects need a segmentation.
+        min_size: Pixels of an image's shorter side, below which it is left out.
 
     Raises:
         UserError: The file is missing or not COCO's, images are missing, classes do not fit, or no
@@ -33,13 +39,19 @@ def check_coco(
     _check_classes(path, content['categories'], classes)
     sizes = _check_images(path, content['images'], images, folder)
     known = {category['id']: category['name'] for category in content['categories']}
-    other, empty, left = set(), 0, 0
+    other, empty, small, left = set(), 0, 0, 0
     for annotation in content['annotations']:
-        _check_annotation(path, annotation, sizes, known, with_masks)
+        _check_references(path, annotation, sizes, known)
+        size = sizes[annotation['image_id']]
         if known[annotation['category_id']] not in classes:
             other.add(known[annotation['category_id']])
-        elif not _has_area(annotation, *sizes[annotation['image_id']]):
+            continue
+        if with_masks:
+            _check_segmentation(path, annotation, *size)
+        if not _has_area(annotation, *size):
             empty += 1
+        elif min(size) < min_size:
+            small += 1
         else:
             left += 1
     if other:
@@ -49,7 +61,9 @@ def check_coco(
     if not left:
         raise UserError(
             f'annotation file {path} has no object of the classes {_some(classes)} in its '
-            f'{len(sizes)} images; there is nothing to learn or to evaluate'
+            f'{len(sizes)} images'
+            + (f' but {small} in images below filter_cfg.min_size={min_size}' if small else '')
+            + '; there is nothing to learn or to evaluate'
         )
 
 
@@ -71,19 +85,17 @@ def _read(path: str | Path) -> dict:
             f"annotation file {path} is not COCO's: it must hold lists of objects named images, "
             f'annotations and categories, and it holds {what}'
         )
-    for key, fields in (
-        ('images', ('id', 'file_name', 'width', 'height')),
-        ('annotations', ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')),
-        ('categories', ('id', 'name')),
-    ):
+    for key, fields in _FIELDS.items():
         seen = set()
         for record in content[key]:
-            lacking = [field for field in fields if field not in record]
-            if lacking:
-                raise UserError(
-                    f"annotation file {path} is not COCO's: one of its {key}, "
-                    f'{json.dumps(record)[:80]}, lacks {", ".join(lacking)}'
-                )
+            for field, (is_right, right) in fields.items():
+                if not is_right(record.get(field)):
+                    shown = _json({name: record[name] for name in fields if name in record})
+                    has = f'has the {field} {_json(record[field])}' if field in record else None
+                    raise UserError(
+                        f"annotation file {path} is not COCO's: one of its {key}, {shown}, "
+                        f'{has or f"lacks {field}"}; {field} must be {right}'
+                    )
             if record['id'] in seen:
                 raise UserError(f'annotation file {path} has two {key} of id {record["id"]}')
             seen.add(record['id'])
@@ -124,12 +136,11 @@ def _check_images(
     return {record['id']: (record['width'], record['height']) for record in records}
 
 
-def _check_annotation(
+def _check_references(
     path: str | Path,
     annotation: dict,
     sizes: dict[int, tuple[float, float]],
     known: dict[int, str],
-    with_masks: bool,
 ) -> None:
     name = f'annotation {annotation["id"]} of {path}'
     if annotation['image_id'] not in sizes:
@@ -141,20 +152,53 @@ def _check_annotation(
             f'{name} is of category {annotation["category_id"]}, which the file does not list; it '
             f'lists {_some(known)}'
         )
-    box = annotation['bbox']
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
+
+
+def _check_segmentation(
+    path: str | Path, annotation: dict, image_width: float, image_height: float
+) -> None:
+    given = annotation.get('segmentation')
+    if not given:
         raise UserError(
-            f'{name} has the bbox {json.dumps(box)}; it must be [x, y, width, height] in pixels'
+            f'annotation {annotation["id"]} of {path} has no segmentation, which Mask R-CNN needs; '
+            'train a model of boxes alone, as configs/kat_t_faster_rcnn_bccd.py'
         )
-    if with_masks and not annotation.get('segmentation') and not annotation['iscrowd']:
+    size = [image_height, image_width]
+    if not (_is_polygons(given) or _is_run_lengths(given, size)):
         raise UserError(
-            f'{name} has no segmentation, which Mask R-CNN needs; train a model of boxes alone, as '
-            'configs/kat_t_faster_rcnn_bccd.py'
+            f'annotation {annotation["id"]} of {path} has the segmentation {_json(given)}; it must '
+            'be polygons [[x1, y1, x2, y2, x3, y3, ...], ...] of three points or more, or run '
+            f'lengths {{"counts": ..., "size": {_json(size)}}} of its image'
         )
+
+
+def _is_polygons(value) -> bool:
+    # Of parts with fewer points mmdet makes nothing.
+    return (
+        isinstance(value, list)
+        and all(isinstance(part, list) and _are_finite(part) for part in value)
+        and any(len(part) >= 6 and len(part) % 2 == 0 for part in value)
+    )
+
+
+def _is_run_lengths(value, size: list[float]) -> bool:
+    if not isinstance(value, dict) or value.get('size') != size:
+        return False
+    counts = value.get('counts')
+    return isinstance(counts, str) or (isinstance(counts, list) and _are_finite(counts))
+
+
+def _are_finite(values: list) -> bool:
+    """In C, since COCO has 50 million coordinates."""
+    return {int, float}.issuperset(map(type, values)) and math.isfinite(sum(values))
 
 
 def _is_finite(value) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_box(value) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value))
 
 
 def _has_area(annotation: dict, image_width: float, image_height: float) -> bool:
@@ -167,3 +211,25 @@ def _has_area(annotation: dict, image_width: float, image_height: float) -> bool
 def _some(names: Iterable) -> str:
     names = [str(name) for name in names]
     return ', '.join(names[:8]) + (f', ... ({len(names)} in all)' if len(names) > 8 else '')
+
+
+def _json(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f'{text[:80]}...'
+
+
+_NUMBER = _is_finite, 'a number'
+_STRING = lambda value: isinstance(value, str), 'a string'
+# What mmdet and COCO's evaluation read.
+_FIELDS = {
+    'images': dict(id=_NUMBER, file_name=_STRING, width=_NUMBER, height=_NUMBER),
+    'annotations': dict(
+        id=_NUMBER,
+        image_id=_NUMBER,
+        category_id=_NUMBER,
+        bbox=(_is_box, '[x, y, width, height] in pixels'),
+        area=_NUMBER,
+        iscrowd=_NUMBER,
+    ),
+    'categories': dict(id=_NUMBER, name=_STRING),
+}

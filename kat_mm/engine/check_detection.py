@@ -69,7 +69,10 @@ def check_annotations(cfg: Config, dataset: dict, split: str) -> None:
             )
         folder = Path(part.get('data_root') or '') / prefix['img']
         found = list_dir_or_file(folder, list_dir=False, recursive=True) if folder.is_dir() else ()
-        check_coco(path, classes, set(found), str(folder), _with_masks(part))
+        # mmdet leaves out small images in training alone.
+        filter_cfg = {} if part.get('test_mode') else part.get('filter_cfg') or {}
+        min_size = filter_cfg.get('min_size', 0)
+        check_coco(path, classes, set(found), str(folder), _with_masks(part), min_size)
 
 
 def _reads_coco(cls: type | None) -> bool:

@@ -1,14 +1,16 @@
 """What the command-line tools share: configs, distributed start, and how errors are shown."""
 
 import argparse
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from logging.handlers import MemoryHandler
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -18,6 +20,9 @@ from kat_mm.datasets import check_loading
 from kat_mm.engine.preflight import config_errors
 from kat_mm.engine.runner import CheckpointRunner
 from kat_mm.errors import UserError
+
+# What is logged before the run makes its log file, which gets it then.
+_EARLY_LOG = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
 
 
 def run_tool(main: Callable[[], None]) -> None:
@@ -62,7 +67,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config of a command line and merge its options."""
+    """Read the config of a command line and merge its options; the log begins here."""
+    MMLogger.get_current_instance().addHandler(_EARLY_LOG)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not os.path.isfile(args.config):
         raise UserError(f'config {args.config} does not exist')
@@ -91,6 +97,10 @@ def build_runner(cfg: Config) -> Runner:
         _start_cpu_processes(cfg)
     with config_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckpointRunner.from_cfg(cfg)
+    for handler in runner.logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            _EARLY_LOG.setTarget(handler)
+            _EARLY_LOG.flush()
     # Behind the constructor, which writes the config to the work folder as the user gave it.
     for loader in (runner._train_dataloader, runner._val_dataloader, runner._test_dataloader):
         if loader is not None:

@@ -25,9 +25,10 @@ from kat_mm.checkpoints.state_dict import keep_entries
 from kat_mm.engine.check_detection import check_annotations, check_compiled_operators
 from kat_mm.engine.class_folders import (
     EXTENSIONS,
+    ClassFolders,
     check_annotation_file,
     check_class_folders,
-    check_same_classes,
+    find_class_folders,
 )
 from kat_mm.errors import UserError
 
@@ -71,7 +72,10 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
             class_folders[split] = check_dataset(loader.dataset, split, num_classes)
             check_annotations(cfg, loader.dataset, split)
         _check_topk(cfg.get(f'{split}_evaluator'), f'{split}_evaluator', num_classes)
-    check_same_classes({split: names for split, names in class_folders.items() if names})
+    check_class_folders(
+        {split: found for split, found in class_folders.items() if found}, num_classes
+    )
+    _check_one_hot(cfg.get('model'), num_classes)
 
 
 def check_library(cfg: Config) -> None:
@@ -111,6 +115,15 @@ def _num_classes(cfg: Config) -> int | None:
     """Classes of a classifier's head."""
     head = (cfg.get('model') or {}).get('head') or {}
     return head.get('num_classes') if isinstance(head, dict) else None
+
+
+def _check_one_hot(model: dict | None, num_classes: int | None) -> None:
+    number = ((model or {}).get('data_preprocessor') or {}).get('num_classes')
+    if None not in (number, num_classes) and number != num_classes:
+        raise UserError(
+            f'model.data_preprocessor.num_classes={number}, with which mixup makes its labels, '
+            f'must be model.head.num_classes={num_classes}'
+        )
 
 
 def _check_topk(evaluator, where: str, num_classes: int | None) -> None:
@@ -181,7 +194,7 @@ def check_pretrained(model: nn.Module) -> None:
                     load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
 
 
-def check_dataset(dataset: dict, split: str, num_classes: int | None = None) -> list[str] | None:
+def check_dataset(dataset: dict, split: str, num_classes: int | None = None) -> ClassFolders | None:
     """Refuse a data set whose folders are missing, or whose images lack annotations.
 
     Args:
@@ -190,7 +203,7 @@ def check_dataset(dataset: dict, split: str, num_classes: int | None = None) -> 
         num_classes: Classes of the head, where the task is classification.
 
     Returns:
-        Names of the class folders, where the data set has such.
+        The class folders, where the data set has such.
     """
     while 'dataset' in dataset:  # wrappers such as RepeatDataset
         dataset = dataset['dataset']
@@ -223,7 +236,9 @@ def _downloads_itself(dataset: dict) -> bool:
     return cls is None or 'download' in inspect.signature(cls.__init__).parameters
 
 
-def _check_classification(dataset: dict, folder: Path, num_classes: int | None) -> list[str] | None:
+def _check_classification(
+    dataset: dict, folder: Path, num_classes: int | None
+) -> ClassFolders | None:
     if not dataset.get('with_label', True):
         return None
     root = Path(dataset.get('data_root') or '')
@@ -236,7 +251,7 @@ def _check_classification(dataset: dict, folder: Path, num_classes: int | None) 
     if classes is None and dataset['type'].endswith('ImageNet'):
         classes = _dataset_class(dataset).METAINFO['classes']
     extensions = dataset.get('extensions', EXTENSIONS)
-    return check_class_folders(folder, extensions, classes, num_classes)
+    return ClassFolders(folder, find_class_folders(folder, extensions), classes)
 
 
 def _dataset_class(dataset: dict) -> type | None:
@@ -307,7 +322,7 @@ def latest_checkpoint(work_dir: str) -> str:
     return latest
 
 
-def check_checkpoint(path: str, model: nn.Module, strict: bool) -> None:
+def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = False) -> None:
     """Refuse a checkpoint that does not belong to a model, by loading it.
 
     Args:
@@ -316,8 +331,20 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool) -> None:
         strict: Whether every weight of the model must be there, as for testing and resuming.
             Otherwise those of the backbone must have its shapes, after the conversion from other
             layouts and sizes, and heads may differ, as for fine-tuning.
+        resume: Whether the run goes on from it, with its optimizer. Default: False.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or does not fit.
     """
-    state = convert_for_model(read_checkpoint(path), model, path)
+    content = read_checkpoint(path)
+    lacking = {'meta', 'message_hub', 'optimizer'} - content.keys()
+    if resume and lacking:
+        raise UserError(
+            f'checkpoint {path} has no {", ".join(sorted(lacking))}: it holds weights, but not the '
+            'state of a run to resume. To start a new run from its weights, leave out --resume and '
+            f'give --cfg-options load_from={path}'
+        )
+    state = convert_for_model(content, model, path, strict)
     own = model.state_dict()
     if not strict:
         state = keep_entries(state, lambda key: key.startswith('backbone.'))

@@ -113,6 +113,15 @@ def test_a_vit_leaves_rational_functions_at_their_start(tmp_path, log):
     assert 'Missing' not in log() and 'start as act_init says' in log()
 
 
+def test_only_what_is_in_the_file_counts_as_loaded(tmp_path, log):
+    settings = dict(with_cls_token=False, out_type='featmap')
+    model = small(**settings, use_rel_pos=True)
+    state = small(**settings).state_dict()
+    load_pretrained(model, file_of(state, tmp_path))
+    assert f'Loaded {len(state)} of {len(model.state_dict())} tensors' in log()
+    assert len(state) + 4 == len(model.state_dict())
+
+
 def test_blocks_that_are_not_built_are_no_surplus(tmp_path, log):
     load_pretrained(small(out_indices=0), file_of(small().state_dict(), tmp_path))
     assert 'Left over' not in log()
@@ -140,7 +149,9 @@ def test_a_head_of_other_classes_is_left_out_with_a_word(log):
     model = Classifier()
     converted = convert_for_model(state, model, 'f')
     assert not [key for key in converted if key.startswith('head.')]
-    assert 'Left out: head.layers.head.weight, of shape [1000, 16]' in log()
+    assert 'Left out: head.layers.head.weight: [1000, 16] in the checkpoint' in log()
+    with pytest.raises(UserError, match=r'head.weight: \[1000, 16\] .* \[10, 16\] in the model'):
+        convert_for_model(state, model, 'f', strict=True)
 
 
 def test_a_model_without_a_kat_gets_what_is_in_the_file():
@@ -163,6 +174,24 @@ def test_other_widths_and_depths_are_refused_with_both(changes, message, tmp_pat
     path = file_of(small().state_dict(), tmp_path)
     with pytest.raises(UserError, match=f'weights.pth .*{message}'):
         load_pretrained(small(arch={**SMALL, **changes}), path)
+
+
+@pytest.mark.parametrize('part', ['blocks.1.', 'blocks.1.attn.qkv.weight', 'blocks.2.mlp.fc1'])
+def test_a_file_that_lacks_a_part_of_a_block_is_refused(part, tmp_path):
+    arch = dict(SMALL, num_layers=3)
+    state = small(arch=arch).state_dict()
+    state = {key: value for key, value in state.items() if not key.startswith(part)}
+    with pytest.raises(UserError, match=f'incomplete: it lacks .* weights .* {part}'):
+        load_pretrained(small(arch=arch), file_of(state, tmp_path))
+
+
+def test_a_file_without_biases_of_the_attention_is_a_model_without(tmp_path, log):
+    state = small(attn_cfg=dict(type='SoftmaxAttention', qkv_bias=False)).state_dict()
+    model = small()
+    model.init_weights()
+    load_pretrained(model, file_of(state, tmp_path))
+    assert 'Missing: blocks.0.attn.qkv.bias, blocks.1.attn.qkv.bias' in log()
+    assert not any(block.attn.qkv.bias.any() for block in model.blocks)
 
 
 def test_the_arch_of_the_file_is_named(tmp_path):
@@ -191,6 +220,25 @@ def test_another_architecture_is_refused_with_a_guess_and_keys(name, guess, key,
     with pytest.raises(UserError, match=f'weights.pth .* {guess}') as raised:
         load_pretrained(KAT('tiny'), file_of(state, tmp_path))
     assert key in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    'guess, key',
+    [
+        ('Swin', 'features.1.0.attn.relative_position_index'),  # torchvision
+        ('Swin', 'layers.0.blocks.0.attn.relative_position_index'),  # the original
+        ('Swin', 'layers.0.blocks.0.attn.cpb_mlp.0.weight'),  # its second version
+        ('Swin', 'stages.0.blocks.0.attn.w_msa.relative_position_index'),  # mmpretrain
+        # transformers
+        ('Swin', 'encoder.layers.0.blocks.0.attention.self.relative_position_index'),
+        ('BEiT', 'layers.0.attn.relative_position_index'),  # mmpretrain
+        ('CLIP', 'vision_model.encoder.layers.0.self_attn.k_proj.weight'),  # transformers
+    ],
+)
+def test_other_libraries_names_of_an_architecture_are_known(guess, key, tmp_path):
+    path = file_of({key: torch.ones(1)}, tmp_path)
+    with pytest.raises(UserError, match=f'such as {key} look like those of a {guess}'):
+        load_pretrained(small(), path)
 
 
 def test_an_unknown_architecture_is_refused_with_its_first_keys(tmp_path):

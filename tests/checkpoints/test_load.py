@@ -1,11 +1,15 @@
 import argparse
+import builtins
 import functools
 import logging
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections import OrderedDict
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -218,13 +222,13 @@ def test_log_names_what_is_missing_left_over_and_left_out(trained, tmp_path, cap
 
 
 class Bomb:
-    """A pickle of it runs a shell command when it is read."""
+    """A pickle of it calls a function when it is read."""
 
-    def __init__(self, target):
-        self.target = target
+    def __init__(self, function, argument):
+        self.call = function, (argument,)
 
     def __reduce__(self):
-        return os.system, (f'touch {self.target}',)
+        return self.call
 
 
 def write_truncated(path, share, **kwargs):
@@ -234,14 +238,28 @@ def write_truncated(path, share, **kwargs):
 
 BROKEN = {
     'missing': (lambda path: None, 'does not exist'),
-    'a folder': (lambda path: path.mkdir(), 'cannot be read'),
-    'empty': (lambda path: path.touch(), 'cannot be read'),
+    'a folder': (lambda path: path.mkdir(), 'is a folder; give the path'),
+    'empty': (lambda path: path.touch(), 'is an empty file, no checkpoint'),
     'truncated': (lambda path: write_truncated(path, 0.5), 'truncated'),
     'truncated in the old format': (
         lambda path: write_truncated(path, 0.5, _use_new_zipfile_serialization=False),
         'truncated',
     ),
-    'text': (lambda path: path.write_text('<html>404 Not Found</html>'), 'no file of tensors'),
+    'a page': (
+        lambda path: path.write_text('\n<html>404</html>'),
+        'is an HTML page, no checkpoint',
+    ),
+    'text': (lambda path: path.write_text('version https://git-lfs'), "with b'version https"),
+    'an image': (lambda path: path.write_bytes(b'\x89PNG\r\n'), 'is an image, no checkpoint'),
+    'noise': (lambda path: path.write_bytes(bytes(range(147, 247))), 'of an unknown format, no'),
+    'arrays': (
+        lambda path: path.write_bytes(pickle.dumps({'model': {'a': np.ones(3)}})),
+        'a pickle that torch.save did not write',
+    ),
+    'TorchScript': (
+        lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path),
+        'TorchScript archives passed to ``torch.load``.)',
+    ),
     'a tensor': (lambda path: torch.save(torch.ones(3), path), 'holds a Tensor'),
     'an object': (lambda path: torch.save({'model': nn.Linear(2, 2)}, path), 'run code'),
 }
@@ -254,8 +272,29 @@ def test_file_that_cannot_be_read_is_refused_by_name_with_the_reason(kind, tmp_p
     write(path)
     with pytest.raises(UserError) as raised:
         read_checkpoint(path)
-    assert str(path) in str(raised.value) and reason in str(raised.value)
-    assert len(str(raised.value).splitlines()) == 1
+    message = str(raised.value)
+    assert str(path) in message and reason in message
+    assert len(message.splitlines()) == 1
+    # Only where it helps.
+    assert ('--allow-pickle' in message) == (kind == 'an object')
+
+
+def test_formats_are_known_by_how_files_begin(trained, tmp_path):
+    torch.save(trained, tmp_path / 'weights.safetensors')
+    save_file(trained, tmp_path / 'weights.pth')
+    for path in tmp_path.iterdir():
+        content = read_checkpoint(path)
+        assert all(torch.equal(content[key], trained[key]) for key in trained)
+
+
+def test_classes_that_are_missing_are_named(tmp_path, monkeypatch):
+    script = ModuleType('script')
+    script.Settings = type('Settings', (), {'__module__': 'script'})
+    with monkeypatch.context() as present:
+        present.setitem(sys.modules, 'script', script)
+        torch.save({'settings': script.Settings()}, tmp_path / 'weights.pth')
+    with pytest.raises(UserError, match="classes that are not here: No module named 'script'"):
+        read_checkpoint(tmp_path / 'weights.pth', allow_pickle=True)
 
 
 @pytest.mark.parametrize('content', [None, b'', b'\x10\0\0\0\0\0\0\0{"a": 1'])
@@ -268,19 +307,39 @@ def test_broken_safetensors_file_is_refused_by_name(content, tmp_path):
     assert str(path) in str(raised.value)
 
 
-@pytest.mark.parametrize('write', [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))])
+WRITERS = {
+    'zip': (torch.save, 'would run code: it wants posix.system. If you trust'),
+    'old': (
+        functools.partial(torch.save, _use_new_zipfile_serialization=False),
+        'would run code: it wants posix.system. If you trust',
+    ),
+    'plain pickle': (lambda x, path: path.write_bytes(pickle.dumps(x)), 'did not write'),
+}
+
+
+@pytest.mark.parametrize('kind', WRITERS)
 @pytest.mark.parametrize('trust', [False, True])
-def test_code_in_a_file_is_not_run(trust, write, tmp_path, safe_globals):
+def test_code_in_a_file_is_not_run(trust, kind, tmp_path, safe_globals):
     path, target, control = tmp_path / 'weights.pth', tmp_path / 'ran', tmp_path / 'control'
-    pickle.loads(pickle.dumps(Bomb(control)))
+    pickle.loads(pickle.dumps(Bomb(os.system, f'touch {control}')))
     assert control.exists()
-    write({'norm.weight': torch.ones(16), 'bomb': Bomb(target)}, path)
+    write, reason = WRITERS[kind]
+    write({'norm.weight': torch.ones(16), 'bomb': Bomb(os.system, f'touch {target}')}, path)
     if trust:
         trust_mmengine_checkpoints()
-    with pytest.raises(UserError, match='would run code') as raised:
+    with pytest.raises(UserError, match=reason) as raised:
         load_pretrained(small(), path)
     assert str(path) in str(raised.value)
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    'function, name', [(builtins.eval, 'builtins.eval'), (subprocess.Popen, 'subprocess.Popen')]
+)
+def test_code_in_a_file_is_named_as_users_know_it(function, name, tmp_path):
+    torch.save({'bomb': Bomb(function, 'true')}, tmp_path / 'weights.pth')
+    with pytest.raises(UserError, match=f'it wants {name}. If you trust its source'):
+        read_checkpoint(tmp_path / 'weights.pth')
 
 
 class Attribute:

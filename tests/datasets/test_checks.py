@@ -116,6 +116,30 @@ def test_other_values_are_refused_with_what_is_allowed():
     assert 'allowed are 0 to 2, and as unlabelled [3, 255]' in message
 
 
+@pytest.mark.parametrize(
+    'settings, given, shift',
+    [
+        (dict(), [200], None),
+        (dict(reduce_zero_label=True), [200], 'reduce_zero_label they are [199]'),
+        (dict(label_map={0: 2, 1: 255}), [200], None),
+        (dict(label_map={0: 2, 1: 255, 5: 4, 4: 255}), [5], 'label_map they are [4]'),
+        (
+            dict(label_map={0: 2, 1: 255}, reduce_zero_label=True),
+            [200, 254],
+            'reduce_zero_label and label_map they are [199, 253]',
+        ),
+    ],
+)
+def test_the_values_in_the_file_are_named(sample, settings, given, shift):
+    sample.update(settings)
+    cv2.imwrite(sample['seg_map_path'], np.array([[0, 1, 2, 255, *given]] * 2, np.uint8))
+    with pytest.raises(UserError) as error:
+        load()(sample)
+    shift = f'after {shift}, and ' if shift else ''
+    expected = f'label values {given} are outside of the 3 classes; {shift}allowed are 0 to 2'
+    assert expected in str(error.value)
+
+
 def test_255_is_a_wrong_value_where_another_one_is_ignored():
     with pytest.raises(ValueError, match=r'label values \[255\]'):
         check([[0, 255]], ignore_index=9)

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -41,10 +42,10 @@ def check(tmp_path, monkeypatch):
     messages = []
     monkeypatch.setattr(coco, 'print_log', lambda message, *_: messages.append(message))
 
-    def run(value, classes=CLASSES, with_masks=True):
+    def run(value, classes=CLASSES, with_masks=True, **settings):
         path = tmp_path / 'val.json'
         path.write_text(value if isinstance(value, str) else json.dumps(value))
-        check_coco(path, classes, {'a.jpg', 'sub/b.jpg', 'c.jpg'}, 'images', with_masks)
+        check_coco(path, classes, {'a.jpg', 'sub/b.jpg', 'c.jpg'}, 'images', with_masks, **settings)
         return messages
 
     return run
@@ -95,11 +96,106 @@ def test_without_masks_boxes_are_enough(check):
     assert check(content(annotations=[annotation(segmentation=None)]), with_masks=False) == []
 
 
-def test_crowds_may_lack_masks(check):
-    assert (
+def test_crowds_need_masks_too(check):
+    # mmdet loads the mask of every object of a class.
+    with pytest.raises(UserError, match='annotation 2 .* has no segmentation'):
         check(content(annotations=[annotation(), annotation(id=2, segmentation=None, iscrowd=1)]))
-        == []
-    )
+
+
+def test_objects_that_are_no_class_may_lack_masks(check):
+    cow = annotation(id=2, category_id=9, segmentation=None)
+    (message,) = check(content(annotations=[annotation(), cow]))
+    assert 'objects of cow are no class' in message
+
+
+@pytest.mark.parametrize(
+    'key, field, value, right',
+    [
+        ('images', 'id', [1], 'a number'),
+        ('images', 'file_name', ['a.jpg'], 'a string'),
+        ('images', 'width', '40', 'a number'),
+        ('images', 'height', None, 'a number'),
+        ('annotations', 'id', [1], 'a number'),
+        ('annotations', 'image_id', {}, 'a number'),
+        ('annotations', 'category_id', '3', 'a number'),
+        ('annotations', 'bbox', 'full', r'\[x, y, width, height\] in pixels'),
+        ('annotations', 'area', None, 'a number'),
+        ('annotations', 'area', '12', 'a number'),
+        ('annotations', 'iscrowd', '0', 'a number'),
+        ('categories', 'id', '3', 'a number'),
+        ('categories', 'name', 3, 'a string'),
+    ],
+)
+def test_values_of_another_type_are_named_with_their_record(check, key, field, value, right):
+    damaged = content()
+    damaged[key][0][field] = value
+    given = re.escape(json.dumps(value))
+    with pytest.raises(
+        UserError,
+        match=f'val.json .* one of its {key}, .*"id": .*has the {field} {given}; {field} must be '
+        f'{right}',
+    ):
+        check(damaged)
+
+
+def test_a_record_is_shown_by_its_id_and_not_by_a_long_polygon(check):
+    long = dict(segmentation=[[1.25] * 400]) | annotation(area='12')
+    with pytest.raises(UserError, match='annotations, {"id": 1, "image_id": 1'):
+        check(content(annotations=[long]))
+
+
+POLYGON = [1, 2, 11, 2, 11, 10]
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        [POLYGON],
+        [POLYGON, [1.5, 2, 11, 2, 11, 10, 3, 4]],
+        [POLYGON, [1, 2, 3, 4]],  # mmdet takes the first alone
+        dict(counts=[100, 5, 1095], size=[30, 40]),
+        dict(counts='h3T1', size=[30, 40]),
+    ],
+)
+def test_masks_are_polygons_or_run_lengths(check, value):
+    assert check(content(annotations=[annotation(segmentation=value)])) == []
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        'abc',
+        5,
+        POLYGON,
+        [[]],
+        [[1, 2, 3, 4]],
+        [[*POLYGON, 7]],
+        [[*POLYGON[:5], '10']],
+        [[*POLYGON[:5], None]],
+        [[*POLYGON[:5], float('nan')]],  # takes all memory in pycocotools
+        [POLYGON, 5],
+        dict(size=[30, 40]),
+        dict(counts='h3T1'),
+        dict(counts='h3T1', size=[40, 30]),
+        dict(counts=5, size=[30, 40]),
+        dict(counts=['5'], size=[30, 40]),
+    ],
+)
+def test_other_masks_are_refused_with_what_they_must_be(check, value):
+    damaged = content(annotations=[annotation(), annotation(id=7, segmentation=value)])
+    with pytest.raises(UserError) as error:
+        check(damaged)
+    message = str(error.value)
+    assert f'val.json has the segmentation {json.dumps(value)}; it must be polygons [[x1' in message
+    assert 'annotation 7 of' in message
+    assert '{"counts": ..., "size": [30, 40]}' in message
+    assert check(damaged, with_masks=False) == []
+
+
+def test_images_that_are_all_too_small_are_refused(check):
+    assert check(content(), min_size=30) == []
+    with pytest.raises(UserError, match='2 images but 2 in images below filter_cfg.min_size=31;'):
+        check(content(), min_size=31)
 
 
 def test_missing_images_are_counted_and_the_first_is_named(check):

@@ -114,6 +114,15 @@ def test_a_data_set_must_name_the_folder_of_its_images(coco_cfg):
         check_coco_config(coco_cfg)
 
 
+def test_images_below_min_size_are_refused_in_training_alone(coco_cfg):
+    filter_cfg = dict(filter_empty_gt=True, min_size=33)  # the images are of 48x32
+    coco_cfg.val_dataloader.dataset.update(filter_cfg=filter_cfg, test_mode=True)
+    check_coco_config(coco_cfg)
+    coco_cfg.train_dataloader.dataset.filter_cfg = filter_cfg
+    with pytest.raises(UserError, match='train2017.json .* images below filter_cfg.min_size=33'):
+        check_coco_config(coco_cfg)
+
+
 def test_a_test_servers_images_have_no_annotations(coco_cfg, tmp_path):
     (tmp_path / 'coco/annotations/instances_val2017.json').write_text('{"images": []}')
     coco_cfg.val_evaluator.format_only = True

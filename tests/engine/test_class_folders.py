@@ -1,4 +1,5 @@
 import logging
+import shutil
 
 import pytest
 from mmengine.config import Config, ConfigDict
@@ -9,7 +10,7 @@ from kat_mm.engine import preflight
 from kat_mm.engine.class_folders import (
     check_annotation_file,
     check_class_folders,
-    check_same_classes,
+    find_class_folders,
 )
 from kat_mm.errors import UserError
 
@@ -54,7 +55,7 @@ def test_complete_data_pass(root):
 def test_images_may_lie_deeper(root):
     (root / 'train' / 'cat' / 'indoors').mkdir()
     (root / 'train' / 'cat' / '1.JPG').rename(root / 'train' / 'cat' / 'indoors' / '1.jpg')
-    assert check_class_folders(root / 'train') == ['cat', 'dog', 'fox']
+    assert find_class_folders(root / 'train') == ['cat', 'dog', 'fox']
 
 
 def test_a_missing_folder_is_named(root):
@@ -87,7 +88,7 @@ def test_a_data_set_that_has_a_split_and_does_not_download_is_missed(tmp_path):
 
 def test_images_without_class_folders_are_refused(root):
     with pytest.raises(UserError, match='has no class folders; .* one folder for each class'):
-        check_class_folders(root / 'train' / 'cat')
+        find_class_folders(root / 'train' / 'cat')
 
 
 def test_stray_files_are_ignored_with_a_word(root, caplog):
@@ -105,9 +106,28 @@ def test_an_empty_class_is_refused_in_each_split(root):
         check(config(root))
 
 
+def test_an_empty_folder_is_a_class_without_images_or_none_at_all(root):
+    (root / 'train' / 'zzz').mkdir()
+    with pytest.raises(UserError, match='zzz; add the images of those .* and remove the others'):
+        check(config(root))
+
+
+def test_a_hidden_folder_is_named(root):
+    # mmpretrain would number the others from 1.
+    (root / 'val' / '.ipynb_checkpoints').mkdir()
+    with pytest.raises(UserError, match='val has hidden folders, .*: .ipynb_checkpoints; remove'):
+        check(config(root))
+
+
 def test_class_list_that_does_not_match_the_folders(root):
-    with pytest.raises(UserError, match='has 3 class folders, and the data set has 2 classes; not'):
+    expected = r'3 class folders, .* 2 classes \(missing: none, not among the classes: fox\)'
+    with pytest.raises(UserError, match=expected):
         check(config(root, classes=('cat', 'dog'), num_classes=2))
+    expected = r'3 class folders, .* 4 classes \(missing: cow, not among the classes: none\)'
+    with pytest.raises(UserError, match=expected):
+        check(config(root, classes=('cat', 'cow', 'dog', 'fox'), num_classes=4))
+    with pytest.raises(UserError, match=r'3 class folders, .* 2 classes \(cat, dog, fox\)'):
+        check(config(root, classes=('Felidae', 'Canidae'), num_classes=2))
     with pytest.raises(UserError, match='not in the order of the folders .*sort it: cat, dog, fox'):
         check(config(root, classes=('dog', 'cat', 'fox')))
     check(config(root, classes=('Cats', 'Dogs', 'Foxes')))  # other names in the folders' order
@@ -118,11 +138,26 @@ def test_class_list_that_does_not_match_the_head(root):
         check(config(root, num_classes=1000))
 
 
-def test_splits_of_other_classes_are_refused(root):
-    (root / 'val' / 'dog').rename(root / 'val' / 'wolf')
-    with pytest.raises(UserError, match='val split has other .* than the train split.*: dog, wolf'):
-        check(config(root, classes=None))
-    check_same_classes({})
+def test_a_preprocessor_of_another_number_of_classes_than_the_head_is_refused(root):
+    cfg = config(root)
+    cfg.model.data_preprocessor = dict(num_classes=3)
+    check(cfg)
+    cfg.model.data_preprocessor.num_classes = 1000
+    expected = 'data_preprocessor.num_classes=1000, .* must be model.head.num_classes=3'
+    with pytest.raises(UserError, match=expected):
+        check(cfg)
+
+
+@pytest.mark.parametrize('classes', [None, ('Cats', 'Dogs', 'Foxes')])
+def test_splits_of_other_classes_are_refused_with_what_differs(root, classes):
+    shutil.move(root / 'val' / 'dog', root / 'dog')
+    expected = 'train and .*/val have other class folders, .* train alone has dog, val alone none'
+    with pytest.raises(UserError, match=expected):
+        check(config(root, classes=classes))
+    shutil.move(root / 'dog', root / 'val' / 'wolf')
+    with pytest.raises(UserError, match='train alone has dog, val alone wolf'):
+        check(config(root, classes=classes))
+    check_class_folders({}, 3)
 
 
 def test_top_5_of_3_classes_is_refused(root):

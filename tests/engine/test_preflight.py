@@ -260,6 +260,15 @@ def test_missing_weights_are_counted(checkpoint):
         preflight.check_checkpoint(checkpoint, model, strict=True)
 
 
+def test_weights_alone_are_nothing_to_resume_from(checkpoint, tmp_path):
+    model = weights(backbone_a=(2, 3), head_b=(4,))
+    with pytest.raises(UserError, match='has no message_hub, meta, optimizer: .*load_from=.*model'):
+        preflight.check_checkpoint(checkpoint, model, strict=True, resume=True)
+    state = dict(meta={}, message_hub={}, optimizer={}, state_dict=model.state_dict())
+    torch.save(state, tmp_path / 'run.pth')
+    preflight.check_checkpoint(str(tmp_path / 'run.pth'), model, strict=True, resume=True)
+
+
 def test_a_checkpoint_of_something_else_is_refused(checkpoint):
     with pytest.raises(UserError, match='it lacks 1 tensors, such as other.z'):
         preflight.check_checkpoint(checkpoint, weights(other_z=(1,)), strict=False)

@@ -73,6 +73,7 @@ def test_config_with_a_syntax_error(fails, tmp_path):
     [
         (['--amp'], '--amp needs a GPU'),
         (['--launcher', 'slurm'], '--launcher slurm needs GPUs.*dist_train.sh'),
+        (['--launcher', 'pytorch'], 'RANK is not set.*dist_train.sh'),
     ],
 )
 def test_what_needs_a_gpu_on_a_cpu(fails, tiny_config, args, message):
@@ -176,7 +177,7 @@ def test_labels_outside_of_the_classes(fails, tiny_config, data_copy):
         tiny_config,
         '--cfg-options',
         *options,
-        message=r'ADE_train_00000005.png: label values \[200\] are outside of the 12 classes',
+        message=r'ADE_train_00000005.png: label values \[201\] are outside of the 12 classes',
         leaves_log=True,
     )
 
@@ -240,6 +241,19 @@ def test_checkpoint_of_other_shapes(fails, tiny_config, trained, tmp_path, use):
         '--resume': ['train.py', '--resume', path],
     }[use]
     fails(tool, config, *options, message=r'iter_6.pth .*\[64, 32\].*\[96, 32\]')
+
+
+def test_heads_of_other_classes(fails, tiny_config, trained, tmp_path):
+    config = with_model(tiny_config, tmp_path, decode_head=dict(num_classes=7))
+    message = r'decode_head.conv_seg.weight: \[12, .*in the checkpoint, \[7, .*in the model'
+    fails('test.py', config, trained / 'iter_6.pth', message=message)
+
+
+def test_weights_alone_to_resume_from(fails, tiny_config, trained, tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save(torch.load(trained / 'iter_6.pth', weights_only=False)['state_dict'], path)
+    message = 'weights.pth has no message_hub, meta, optimizer.*--cfg-options load_from=.*weights'
+    fails('train.py', tiny_config, '--resume', path, message=message)
 
 
 def test_nothing_to_resume_from(fails, tiny_config):

@@ -272,9 +272,16 @@ def test_a_class_without_images(fails):
 
 def test_a_folder_that_is_no_class(fails):
     def damage(root):
-        shutil.copytree(root / 'train' / 'n02793495', root / 'train' / '.cache')
+        shutil.copytree(root / 'train' / 'n02793495', root / 'train' / 'cache')
 
-    fails(damage, message='/train has 11 class folders, and the data set has 10 classes')
+    fails(damage, message='other class folders, .* train alone has cache, val alone none')
+
+
+def test_a_hidden_folder(fails):
+    fails(
+        lambda root: (root / 'train' / '.ipynb_checkpoints').mkdir(),
+        message='/train has hidden folders, .*: .ipynb_checkpoints; remove them',
+    )
 
 
 def test_a_head_of_other_classes(fails):
