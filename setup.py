@@ -71,7 +71,7 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['kat_mm', 'kat_mm.*']),
-    package_data={'kat_mm.ops': ['coefficients.json']},
+    package_data={'kat_mm.fits': ['coefficients.json']},
     cmdclass={'build_py': BuildPyWithMim},
     python_requires='>=3.10,<3.13',
     install_requires=read_requirements('runtime'),

@@ -35,11 +35,13 @@ from runs import images_per_second, read_scalars, train_entries
 from timing import machine, save
 from torch import nn
 
-from kat_mm.checkpoints import convert_for_model, read_checkpoint
+from kat_mm.backbones import convert_for_model
+from kat_mm.checkpoints import read_checkpoint
 from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
+from kat_mm.fits import RationalFit
+from kat_mm.fits.fitter import FUNCTIONS, evaluate
 from kat_mm.layers.rational import initial_fit
-from kat_mm.ops.coefficients import FUNCTIONS, RationalFit, evaluate
 from kat_mm.visualization.activations import PreActivations
 
 MODELS_BY_FOLDER = {

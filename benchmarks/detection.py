@@ -71,12 +71,12 @@ def bias_matrix(q: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor])
     return bias.flatten(4, 5).flatten(2, 3)
 
 
-def explicit_bias(q, k, v, grid, tables, **kwargs) -> Tensor:
+def explicit_bias(q, k, v, grid, tables, **_) -> Tensor:
     bias = bias_matrix(q, grid, tables).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, **kwargs)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
-def matrix(q, k, v, grid, tables, dropout_p=0.0) -> Tensor:
+def matrix(q, k, v, grid, tables, **_) -> Tensor:
     logits = (q / math.sqrt(q.shape[-1])) @ k.mT + bias_matrix(q, grid, tables)
     return logits.softmax(dim=-1).to(v.dtype) @ v
 
@@ -336,7 +336,7 @@ def measure_attention(cfg: Config, args) -> dict:
         block = model.blocks[index]
         heads = block.attn.num_heads
         head = model.embed_dims // heads
-        side = block.window_size or args.size // cfg.model.backbone.patch_size
+        side = block.attn.window_size or args.size // cfg.model.backbone.patch_size
         grid_side = args.size // cfg.model.backbone.patch_size
         windows = math.ceil(grid_side / side) ** 2
         shape = (args.batch_size * windows, heads, side * side, head)

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from timing import kernel_times, machine, require_gpu, save
 from torch import Tensor
 
+from kat_mm.fits import get_fit
 from kat_mm.ops import add_layer_norm_triton as fused
 from kat_mm.ops import group_rational_eager as eager
 from kat_mm.ops import group_rational_triton as kernels
-from kat_mm.ops.coefficients import get_fit
 
 SHAPES = ((128, 197, 3072), (512, 197, 768))
 DTYPES = {'bfloat16': torch.bfloat16, 'float32': torch.float32}

@@ -14,13 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kat_mm.ops.coefficients import (
-    FUNCTIONS,
-    TABLE_FILE,
-    TABLE_INTERVALS,
-    RationalFit,
-    fit_rational,
-)
+from kat_mm.fits import RationalFit, table
+from kat_mm.fits.fitter import FUNCTIONS, TABLE_INTERVALS, fit_rational
 
 # No attributes, subscripts or lambdas: an expression cannot reach what is not named.
 EXPRESSION_NODES = (
@@ -177,8 +172,8 @@ def fit_all() -> None:
     fits = [fit_rational(name, interval=TABLE_INTERVALS[name]) for name in FUNCTIONS]
     for fit in fits:
         report(fit)
-    write(TABLE_FILE, to_json([fit.to_dict() for fit in fits]))
-    print(f'wrote {TABLE_FILE}')
+    write(table.TABLE_FILE, to_json([fit.to_dict() for fit in fits]))
+    print(f'wrote {table.TABLE_FILE}')
 
 
 def main():

@@ -1,5 +1,7 @@
-"""Backbones, registered in the root registry of mmengine."""
+"""The backbone, and how checkpoints get into it."""
 
 from .kat import KAT
+from .pretrained import load_pretrained
+from .whole_model import convert_for_model
 
-__all__ = ['KAT']
+__all__ = ['KAT', 'convert_for_model', 'load_pretrained']

@@ -1,6 +1,5 @@
 """From every layout to the official KAT's, and from that to those that others read."""
 
-import math
 from collections import OrderedDict
 from pathlib import Path
 
@@ -111,9 +110,3 @@ def describe(state: State) -> str:
 def depth(state: State) -> int:
     """Number of blocks in a state dict of the official layout."""
     return 1 + max(int(key.split('.')[1]) for key in state if key.startswith('blocks.'))
-
-
-def square_grid(num_patches: int) -> tuple[int, int] | None:
-    """The square grid of a number of tokens, or None."""
-    side = math.isqrt(num_patches)
-    return (side, side) if side * side == num_patches else None

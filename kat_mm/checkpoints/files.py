@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import pickle
 import re
@@ -9,38 +10,49 @@ from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 
 from kat_mm.errors import UserError
+from kat_mm.installed import is_installed
 
 
-def _history_buffer_method(owner: type, name: str):
-    """The only ``getattr`` that reading a checkpoint may do: log buffers name their methods."""
-    if owner is not HistoryBuffer:
-        raise pickle.UnpicklingError(f'it asks for {owner}.{name}')
-    return getattr(owner, name)
+@functools.cache
+def _safe_globals() -> list:
+    """What a checkpoint holds besides tensors: arguments of a script, and the logs of mmengine."""
+    names = [argparse.Namespace]
+    if is_installed('numpy'):
+        import numpy as np
 
+        multiarray = np._core.multiarray
+        names += [
+            np.ndarray,
+            np.dtype,
+            *(
+                getattr(np.dtypes, f'{name}DType')
+                for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')
+            ),
+            *(
+                (getattr(multiarray, function), f'numpy.{core}.multiarray.{function}')
+                for function in ('_reconstruct', 'scalar')
+                for core in ('core', '_core')
+            ),
+        ]
+    if is_installed('mmengine'):
+        from mmengine.logging import HistoryBuffer
 
-# What a checkpoint of mmengine holds besides tensors, in its logs.
-_MMENGINE_GLOBALS = [
-    # As training scripts save their arguments.
-    argparse.Namespace,
-    HistoryBuffer,
-    (_history_buffer_method, 'getattr'),
-    (_history_buffer_method, 'builtins.getattr'),
-    np.ndarray,
-    np.dtype,
-    *(
-        getattr(np.dtypes, f'{name}DType')
-        for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')
-    ),
-    (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
-    (np._core.multiarray._reconstruct, 'numpy._core.multiarray._reconstruct'),
-    (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
-    (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
-]
+        def history_buffer_method(owner: type, name: str):
+            """The only ``getattr`` that reading may do: log buffers name their methods."""
+            if owner is not HistoryBuffer:
+                raise pickle.UnpicklingError(f'it asks for {owner}.{name}')
+            return getattr(owner, name)
+
+        names += [
+            HistoryBuffer,
+            (history_buffer_method, 'getattr'),
+            (history_buffer_method, 'builtins.getattr'),
+        ]
+    return names
+
 
 # The length of the header, and the header.
 _SAFETENSORS = re.compile(rb'.{4}\0{4}\{', re.DOTALL)
@@ -61,7 +73,7 @@ def trust_mmengine_checkpoints() -> None:
 
     Without it mmengine 0.10.7 cannot resume under torch 2.6 and later.
     """
-    torch.serialization.add_safe_globals(_MMENGINE_GLOBALS)
+    torch.serialization.add_safe_globals(_safe_globals())
 
 
 def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict:
@@ -80,7 +92,7 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict:
         UserError: The file is missing, truncated, no checkpoint, or needs arbitrary unpickling.
     """
     path = str(path)
-    with torch.serialization.safe_globals(_MMENGINE_GLOBALS):
+    with torch.serialization.safe_globals(_safe_globals()):
         try:
             content = _read(path, allow_pickle)
         except UserError:
@@ -132,6 +144,8 @@ def _read(path: str, allow_pickle: bool) -> dict:
             f'with {beginning[:30]}. Get it again, as a file of torch.save, .safetensors or .npz'
         )
     if path.endswith('.npz'):
+        import numpy as np
+
         try:
             with np.load(path, allow_pickle=allow_pickle) as arrays:
                 return {

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor
 
 from kat_mm.errors import UserError
@@ -21,6 +20,7 @@ from kat_mm.errors import UserError
 from .state_dict import keep_entries
 
 State = dict[str, Tensor]
+_logger = logging.getLogger(__name__)
 
 
 class Layout(NamedTuple):
@@ -72,11 +72,9 @@ def _from_timm(state: State) -> State:
             state[f'{linear}.weight'] = gamma[:, None] * state[f'{linear}.weight']
             state[f'{linear}.bias'] = gamma * state[f'{linear}.bias']
     if state.pop('dist_token', None) is not None:
-        print_log(
+        _logger.warning(
             'The distillation token of the checkpoint is left out, which KAT lacks: its features '
-            'differ from those of the distilled model',
-            'current',
-            logging.WARNING,
+            'differ from those of the distilled model'
         )
         position = state['pos_embed']  # class token, distillation token, patches
         state['pos_embed'] = torch.cat([position[:, :1], position[:, 2:]], dim=1)

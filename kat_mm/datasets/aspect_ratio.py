@@ -1,12 +1,9 @@
 import functools
 from collections.abc import Iterator, Sized
 
-from mmengine.registry import DATA_SAMPLERS
-
 from .seeding import SeededInfiniteSampler
 
 
-@DATA_SAMPLERS.register_module()
 class SeededAspectRatioSampler(SeededInfiniteSampler):
     """SeededInfiniteSampler with portraits and landscapes in groups, which saves padding.
 

@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform, Compose
-from mmengine.registry import TRANSFORMS
 
 from kat_mm.errors import UserError
 
@@ -11,7 +10,6 @@ from kat_mm.errors import UserError
 _LOADING_ERRORS = (OSError, ValueError, AssertionError, AttributeError, cv2.error)
 
 
-@TRANSFORMS.register_module()
 class LoadChecked(BaseTransform):
     """Run loading transforms; when one fails, name the files of the sample.
 
@@ -59,7 +57,6 @@ def check_loading(dataset: dict) -> None:
             pipeline[index] = dict(type=LoadChecked.__name__, transforms=[transform])
 
 
-@TRANSFORMS.register_module()
 class CheckLabels(BaseTransform):
     """Refuse label values outside of the classes, which on a GPU end in a device-side assert.
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from mmengine.registry import FUNCTIONS
 from torch import Tensor
 
 
@@ -33,7 +32,6 @@ def _unpack(cls: type, labels: Tensor, metas: list[dict]) -> CompactSamples:
     return samples
 
 
-@FUNCTIONS.register_module()
 def compact_collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
     """Collate samples of ``PackInputs`` of mmpretrain: images of one size, with one label each.
 

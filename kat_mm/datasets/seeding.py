@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.registry import DATA_SAMPLERS, TRANSFORMS
 
 
 class SeededIndex(int):
@@ -28,7 +27,6 @@ class SeededIndex(int):
         return SeededIndex, (int(self), self.seed)
 
 
-@DATA_SAMPLERS.register_module()
 class SeededInfiniteSampler(InfiniteSampler):
     """mmengine's InfiniteSampler, whose indices carry a seed for ``SeedAugmentation``.
 
@@ -43,7 +41,6 @@ class SeededInfiniteSampler(InfiniteSampler):
             yield SeededIndex(index, int(state[0]))
 
 
-@DATA_SAMPLERS.register_module()
 class SeededSampler(DefaultSampler):
     """mmengine's DefaultSampler, whose indices carry a seed for ``SeedAugmentation``.
 
@@ -58,7 +55,6 @@ class SeededSampler(DefaultSampler):
             yield SeededIndex(index, int(seed))
 
 
-@TRANSFORMS.register_module()
 class SeedAugmentation(BaseTransform):
     """Seed Python, NumPy and PyTorch for one sample; the first transform of a pipeline.
 

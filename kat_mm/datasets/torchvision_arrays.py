@@ -3,7 +3,6 @@ import os
 import numpy as np
 from mmengine import dist
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS
 
 CLASSES = {
     'SVHN': tuple('0123456789'),
@@ -22,7 +21,6 @@ CLASSES = {
 }
 
 
-@DATASETS.register_module()
 class TorchvisionArrays(BaseDataset):
     """A classification set of torchvision that mmpretrain lacks: SVHN or STL10, with its download.
 

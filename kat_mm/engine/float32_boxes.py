@@ -1,10 +1,8 @@
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 
-@HOOKS.register_module()
 class Float32BoxesHook(Hook):
     """Keep the arithmetic of boxes in float32 where a detector of mmdet trains in half precision.
 

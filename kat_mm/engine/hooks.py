@@ -5,14 +5,12 @@ import torch
 from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
 from kat_mm.visualization.activations import PreActivations
 
 
-@HOOKS.register_module()
 class SeedIterationHook(Hook):
     """Make the random numbers of an iteration depend on (seed, iteration, rank) alone.
 
@@ -28,7 +26,6 @@ class SeedIterationHook(Hook):
         torch.manual_seed(seed)
 
 
-@HOOKS.register_module()
 class AverageLossHook(Hook):
     """Log losses as means over all processes; mmengine logs those of process 0."""
 
@@ -46,7 +43,6 @@ class AverageLossHook(Hook):
         outputs.update(zip(names, values.unbind(), strict=True))
 
 
-@HOOKS.register_module()
 class PlotRationalsHook(Hook):
     """Draw the learned functions of a KAT, and what goes into them, while it trains.
 

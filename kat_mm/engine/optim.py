@@ -1,6 +1,5 @@
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -10,7 +9,6 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 _EMBEDDINGS = ('cls_token', 'pos_embed', 'rel_pos_h', 'rel_pos_w')
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Parameter groups for transformers: layer-wise learning rates, decay only where it belongs.
 

@@ -19,8 +19,8 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
-from kat_mm.backbones import KAT
-from kat_mm.checkpoints import convert_for_model, load_pretrained, read_checkpoint
+from kat_mm.backbones import KAT, convert_for_model, load_pretrained
+from kat_mm.checkpoints import read_checkpoint
 from kat_mm.checkpoints.state_dict import keep_entries
 from kat_mm.engine.check_detection import check_annotations, check_compiled_operators
 from kat_mm.engine.class_folders import (

@@ -1,13 +1,12 @@
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from kat_mm.checkpoints import convert_for_model, read_checkpoint
+from kat_mm.backbones import convert_for_model
+from kat_mm.checkpoints import read_checkpoint
 
 
-@RUNNERS.register_module()
 class CheckpointRunner(Runner):
     """mmengine's Runner, whose ``load_from`` takes every checkpoint that a KAT can start from.
 
@@ -45,7 +44,7 @@ class CheckpointRunner(Runner):
     def load_checkpoint(
         self, filename: str, map_location='cpu', strict: bool = False, revise_keys=None
     ) -> dict:
-        """Load a checkpoint of any layout; see :func:`kat_mm.checkpoints.convert_for_model`.
+        """Load a checkpoint of any layout; see :func:`kat_mm.backbones.convert_for_model`.
 
         ``map_location`` and ``revise_keys`` are mmengine's, and not needed.
         """

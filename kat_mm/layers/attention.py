@@ -1,19 +1,25 @@
+import logging
+
 import torch
 import torch.nn.functional as F
-from mmengine.logging import print_log
-from mmengine.model import BaseModule
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from kat_mm.ops import linear, qkv_linear, split_heads
+from kat_mm.arguments import check_int, check_rate
+from kat_mm.ops import split_heads
 
+from .block_spec import BlockSpec
 from .init import mimetic_, trunc_normal_
 from .rel_pos import rel_pos_attention, resize_rel_pos
-from .residual import is_plain
+from .windows import merge_windows, partition_windows
+
+_logger = logging.getLogger(__name__)
+
+# Sizes decide in these, which torch.fx cannot see: to it each is one step.
+for _name in ('merge_windows', 'partition_windows', 'rel_pos_attention'):
+    torch.fx.wrap(_name)
 
 
-@MODELS.register_module()
-class SoftmaxAttention(BaseModule):
+class SoftmaxAttention(nn.Module):
     """Multi-head self-attention on PyTorch's fused ``scaled_dot_product_attention``.
 
     Args:
@@ -26,8 +32,12 @@ class SoftmaxAttention(BaseModule):
             Default: 'mimetic'.
         rel_pos_size: Grid (H, W) for which the tables of decomposed relative positions are made,
             ``rel_pos_h`` (2 H - 1, C / heads) and ``rel_pos_w`` (2 W - 1, C / heads), zero at the
-            start. On other grids and on loading they are resized linearly. The tokens must be the
-            grid alone. Default: None, without relative positions.
+            start. On other grids and on loading they are resized linearly; a checkpoint that has
+            none anywhere leaves them at zero. The tokens must be the grid alone. Default: None,
+            without relative positions.
+        window_size: Side in tokens of the windows in which the patches attend to each other
+            (ViTDet); the grid is padded with zeros to a multiple of it. The tokens must be the grid
+            alone. Default: 0, attention over all tokens.
     """
 
     def __init__(
@@ -39,8 +49,13 @@ class SoftmaxAttention(BaseModule):
         proj_drop_rate: float = 0.0,
         init: str = 'mimetic',
         rel_pos_size: tuple[int, int] | None = None,
+        window_size: int = 0,
     ):
         super().__init__()
+        check_int('SoftmaxAttention', 'num_heads', num_heads, least=1)
+        check_int('SoftmaxAttention', 'window_size', window_size, least=0)
+        check_rate('SoftmaxAttention', 'attn_drop_rate', attn_drop_rate)
+        check_rate('SoftmaxAttention', 'proj_drop_rate', proj_drop_rate)
         if embed_dims % num_heads:
             raise ValueError(
                 f'SoftmaxAttention: num_heads={num_heads} does not divide embed_dims={embed_dims}'
@@ -52,6 +67,7 @@ class SoftmaxAttention(BaseModule):
         self.num_heads = num_heads
         self.init = init
         self.attn_drop_rate = attn_drop_rate
+        self.window_size = window_size
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
@@ -63,6 +79,22 @@ class SoftmaxAttention(BaseModule):
             )
             self.register_load_state_dict_pre_hook(_fit_loaded_rel_pos)
 
+    @classmethod
+    def from_spec(cls, spec: BlockSpec, **options) -> 'SoftmaxAttention':
+        """The attention of a block; see :class:`BlockSpec`."""
+        if (spec.window_size or spec.use_rel_pos) and spec.num_extra_tokens:
+            raise ValueError(
+                f'{cls.__name__}: window_size={spec.window_size} and use_rel_pos={spec.use_rel_pos}'
+                ' need with_cls_token=False, since a class token has no place in the grid'
+            )
+        return cls(
+            spec.embed_dims,
+            spec.num_heads,
+            rel_pos_size=spec.attended_grid if spec.use_rel_pos else None,
+            window_size=spec.window_size,
+            **options,
+        )
+
     def init_weights(self) -> None:
         if self.init == 'mimetic':
             mimetic_(self.qkv, self.proj, self.num_heads)
@@ -70,52 +102,69 @@ class SoftmaxAttention(BaseModule):
             trunc_normal_(self.qkv)
             trunc_normal_(self.proj)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, N, C) to the same shape; the last H * W tokens are patches, for ``grid`` = (H, W)."""
-        x, bias = self.forward_without_bias(x, grid)
-        return x if bias is None else x + bias.to(x.dtype)
-
-    def forward_without_bias(
-        self, x: Tensor, grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor | None]:
-        """``forward`` without the last bias, which the next normalisation adds at no cost on a GPU.
+    def forward(self, x: Tensor, grid: tuple[int, int], attn_mask: Tensor | None = None) -> Tensor:
+        """(B, N, C) to the same shape.
 
         Args:
-            x: (B, N, C).
-            grid: As of ``forward``.
+            x: The last H * W of the N tokens are patches, whatever stands before them.
+            grid: (H, W).
+            attn_mask: As in ``scaled_dot_product_attention``: true where a query may look, or what
+                is added to its scores; broadcast to (B, heads, N, N).
 
-        Returns:
-            (B, N, C), and the bias (C,) that is still to be added, or None if there is none.
+        Raises:
+            ValueError: There are windows, to which a mask does not apply.
         """
-        x = self.attend(*self.project(x), grid).transpose(1, 2).flatten(2)
-        if not is_plain(self.proj, nn.Linear):
-            return self.proj_drop(self.proj(x)), None
-        weight, bias = self.proj.weight, self.proj.bias
-        if x.is_cuda and not (self.training and self.proj_drop.p):
-            return linear(x, weight, None), bias
-        return self.proj_drop(linear(x, weight, bias)), None
+        q, k, v = self.project(partition_windows(x, grid, self.window_size))
+        x = self.attend(q, k, v, grid, attn_mask).transpose(1, 2)
+        x = merge_windows(x, grid, self.window_size).flatten(2)
+        return self.proj_drop(self.proj(x))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, heads, N, C / heads), of x (B, N, C)."""
-        if is_plain(self.qkv, nn.Linear):
-            return qkv_linear(x, self.qkv.weight, self.qkv.bias, self.num_heads)
         return split_heads(self.qkv(x), self.num_heads)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Values weighted by attention: (B, heads, N, C / heads) each, and the result."""
-        dropout = self.attn_drop_rate if self.training else 0.0
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        grid: tuple[int, int],
+        attn_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Values weighted by attention: (B, heads, N, C / heads) each, and the result.
+
+        With windows the first dimension is that of ``partition_windows``, and ``grid`` still that
+        of the whole image.
+        """
+        options = dict(attn_mask=attn_mask, dropout_p=self.attn_drop_rate if self.training else 0.0)
+        grid = self.attended_grid(grid, attn_mask)
         if self.use_rel_pos:
-            tables = (self.rel_pos_h, self.rel_pos_w)
-            tables = tuple(map(resize_rel_pos, tables, grid))
-            return rel_pos_attention(q, k, v, grid, tables, dropout_p=dropout)
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+            return rel_pos_attention(q, k, v, grid, (self.rel_pos_h, self.rel_pos_w), **options)
+        return F.scaled_dot_product_attention(q, k, v, **options)
+
+    def attended_grid(
+        self, grid: tuple[int, int], attn_mask: Tensor | None = None
+    ) -> tuple[int, int]:
+        """(H, W) of the patches that a query sees; arguments as of ``forward``."""
+        if not self.window_size:
+            return grid
+        if attn_mask is not None:
+            raise ValueError(
+                f'{type(self).__name__}: attn_mask does not apply to attention in windows of '
+                f'{self.window_size} tokens; give it to blocks that attend to all tokens'
+            )
+        return self.window_size, self.window_size
 
 
 def _fit_loaded_rel_pos(module: SoftmaxAttention, state_dict: dict, prefix: str, *_) -> None:
-    for name in ('rel_pos_h', 'rel_pos_w'):
-        key, own = prefix + name, getattr(module, name)
+    tables = {f'{prefix}{name}': getattr(module, name) for name in ('rel_pos_h', 'rel_pos_w')}
+    if f'{prefix}qkv.weight' in state_dict and not state_dict.keys() & tables.keys():
+        # A checkpoint without them, as of classification: zeros compute what it computed.
+        _logger.info('%srel_pos_{h,w} are not in the checkpoint: they start at zero', prefix)
+        state_dict.update({key: torch.zeros_like(own) for key, own in tables.items()})
+    for key, own in tables.items():
         loaded = state_dict.get(key)
         # Where even the channels differ, the shape is refused.
         if loaded is not None and len(loaded) != len(own) and loaded.shape[1:] == own.shape[1:]:
-            print_log(f'{key} resized from {len(loaded)} to {len(own)} distances', 'current')
+            _logger.info('%s resized from %d to %d distances', key, len(loaded), len(own))
             state_dict[key] = resize_rel_pos(loaded, (len(own) + 1) // 2)

@@ -1,27 +1,13 @@
-from mmengine.model import BaseModule
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from kat_mm.ops import FeedForwardParameters, feed_forward
+from kat_mm.arguments import check_rate
 
+from .block_spec import BlockSpec
 from .init import trunc_normal_, variance_preserving_
 from .rational import GroupRational
-from .residual import AddLayerNorm, Residual, is_plain
 
 
-class FeedForward(BaseModule):
-    """What a block's second half can be: (..., C) to the same shape."""
-
-    def forward_residual(self, stream: Residual, norm: AddLayerNorm) -> Residual:
-        """The stream with its branch added; its next branch is this module's function of its
-        normalisation.
-        """
-        total, x = norm(stream)
-        return Residual(total, self(x))
-
-
-@MODELS.register_module()
-class GRKAN(FeedForward):
+class GRKAN(nn.Module):
     """Feed-forward of KAT: rational function, linear, rational function, linear.
 
     act1 -> dropout -> fc1 -> act2 -> dropout -> fc2 (KAT, section 4; names of the official code).
@@ -55,6 +41,7 @@ class GRKAN(FeedForward):
         init: str = 'variance_preserving',
     ):
         super().__init__()
+        check_rate('GRKAN', 'drop_rate', drop_rate)
         if init not in ('variance_preserving', 'trunc_normal'):
             raise ValueError(
                 f"GRKAN: init={init!r} is unknown; choose 'variance_preserving' or 'trunc_normal'"
@@ -73,6 +60,11 @@ class GRKAN(FeedForward):
         self.drop2 = nn.Dropout(drop_rate)
         self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
 
+    @classmethod
+    def from_spec(cls, spec: BlockSpec, **options) -> 'GRKAN':
+        """The feed-forward of a block; see :class:`BlockSpec`."""
+        return cls(spec.embed_dims, spec.feedforward_channels, **options)
+
     def init_weights(self) -> None:
         for act, linear in ((self.act1, self.fc1), (self.act2, self.fc2)):
             if self.init == 'variance_preserving':
@@ -85,45 +77,8 @@ class GRKAN(FeedForward):
         x = self.act2(self.fc1(self.drop1(self.act1(x))))
         return self.fc2(self.drop2(x))
 
-    def forward_residual(self, stream: Residual, norm: AddLayerNorm) -> Residual:
-        """As ``FeedForward.forward_residual``, in one node of the graph where that is the same."""
-        # Looked up once: a module takes longer to find its parts than to launch a kernel on them.
-        acts, linears = (self.act1, self.act2), (self.fc1, self.fc2)
-        if not (
-            stream.x.is_cuda
-            and is_plain(norm, AddLayerNorm)
-            and is_plain(self, GRKAN)
-            and all(is_plain(act, GroupRational) for act in acts)
-            and all(is_plain(linear, nn.Linear) for linear in linears)
-            and linears[0].bias is not None
-            and not any(_drops(drop) for drop in (self.drop1, self.drop2))
-        ):
-            return super().forward_residual(stream, norm)
-        (act1, act2), (fc1, fc2) = acts, linears
-        parameters = FeedForwardParameters(
-            norm.weight,
-            norm.bias,
-            act1.weight_numerator,
-            act1.weight_denominator,
-            fc1.weight,
-            fc1.bias,
-            act2.weight_numerator,
-            act2.weight_denominator,
-            fc2.weight,
-        )
-        total, y = feed_forward(
-            stream.x, stream.branch, stream.scale, norm.eps, parameters, stream.branch_bias
-        )
-        return Residual(total, y, branch_bias=fc2.bias)
 
-
-def _drops(module: nn.Module) -> bool:
-    """Whether a dropout does anything, or is none."""
-    return not is_plain(module, nn.Dropout) or (module.training and module.p > 0)
-
-
-@MODELS.register_module()
-class MLP(FeedForward):
+class MLP(nn.Module):
     """Feed-forward of the plain ViT: linear, GELU, linear. The twin that KAT is compared with.
 
     Args:
@@ -137,11 +92,17 @@ class MLP(FeedForward):
         self, embed_dims: int, hidden_dims: int, bias: bool = True, drop_rate: float = 0.0
     ):
         super().__init__()
+        check_rate('MLP', 'drop_rate', drop_rate)
         self.fc1 = nn.Linear(embed_dims, hidden_dims, bias=bias)
         self.act = nn.GELU()
         self.drop1 = nn.Dropout(drop_rate)
         self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
         self.drop2 = nn.Dropout(drop_rate)
+
+    @classmethod
+    def from_spec(cls, spec: BlockSpec, **options) -> 'MLP':
+        """The feed-forward of a block; see :class:`BlockSpec`."""
+        return cls(spec.embed_dims, spec.feedforward_channels, **options)
 
     def init_weights(self) -> None:
         trunc_normal_(self.fc1)

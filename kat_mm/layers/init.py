@@ -2,12 +2,11 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kat_mm.fits import RationalFit
 from kat_mm.ops import group_rational
-from kat_mm.ops.coefficients import RationalFit
 
 
 def squared_gain(fit: RationalFit) -> float:
@@ -15,14 +14,15 @@ def squared_gain(fit: RationalFit) -> float:
 
     By Gauss-Hermite quadrature in float64: identity 1, swish 2.811, gelu 2.352.
     """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+    # Golub and Welsch (1969): nodes and weights from the recurrence of the Hermite polynomials.
+    off_diagonal = torch.arange(1, 100, dtype=torch.float64).sqrt()
+    nodes, vectors = torch.linalg.eigh(off_diagonal.diag(1) + off_diagonal.diag(-1))
     values = group_rational(
-        torch.from_numpy(nodes)[:, None],
+        nodes[:, None],
         torch.tensor([fit.numerator], dtype=torch.float64),
         torch.tensor([fit.denominator], dtype=torch.float64),
     )
-    second_moment = torch.from_numpy(weights) @ values[:, 0].square() / math.sqrt(2 * math.pi)
-    return 1 / second_moment.item()
+    return 1 / (vectors[0].square() @ values[:, 0].square()).item()
 
 
 @torch.no_grad()
@@ -85,3 +85,12 @@ def _factors(noise: float, identity: float, like: Tensor, rank: int) -> tuple[Te
     vectors = vectors[:, -rank:]
     scale = squares[-rank:].clamp(min=1e-12).pow(0.25)  # square root of the singular values
     return (product @ vectors / scale).T, (vectors * scale).T
+
+
+def init_children(module: nn.Module) -> None:
+    """Call ``init_weights`` of the modules below, each of which fills what is below itself."""
+    for child in module.children():
+        if hasattr(child, 'init_weights'):
+            child.init_weights()
+        else:
+            init_children(child)

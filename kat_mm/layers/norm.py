@@ -1,10 +1,8 @@
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 
-@MODELS.register_module('LN2d')
 class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of a map, at each position (ViTDet, in neck and heads).
 

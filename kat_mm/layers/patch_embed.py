@@ -1,6 +1,65 @@
+import logging
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from kat_mm.arguments import check_int
+
+from .init import trunc_normal_
+
+_logger = logging.getLogger(__name__)
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution whose stride is its kernel, as a matrix product: GPUs have faster kernels."""
+
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int):
+        super().__init__(in_channels, out_channels, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W), multiples of the patch, to (B, out_channels, H', W')."""
+        height, width = self.kernel_size
+        patches = x.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class PatchEmbed(nn.Module):
+    """Image to tokens: one linear map of each patch, as a strided convolution.
+
+    Weights that were made for patches of another size are resized on loading.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dims: Channels C of the tokens.
+        patch_size: Side of a patch in pixels.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, patch_size: int):
+        super().__init__()
+        check_int('PatchEmbed', 'patch_size', patch_size, least=1)
+        check_int('PatchEmbed', 'in_channels', in_channels, least=1)
+        self.patch_size = patch_size
+        self.proj = PatchConv2d(in_channels, embed_dims, patch_size)
+        self.register_load_state_dict_pre_hook(_fit_loaded_patches)
+
+    def init_weights(self) -> None:
+        trunc_normal_(self.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, ceil(H / patch), ceil(W / patch), C)."""
+        return self.proj(pad_to_multiple(x, self.patch_size)).permute(0, 2, 3, 1)
+
+
+def pad_to_multiple(x: Tensor, size: int) -> Tensor:
+    """Zeros at the right and the bottom of (B, C, H, W), up to the next multiples of ``size``."""
+    right, bottom = -x.shape[-1] % size, -x.shape[-2] % size
+    return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
+
+
+# To torch.fx, which cannot see how a size decides, it is one step.
+torch.fx.wrap('pad_to_multiple')
 
 
 def resize_patch_embed(weight: Tensor, size: tuple[int, int]) -> Tensor:
@@ -24,3 +83,14 @@ def resize_patch_embed(weight: Tensor, size: tuple[int, int]) -> Tensor:
     # Rows: the pixels of the old size. The product with a weight is B^T+ w.
     inverse = torch.linalg.pinv(resized.flatten(1).double())
     return (weight.flatten(2).double() @ inverse.T).unflatten(2, size).to(weight.dtype)
+
+
+def _fit_loaded_patches(module: PatchEmbed, state_dict: dict, prefix: str, *_) -> None:
+    key, own = f'{prefix}proj.weight', module.proj.weight
+    loaded = state_dict.get(key)
+    if loaded is None or loaded.dim() != 4 or loaded.shape[:2] != own.shape[:2]:
+        return  # refused for its shape
+    before, size = tuple(loaded.shape[2:]), tuple(own.shape[2:])
+    if before != size:
+        _logger.info('Patches resized from %s to %s', before, size)
+        state_dict[key] = resize_patch_embed(loaded, size)

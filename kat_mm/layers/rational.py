@@ -1,11 +1,15 @@
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from kat_mm.fits import RationalFit, get_fit
 from kat_mm.ops import group_rational
-from kat_mm.ops.coefficients import RationalFit, fit_rational, get_fit
+
+# Shapes decide in it, which torch.fx cannot see: to it this is one step.
+torch.fx.wrap('group_rational')
 
 
 @functools.cache
@@ -27,6 +31,9 @@ def initial_fit(
         )
     if order == fit.order and interval in (None, fit.interval):
         return fit
+    # Imported here: numpy and scipy are for those who want another fit.
+    from kat_mm.fits.fitter import fit_rational
+
     return fit_rational(name, order, interval or fit.interval)
 
 
@@ -41,7 +48,7 @@ class GroupRational(nn.Module):
         num_groups: Groups of the denominator; must divide ``num_channels``. Default: 8.
         num_numerator_groups: Groups of the numerator; must divide ``num_channels``. Default: 1.
         order: Degrees (m, n) of numerator and denominator. Default: (5, 4).
-        init: Function that it starts as: a name in ``kat_mm.ops.coefficients``.
+        init: Function that it starts as: a name in ``kat_mm.fits``.
         init_interval: (lo, hi), where it is to be close to that function. Default: the interval of
             the packaged fit.
         channels_first: Input is (B, num_channels, ...), as convolutions have it. Default: False.
@@ -65,12 +72,12 @@ class GroupRational(nn.Module):
             ('num_groups', num_groups),
             ('num_numerator_groups', num_numerator_groups),
         ):
-            if groups < 1 or num_channels % groups:
+            if not isinstance(groups, int) or groups < 1 or num_channels % groups:
                 raise ValueError(
                     f'GroupRational: {name}={groups} does not divide the {num_channels} channels; '
                     f'choose a divisor of {num_channels}, for example 1 or {num_channels}'
                 )
-        if len(order) != 2:
+        if not isinstance(order, Sequence) or len(order) != 2:
             raise ValueError(
                 f'GroupRational: order={order} must be the degrees (m, n) of numerator and '
                 'denominator, for example (5, 4)'

@@ -44,7 +44,7 @@ def rel_pos_attention(
         k: (B, heads, H * W, d).
         v: (B, heads, H * W, d).
         grid: (H, W) in tokens.
-        rel_pos: Tables (2 H - 1, d) and (2 W - 1, d).
+        rel_pos: Tables (2 H - 1, d) and (2 W - 1, d), or of other sizes, which are resized.
         kwargs: For ``scaled_dot_product_attention``.
 
     Returns:
@@ -52,6 +52,7 @@ def rel_pos_attention(
     """
     height, width = grid
     head = q.shape[-1]
+    rel_pos = tuple(map(resize_rel_pos, rel_pos, grid))
     # Fused kernels want a multiple of 8 channels, and flash attention as many of v as of q and k.
     pad = -(head + height + width) % 8
     q = torch.cat([q.unflatten(2, grid), *_bias(q, grid, rel_pos, pad)], dim=-1).flatten(2, 3)

@@ -8,11 +8,13 @@ def partition_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     Args:
         x: (B, H * W, C).
         grid: (H, W) in tokens.
-        window: Side of a window in tokens.
+        window: Side of a window in tokens; 0: none, x is returned.
 
     Returns:
         (B * windows, window * window, C), the windows of an image row by row.
     """
+    if not window:
+        return x
     batch, _, channels = x.shape
     x = x.reshape(batch, *grid, channels)
     right, bottom = -grid[1] % window, -grid[0] % window
@@ -27,18 +29,17 @@ def merge_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     """Put windows together again: the inverse of :func:`partition_windows`.
 
     Args:
-        x: (B * windows, window * window, C).
+        x: (B * windows, window * window, ...), any strides.
         grid: (H, W) in tokens.
-        window: Side of a window in tokens.
+        window: Side of a window in tokens; 0: none, x is returned.
 
     Returns:
-        (B, H * W, C); what lay in the padding is left out.
+        (B, H * W, ...); what lay in the padding is left out.
     """
+    if not window:
+        return x
     height, width = grid
     rows, columns = -(-height // window), -(-width // window)
-    batch, channels = x.shape[0] // (rows * columns), x.shape[-1]
-    x = x.view(batch, rows, columns, window, window, channels).transpose(2, 3)
-    x = x.reshape(batch, rows * window, columns * window, channels)
-    if height % window or width % window:
-        x = x[:, :height, :width]
-    return x.reshape(batch, height * width, channels)
+    x = x.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
+    x = x.reshape(x.shape[0], rows * window, columns * window, *x.shape[5:])
+    return x[:, :height, :width].flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Necks, registered in the root registry of mmengine."""
+"""Necks."""
 
 from .simple_feature_pyramid import SimpleFeaturePyramid
 

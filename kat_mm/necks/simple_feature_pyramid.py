@@ -3,13 +3,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from kat_mm.layers import LayerNorm2d
 
 
-@MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
     """Feature pyramid from the last map of a plain backbone (ViTDet, Li et al. 2022, section 3).
 

@@ -4,19 +4,16 @@ What stands between two linear maps of a transformer block: on a GPU one kernel 
 stream and the branch once and writes the sum and the next linear map's input once.
 """
 
-import importlib.util
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import backend
 from .group_rational import check_coefficients, group_rational
 from .operator import Operator
 
-if importlib.util.find_spec('triton') is not None:
+if backend.HAS_TRITON:
     from . import add_layer_norm_triton as kernels
-else:  # platforms for which there is no Triton
-    kernels = None
 
 
 def add_layer_norm(
@@ -116,7 +113,7 @@ def check(
 
 def fused_dtype(x: Tensor, branch: Tensor | None) -> torch.dtype | None:
     """The dtype that the fused kernel gives its result, or None where it does not serve."""
-    if kernels is None or not x.is_cuda or not kernels.supports(x, branch):
+    if not backend.runs_kernels(x) or not kernels.supports(x, branch):
         return None
     # torch.compile counts as exporting where it looks.
     exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
@@ -182,7 +179,7 @@ def by_role(gradients: list[Tensor], has_act: bool) -> tuple:
     return grad_x, vectors, others[0] if own_branch else grad_x, *coefficients
 
 
-if kernels is not None:
+if backend.HAS_TRITON:
     _operator = Operator(
         'add_layer_norm',
         '(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor? scale, Tensor weight, Tensor bias,'

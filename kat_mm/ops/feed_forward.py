@@ -4,19 +4,19 @@ Residual addition, normalisation, act1, fc1, act2 and fc2 (KAT, section 4), each
 elsewhere; what is saved is the work of autograd, of casts, and of the host that drives them.
 """
 
-import importlib.util
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import backend
 from .add_layer_norm import add_layer_norm, by_role, check, fused_dtype
 from .group_rational import group_rational
 from .linear import linear, weight_gradient
 from .operator import Operator
 
-if importlib.util.find_spec('triton') is not None:
+if backend.HAS_TRITON:
     from . import add_layer_norm_triton as norm_kernels
     from . import group_rational_triton as rational_kernels
 
@@ -247,7 +247,7 @@ def _empty_gradients(
     ]
 
 
-if importlib.util.find_spec('triton') is not None:
+if backend.HAS_TRITON:
     _parameters = ''.join(f', Tensor {name}' for name in FeedForwardParameters._fields)
     _operator = Operator(
         'feed_forward',

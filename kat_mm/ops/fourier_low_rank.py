@@ -5,11 +5,10 @@ One file each: this one, ``fourier_low_rank_eager.py`` (any device) and
 operator saves nothing for backward but its inputs.
 """
 
-import importlib.util
-
 import torch
 from torch import Tensor
 
+from . import backend
 from . import fourier_low_rank_eager as eager
 from .operator import Operator
 
@@ -77,15 +76,13 @@ def _check(q: Tensor, k: Tensor, coefficients: Tensor) -> None:
         )
 
 
-if importlib.util.find_spec('triton') is not None:
-    from . import fourier_low_rank_triton as device_kernels
-else:  # platforms for which there is no Triton
-    device_kernels = None
+if backend.HAS_TRITON:
+    from . import fourier_low_rank_triton as kernels
 
 
 def _backend(q: Tensor, coefficients: Tensor):
-    fits = device_kernels is not None and q.is_cuda and device_kernels.fits(q, coefficients)
-    return device_kernels if fits else eager
+    fits = backend.runs_kernels(q) and kernels.fits(q, coefficients)
+    return kernels if fits else eager
 
 
 def _forward(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:

@@ -4,11 +4,10 @@ One file each: this one, ``group_rational_eager.py`` (any device) and ``group_ra
 (CUDA). The operator saves nothing for backward but its inputs.
 """
 
-import importlib.util
-
 import torch
 from torch import Tensor
 
+from . import backend
 from . import group_rational_eager as eager
 from .operator import Operator
 
@@ -108,22 +107,20 @@ def _check_tensor(caller: str, name: str, tensor: Tensor, x: Tensor) -> None:
         )
 
 
-if importlib.util.find_spec('triton') is not None:
-    from . import group_rational_triton as device_kernels
-else:  # platforms for which there is no Triton
-    device_kernels = eager
+if backend.HAS_TRITON:
+    from . import group_rational_triton as kernels
 
 
 def _forward(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None) -> Tensor:
-    backend = device_kernels if x.is_cuda else eager
-    return backend.forward(x, numerator, denominator, bias)
+    return (kernels if backend.runs_kernels(x) else eager).forward(x, numerator, denominator, bias)
 
 
 def _backward(
     grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    backend = device_kernels if x.is_cuda else eager
-    return backend.backward(grad, x, numerator, denominator, bias)
+    return (kernels if backend.runs_kernels(x) else eager).backward(
+        grad, x, numerator, denominator, bias
+    )
 
 
 def _empty_gradient(

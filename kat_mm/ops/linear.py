@@ -4,18 +4,15 @@ Gradients of weights leave the matrix product in the parameter's dtype instead o
 half precision and cast back, and that of the bias takes one fast pass.
 """
 
-import importlib.util
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import backend
 from .operator import direct, is_eager
 
-if importlib.util.find_spec('triton') is not None:
+if backend.HAS_TRITON:
     from . import linear_triton as kernels
-else:  # platforms for which there is no Triton
-    kernels = None
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -29,7 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def has_own_backward(x: Tensor) -> bool:
     """Whether linear maps of ``x`` are differentiated here: on a GPU, where nothing traces."""
-    return kernels is not None and x.is_cuda and torch.is_grad_enabled() and is_eager(x)
+    return backend.runs_kernels(x) and torch.is_grad_enabled() and is_eager(x)
 
 
 def autocast(tensor: Tensor) -> Tensor:

@@ -4,16 +4,15 @@ PyTorch gathers the three gradients into one tensor with two copies and reads th
 gradient of the bias. Here one kernel does all three.
 """
 
-import importlib.util
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import backend
 from .linear import autocast, has_own_backward, weight_gradient
 from .operator import direct
 
-if importlib.util.find_spec('triton') is not None:
+if backend.HAS_TRITON:
     from . import qkv_linear_triton as kernels
 
 

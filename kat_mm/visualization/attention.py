@@ -58,8 +58,8 @@ def collect_attention(
             raise ValueError(
                 f'block {index} does not exist; the backbone has blocks 0 to {depth - 1}'
             )
-        if backbone.blocks[index].window_size:
-            whole = [i for i, block in enumerate(backbone.blocks) if not block.window_size]
+        if backbone.blocks[index].attn.window_size:
+            whole = [i for i, block in enumerate(backbone.blocks) if not block.attn.window_size]
             raise ValueError(
                 f'block {index} attends in windows; choose one that attends to the whole image: '
                 f'{whole}'
@@ -69,7 +69,8 @@ def collect_attention(
     for number in (index % depth for index in blocks):
 
         def note(attn, inputs, number=number):
-            found[number] = (attention_weights(attn, *inputs), inputs[1])
+            x, grid, *_ = inputs
+            found[number] = (attention_weights(attn, x, grid), grid)
 
         handles.append(backbone.blocks[number].attn.register_forward_pre_hook(note))
     try:

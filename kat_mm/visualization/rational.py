@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from kat_mm.errors import UserError
+from kat_mm.fits import RationalFit
+from kat_mm.fits.fitter import evaluate
 from kat_mm.ops import group_rational
-from kat_mm.ops.coefficients import RationalFit, evaluate
 from kat_mm.visualization.activations import PreActivations
 
 

@@ -8,10 +8,9 @@ from timm.models.vision_transformer import VisionTransformer, vit_tiny_patch16_2
 from torch import nn
 
 from kat_mm.backbones import KAT
+from kat_mm.fits import get_fit
 from kat_mm.layers import GRKAN, MLP
 from kat_mm.layers.init import squared_gain
-from kat_mm.layers.residual import Residual
-from kat_mm.ops.coefficients import get_fit
 
 SMALL = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
 
@@ -250,33 +249,20 @@ def test_blocks_behind_the_last_output_are_not_built():
 def test_drop_path_rises_linearly_over_the_whole_depth():
     for out_indices, depth in ((-1, 4), (1, 2)):
         blocks = small(drop_path_rate=0.3, out_indices=out_indices).blocks
-        rates = [block.drop_path_rate for block in blocks]
-        assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3][:depth])
+        rates = [(block.drop_path1.rate, block.drop_path2.rate) for block in blocks]
+        assert rates == [pytest.approx((rate, rate)) for rate in (0.0, 0.1, 0.2, 0.3)[:depth]]
 
 
 def test_drop_path_leaves_out_whole_samples_of_a_branch_and_only_in_training():
     torch.manual_seed(0)
     block = randomise(small(drop_path_rate=0.5)).blocks[3]
     x = torch.randn(64, 4, 32)
-    y = block.train()(Residual(x), (2, 2)).add().x
+    y = block.train()(x, (2, 2))
     unchanged = (y == x).flatten(1).all(dim=1)
     # Both branches are left out with probability 1/4.
     assert 4 <= unchanged.sum() <= 32
-    y = block.eval()(Residual(x), (2, 2)).add().x
+    y = block.eval()(x, (2, 2))
     assert not (y == x).flatten(1).all(dim=1).any()
-
-
-def test_drop_path_keeps_the_expectation_of_both_branches_each_for_itself():
-    torch.manual_seed(0)
-    block = small(drop_path_rate=0.75).blocks[3].train()
-    first, second = block._drop_path(torch.empty(20_000, 1))
-    for scales in (first, second):
-        assert set(scales.tolist()) == {0.0, 4.0}
-        assert scales.mean() == pytest.approx(1, abs=0.05)
-    assert (first * second).mean() == pytest.approx(1, abs=0.1)
-    for batch in (1, 2, 3, 8):  # kernels read them 16 bytes at a time
-        scales = block._drop_path(torch.empty(batch, 1))
-        assert all(len(s) == batch and s.data_ptr() % 16 == 0 for s in scales)
 
 
 def test_recomputed_blocks_give_the_same_gradients_with_drop_path():
@@ -443,9 +429,10 @@ def test_wrong_value_is_refused_with_its_name_and_what_would_fit(arguments, word
 
 
 @pytest.mark.parametrize('argument', ['ffn_cfg', 'attn_cfg'])
-def test_unknown_type_of_a_part_is_named(argument):
-    with pytest.raises(KeyError, match='GRKAM'):
-        small(**{argument: dict(type='GRKAM')})
+@pytest.mark.parametrize('kind, word', [('GRKAM', "did you mean 'GRKAN'"), ('KAT', 'no part')])
+def test_unknown_type_of_a_part_is_named(argument, kind, word):
+    with pytest.raises(ValueError, match=f'{argument} has type={kind!r}.*{word}'):
+        small(**{argument: dict(type=kind)})
 
 
 def test_misspelt_argument_is_named():

@@ -10,14 +10,8 @@ from mmpretrain.models import VisionTransformer
 from safetensors.torch import save_file
 from torch import nn
 
-from kat_mm.backbones import KAT
-from kat_mm.checkpoints import (
-    from_official,
-    load_pretrained,
-    read_checkpoint,
-    to_official,
-    write_checkpoint,
-)
+from kat_mm.backbones import KAT, load_pretrained
+from kat_mm.checkpoints import from_official, read_checkpoint, to_official, write_checkpoint
 from kat_mm.errors import UserError
 
 

@@ -14,19 +14,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import nn
 
-from kat_mm.backbones import KAT
-from kat_mm.checkpoints import (
-    find_state_dict,
-    load_pretrained,
-    read_checkpoint,
-    trust_mmengine_checkpoints,
-)
+from kat_mm.backbones import KAT, load_pretrained
+from kat_mm.checkpoints import find_state_dict, read_checkpoint, trust_mmengine_checkpoints
 from kat_mm.errors import UserError
 from kat_mm.layers import resize_pos_embed
 
@@ -210,9 +205,7 @@ def test_position_embedding_of_another_size_is_resized(trained, tmp_path):
 def test_log_names_what_is_missing_left_over_and_left_out(trained, tmp_path, caplog):
     del trained['norm.bias']
     torch.save({**trained, **head(), 'surplus': torch.ones(1)}, tmp_path / 'weights.pth')
-    logger = MMLogger.get_instance('test_load')
-    logger.addHandler(caplog.handler)
-    with caplog.at_level(logging.INFO, 'test_load'):
+    with caplog.at_level(logging.INFO, 'kat_mm'):
         load_pretrained(small(), tmp_path / 'weights.pth')
     lines = {record.getMessage() for record in caplog.records}
     assert {'Missing: norm.bias', 'Left over: surplus', 'Left out: head.weight, head.bias'} <= lines

@@ -3,8 +3,8 @@ import pytest
 import torch
 from timm.layers import Mlp
 
+from kat_mm.fits.fitter import FUNCTIONS
 from kat_mm.layers import GRKAN, MLP
-from kat_mm.ops.coefficients import FUNCTIONS
 
 
 def randomise(module):

@@ -6,9 +6,10 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
+from kat_mm.fits import get_fit
+from kat_mm.fits.fitter import FUNCTIONS
 from kat_mm.layers import GroupRational
 from kat_mm.layers.init import mimetic_, squared_gain, trunc_normal_, variance_preserving_
-from kat_mm.ops.coefficients import FUNCTIONS, get_fit
 
 
 def normal_density(z):

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from kat_mm.fits import available_fits, get_fit
+from kat_mm.fits.fitter import FUNCTIONS, evaluate
 from kat_mm.layers import GroupRational
-from kat_mm.ops.coefficients import FUNCTIONS, available_fits, evaluate, get_fit
 
 
 @pytest.mark.parametrize('name', available_fits())

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kat_mm.fits import get_fit
 from kat_mm.ops import FeedForwardParameters, feed_forward, group_rational
-from kat_mm.ops.coefficients import get_fit
 
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
 EPS = 1e-6

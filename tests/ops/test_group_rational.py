@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from kat_mm.fits import available_fits, get_fit
+from kat_mm.fits.fitter import fit_rational
 from kat_mm.ops import group_rational
 from kat_mm.ops import group_rational_triton as triton_backend
-from kat_mm.ops.coefficients import available_fits, fit_rational, get_fit
 
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
 # (leading dimensions, channels, numerator groups, denominator groups)

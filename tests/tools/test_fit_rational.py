@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kat_mm.ops import coefficients
+from kat_mm.fits import get_fit, table
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'fit_rational.py'
@@ -54,7 +54,7 @@ def assert_is_png(path):
 def test_command_line_fits_a_name_and_refuses_a_bad_one(tmp_path):
     result = subprocess_run('gelu', '--interval', '-8', '8', '--out-dir', 'fits', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    stored = coefficients.get_fit('gelu')
+    stored = get_fit('gelu')
     fit = json.loads((tmp_path / 'fits' / 'gelu.json').read_text())
     assert fit['name'] == 'gelu'
     assert fit['order'] == [5, 4]
@@ -82,7 +82,7 @@ def test_expression_gives_the_fit_of_its_function(run, tmp_path):
     assert code == 0, err
     out_dir = tmp_path / 'work_dirs' / 'fits'
     fit = json.loads((out_dir / 'x_sigmoid_x.json').read_text())
-    swish = coefficients.get_fit('swish')
+    swish = get_fit('swish')
     assert fit['name'] == 'x * sigmoid(x)'
     assert fit['max_error'] == pytest.approx(swish.max_error, rel=1e-3)
     assert_is_png(out_dir / 'x_sigmoid_x.png')
@@ -136,8 +136,8 @@ def test_bad_usage_is_refused(run, tmp_path, args):
 
 
 def test_all_writes_the_packaged_table(run, monkeypatch, tmp_path):
-    packaged = json.loads(coefficients.TABLE_FILE.read_text())
-    monkeypatch.setattr(coefficients, 'TABLE_FILE', tmp_path / 'coefficients.json')
+    packaged = json.loads(table.TABLE_FILE.read_text())
+    monkeypatch.setattr(table, 'TABLE_FILE', tmp_path / 'coefficients.json')
     code, out, err = run('--all')
     assert code == 0, err
     assert os.listdir(tmp_path) == ['coefficients.json']
@@ -151,9 +151,9 @@ def test_all_writes_the_packaged_table(run, monkeypatch, tmp_path):
 
 
 def test_failed_write_leaves_the_old_file(run, monkeypatch, tmp_path):
-    table = tmp_path / 'coefficients.json'
-    table.write_text('old')
-    monkeypatch.setattr(coefficients, 'TABLE_FILE', table)
+    old = tmp_path / 'coefficients.json'
+    old.write_text('old')
+    monkeypatch.setattr(table, 'TABLE_FILE', old)
 
     def fail(self, content):
         with open(self, 'wb') as file:
@@ -163,6 +163,6 @@ def test_failed_write_leaves_the_old_file(run, monkeypatch, tmp_path):
     monkeypatch.setattr(Path, 'write_bytes', fail)
     code, _, err = run('--all')
     assert code == 1
-    assert err == f'error: cannot write {table}: No space left on device'
-    assert table.read_text() == 'old'
+    assert err == f'error: cannot write {old}: No space left on device'
+    assert old.read_text() == 'old'
     assert os.listdir(tmp_path) == ['coefficients.json']

@@ -5,7 +5,7 @@ import json
 import mmcv
 import pytest
 
-from kat_mm.backbones.kat import ARCHS
+from kat_mm.backbones.archs import ARCHS
 
 
 def test_speed_is_measured_for_each_kind_beside_softmax(run_benchmark, tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ def test_each_block_is_noted_with_its_own_input():
     seen = []
     backbone.blocks[2].attn.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     backbone(images)
-    torch.testing.assert_close(maps[2], attention_weights(backbone.blocks[2].attn, *seen[0]))
+    torch.testing.assert_close(maps[2], attention_weights(backbone.blocks[2].attn, *seen[0][:2]))
     assert all(not block.attn._forward_pre_hooks for block in backbone.blocks[:2])
 
 

@@ -1,15 +1,14 @@
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor
 
 from kat_mm.layers.attention import SoftmaxAttention
+from kat_mm.layers.block_spec import BlockSpec
 
 from .l1_ball import project_l1_ball
 from .operators import OPERATORS
 
 
-@MODELS.register_module()
 class KArAt(SoftmaxAttention):
     """Learnable attention: a Kolmogorov-Arnold operator in the place of softmax.
 
@@ -20,9 +19,8 @@ class KArAt(SoftmaxAttention):
     Args:
         embed_dims: Channels C of the tokens.
         num_heads: Number of heads; must divide C.
-        grid_size: (H, W) in tokens of what the attention sees, the image or a window. The backbone
-            gives it.
-        num_extra_tokens: Tokens in front of the patches (class token). The backbone gives it.
+        grid_size: (H, W) in tokens of what the attention sees, the image or a window.
+        num_extra_tokens: Tokens in front of the patches (class token). Default: 0.
         basis: 'fourier', 'bspline', 'wavelet' or 'rational', or a dict with that ``type`` and the
             arguments of its class in ``kat_mm.layers.karat``, for example
             ``dict(type='bspline', grid=5, order=3, range=(-4, 4))``. Default: 'fourier', grid 3.
@@ -43,7 +41,8 @@ class KArAt(SoftmaxAttention):
         fused: Whether the expansions of the scores in the basis are used up where they are made,
             and made again in the backward pass. False holds them all: the same numbers, for
             comparison. Default: True.
-        qkv_bias, attn_drop_rate, proj_drop_rate, init: As of :class:`SoftmaxAttention`.
+        qkv_bias, attn_drop_rate, proj_drop_rate, init, window_size: As of
+            :class:`SoftmaxAttention`.
 
     Raises:
         ValueError: An argument has a value that does not fit; the message says what would.
@@ -69,8 +68,17 @@ class KArAt(SoftmaxAttention):
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         init: str = 'mimetic',
+        window_size: int = 0,
     ):
-        super().__init__(embed_dims, num_heads, qkv_bias, attn_drop_rate, proj_drop_rate, init)
+        super().__init__(
+            embed_dims,
+            num_heads,
+            qkv_bias,
+            attn_drop_rate,
+            proj_drop_rate,
+            init,
+            window_size=window_size,
+        )
         tokens = num_extra_tokens + grid_size[0] * grid_size[1]
         if operator not in OPERATORS:
             raise ValueError(
@@ -99,13 +107,32 @@ class KArAt(SoftmaxAttention):
         )
         self.operator = OPERATORS[operator](heads, grid_size, num_extra_tokens, rank, kan_cfg)
 
-    def share_operator(self, other: 'KArAt') -> None:
-        """Take the operator of another block, in universal mode.
+    @classmethod
+    def from_spec(cls, spec: BlockSpec, **options) -> 'KArAt':
+        """The attention of a block; see :class:`BlockSpec`."""
+        if spec.use_rel_pos:
+            raise ValueError(
+                'KArAt takes no relative positions, since its operators know the positions of '
+                'tokens; set use_rel_pos=False'
+            )
+        return cls(
+            spec.embed_dims,
+            spec.num_heads,
+            spec.attended_grid,
+            spec.num_extra_tokens,
+            window_size=spec.window_size,
+            **options,
+        )
+
+    def share_with(self, first: 'KArAt') -> None:
+        """Take the operator of the first block, in universal mode.
 
         Raises:
             ValueError: The blocks attend to different tokens.
         """
-        mine, theirs = self.operator, other.operator
+        if self.mode != 'universal':
+            return
+        mine, theirs = self.operator, first.operator
         if (mine.grid_size, mine.num_extra_tokens) != (theirs.grid_size, theirs.num_extra_tokens):
             raise ValueError(
                 "KArAt: mode='universal' shares one operator, but blocks attend to grids of "
@@ -114,22 +141,34 @@ class KArAt(SoftmaxAttention):
             )
         self.operator = theirs
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Values (B, heads, N, d), weighted; the same shape."""
-        extra = q.shape[2] - grid[0] * grid[1]
-        if extra != self.operator.num_extra_tokens:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        grid: tuple[int, int],
+        attn_mask: Tensor | None = None,
+    ) -> Tensor:
+        """As of :class:`SoftmaxAttention`; a mask is refused.
+
+        Raises:
+            ValueError: There are other tokens than the operator was made for, or a mask.
+        """
+        if attn_mask is not None:
             raise ValueError(
-                f'KArAt: got {q.shape[2]} tokens for a grid of {tuple(grid)} patches; the operator '
-                f'was made for {self.operator.num_extra_tokens} tokens besides the patches'
+                'KArAt takes no attn_mask, since its weights belong to all tokens together; '
+                "choose attn_cfg=dict(type='SoftmaxAttention')"
             )
+        seen = self.attended_grid(grid)
+        _check_tokens(q, seen, self.operator.num_extra_tokens)
         if self.num_karat_heads == self.num_heads:  # a split would cost copies in backward
-            return self._attend(q, k, v, grid)
+            return self._operate(q, k, v, seen)
         karat, softmax = zip(
             *(t.tensor_split([self.num_karat_heads], dim=1) for t in (q, k, v)), strict=True
         )
-        return torch.cat([self._attend(*karat, grid), super().attend(*softmax, grid)], dim=1)
+        return torch.cat([self._operate(*karat, seen), super().attend(*softmax, grid)], dim=1)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _operate(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         dropout = self.attn_drop_rate if self.training else 0.0
         if not self.project_l1 and not dropout:
             return self.operator(q, k, v, grid)
@@ -137,3 +176,11 @@ class KArAt(SoftmaxAttention):
         if self.project_l1:
             weights = project_l1_ball(weights)
         return F.dropout(weights, dropout) @ v
+
+
+def _check_tokens(q: Tensor, grid: tuple[int, int], num_extra_tokens: int) -> None:
+    if q.shape[2] - grid[0] * grid[1] != num_extra_tokens:
+        raise ValueError(
+            f'KArAt: got {q.shape[2]} tokens for a grid of {tuple(grid)} patches; the operator '
+            f'was made for {num_extra_tokens} tokens besides the patches'
+        )

@@ -1,17 +1,20 @@
 """What stands in the place of softmax: from a row of N scores to a row of N weights."""
 
+import logging
 import math
 from abc import ABC, abstractmethod
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from kat_mm.layers.pos_embed import find_grid
 from kat_mm.ops import low_rank_attend
 
 from .kan_layer import KANLayer
 from .token_axis import resize_token_axis
+
+_logger = logging.getLogger(__name__)
 
 
 class ScoreOperator(nn.Module, ABC):
@@ -176,7 +179,7 @@ def _fit_loaded_tokens(
         if dropped > 0:
             for dim in dims:
                 loaded = loaded.narrow(dim, dropped, loaded.shape[dim] - dropped)
-            print_log(f'{key}: the class token of the checkpoint is left out', 'current')
+            _logger.info('%s: the class token of the checkpoint is left out', key)
         if dropped >= 0 and grid != module.grid_size:
             if not module.phi.basis.linear:
                 error_msgs.append(
@@ -186,7 +189,7 @@ def _fit_loaded_tokens(
                 )
                 continue
             loaded = module._resize(name, loaded, grid, module.grid_size)
-            print_log(f'{key}: resized from {grid} to {module.grid_size}', 'current')
+            _logger.info('%s: resized from %s to %s', key, grid, module.grid_size)
         state_dict[key] = loaded
 
 
@@ -195,11 +198,9 @@ def _loaded_tokens(count: int, metadata: dict) -> tuple[tuple[int, int], int] | 
 
     None where the count is of neither.
     """
-    if 'grid_size' in metadata:
-        grid, extra = tuple(metadata['grid_size']), metadata['num_extra_tokens']
-        return (grid, extra) if math.prod(grid) + extra == count else None
-    for extra in (0, 1):
-        side = math.isqrt(count - extra)
-        if side * side == count - extra:
-            return (side, side), extra
+    noted = metadata.get('grid_size')
+    for extra in (0, 1) if noted is None else (metadata['num_extra_tokens'],):
+        grid = find_grid(count - extra, noted)
+        if grid is not None:
+            return grid, extra
     return None

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from kat_mm.ops.coefficients import (
-    FUNCTIONS,
-    TABLE_INTERVALS,
-    RationalFit,
-    available_fits,
-    evaluate,
-    fit_rational,
-    get_fit,
-)
+from kat_mm.fits import RationalFit, available_fits, get_fit
+from kat_mm.fits.fitter import FUNCTIONS, TABLE_INTERVALS, evaluate, fit_rational
 
 
 def softplus(x):

@@ -5,12 +5,10 @@ import logging
 import pytest
 import timm
 import torch
-from mmengine.logging import MMLogger
 from timm.layers import resample_patch_embed
 from torch import nn
 
-from kat_mm.backbones import KAT
-from kat_mm.checkpoints import convert_for_model, load_pretrained
+from kat_mm.backbones import KAT, convert_for_model, load_pretrained
 from kat_mm.errors import UserError
 from kat_mm.layers import resize_patch_embed, resize_pos_embed
 
@@ -28,9 +26,7 @@ def file_of(state, folder):
 
 @pytest.fixture
 def log(caplog):
-    logger = MMLogger.get_instance('test_fit')
-    logger.addHandler(caplog.handler)
-    with caplog.at_level(logging.INFO, 'test_fit'):
+    with caplog.at_level(logging.INFO, 'kat_mm'):
         yield lambda: '\n'.join(record.getMessage() for record in caplog.records)
 
 

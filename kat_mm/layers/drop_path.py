@@ -1,0 +1,31 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: leaves out the branch of whole samples (Huang et al. 2016).
+
+    Args:
+        rate: Probability with which a sample's branch is left out in training, in [0, 1).
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., C) to the same shape."""
+        scale = self.draw(x)
+        if scale is None:
+            return x
+        return x * scale.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+
+    def draw(self, x: Tensor) -> Tensor | None:
+        """A factor for each sample, (B,): 0, or what keeps the expectation. None if all are 1."""
+        if not self.training or not self.rate:
+            return None
+        return F.dropout(x.new_ones(x.shape[0], dtype=torch.float32), self.rate)
+
+    def extra_repr(self) -> str:
+        return f'rate={self.rate:.3g}'

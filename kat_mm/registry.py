@@ -1,0 +1,66 @@
+"""Names in the registries of mmengine: all that a config can name, and nowhere else.
+
+In the root registries, where the scopes of mmdet, mmseg and mmpretrain find it.
+"""
+
+import logging
+
+from mmengine import registry
+from mmengine.logging import print_log
+
+from kat_mm import backbones, engine, layers, necks
+from kat_mm.installed import is_installed
+
+
+class _ToMMEngine(logging.Handler):
+    """Hand what this package logs to the log of the run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_log(record.getMessage(), 'current', record.levelno)
+
+
+def _register_all() -> None:
+    for model in (
+        backbones.KAT,
+        layers.GRKAN,
+        layers.MLP,
+        layers.SoftmaxAttention,
+        layers.KArAt,
+        necks.SimpleFeaturePyramid,
+    ):
+        registry.MODELS.register_module(module=model)
+    registry.MODELS.register_module('LN2d', module=layers.LayerNorm2d)
+    for hook in (
+        engine.AverageLossHook,
+        engine.Float32BoxesHook,
+        engine.PlotRationalsHook,
+        engine.SeedIterationHook,
+    ):
+        registry.HOOKS.register_module(module=hook)
+    registry.OPTIM_WRAPPER_CONSTRUCTORS.register_module(
+        module=engine.LayerDecayOptimWrapperConstructor
+    )
+    registry.RUNNERS.register_module(module=engine.CheckpointRunner)
+    if is_installed('mmcv'):  # whose transforms they are
+        _register_datasets()
+
+
+def _register_datasets() -> None:
+    from kat_mm import datasets
+
+    registry.DATASETS.register_module(module=datasets.TorchvisionArrays)
+    for sampler in (
+        datasets.SeededAspectRatioSampler,
+        datasets.SeededInfiniteSampler,
+        datasets.SeededSampler,
+    ):
+        registry.DATA_SAMPLERS.register_module(module=sampler)
+    for transform in (datasets.CheckLabels, datasets.LoadChecked, datasets.SeedAugmentation):
+        registry.TRANSFORMS.register_module(module=transform)
+    registry.FUNCTIONS.register_module(module=datasets.compact_collate)
+
+
+_register_all()
+_logger = logging.getLogger('kat_mm')
+_logger.setLevel(logging.INFO)
+_logger.addHandler(_ToMMEngine())
