@@ -38,7 +38,7 @@ def test_the_model_of_every_detection_config_builds(path, quick_build):
     assert [backbone.patch_size / scale for scale in scales] == strides[: len(scales)]
     assert cfg.model.neck.get('num_outs', 5) == len(strides)
     assert cfg.model.neck.in_channels == model.backbone.embed_dims
-    windows = [block.window_size for block in model.backbone.blocks]
+    windows = [block.attn.window_size for block in model.backbone.blocks]
     assert windows == 4 * [backbone.window_size, backbone.window_size, 0]
     assert not model.backbone.num_extra_tokens
     dataset = cfg.train_dataloader.dataset

@@ -8,11 +8,13 @@ normalisation to do it in one pass. Drop paths are those of the plain blocks, dr
 order.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.checkpoint import checkpoint
 
 from kat_mm.layers import (
     GRKAN,
@@ -56,19 +58,29 @@ def run_blocks(
     x: Tensor,
     grid: tuple[int, int],
     attn_mask: Tensor | None = None,
+    recompute: bool = False,
 ) -> Tensor:
-    """One block after the other, by the arguments of :class:`Block`."""
+    """One block after the other, by the arguments of :class:`Block`.
+
+    Args:
+        recompute: Keep of each block its input alone, and compute the rest again in backward.
+    """
+    call = functools.partial(checkpoint, use_reentrant=False) if recompute else _call
     if not _can_fuse(x):
         for block in blocks:
-            x = block(x, grid, attn_mask)
+            x = call(block, x, grid, attn_mask)
         return x
     stream = _Stream(x)
     for block in blocks:
         if _is_plain(block, FusedBlock):
-            stream = _run(block, stream, grid, attn_mask)
+            stream = call(_run, block, stream, grid, attn_mask)
         else:
-            stream = _Stream(block(stream.whole(), grid, attn_mask))
+            stream = _Stream(call(block, stream.whole(), grid, attn_mask))
     return stream.whole()
+
+
+def _call(function: Callable, *args):
+    return function(*args)
 
 
 class _Stream(NamedTuple):

@@ -5,7 +5,6 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from kat_mm.arguments import check_int, check_rate
 from kat_mm.layers import BlockSpec, PatchEmbed, find_grid, resize_pos_embed
@@ -216,11 +215,8 @@ class KAT(nn.Module):
             (B, N, C), without the final norm.
         """
         blocks = islice(self.blocks, start, stop)
-        if not (self.with_cp and torch.is_grad_enabled()):
-            return run_blocks(blocks, x, grid, attn_mask)
-        for block in blocks:
-            x = checkpoint(block, x, grid, attn_mask, use_reentrant=False)
-        return x
+        recompute = self.with_cp and torch.is_grad_enabled()
+        return run_blocks(blocks, x, grid, attn_mask, recompute)
 
     def _format_output(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.out_type == 'cls_token':

@@ -134,7 +134,12 @@ def test_half_precision_stays_within_its_rounding(parts):
     model = make(drop_path_rate=0.5, **parts)
     with torch.autocast('cuda', torch.bfloat16):
         got = run(model, images(4))
-    assert_close(got, truth(model, images(4)), tolerance=0.05)
+    want = truth(model, images(4))
+    with plain(), torch.autocast('cuda', torch.bfloat16):
+        rounded = run(model, images(4))
+    for g, r, w in zip(got, rounded, want, strict=True):
+        # No further off than what PyTorch's own operators make of the plain blocks.
+        assert (g.double() - w).norm() <= 1.5 * (r.double() - w).norm() + 0.01 * w.norm()
 
 
 # Whoever listens

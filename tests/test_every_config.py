@@ -1,0 +1,121 @@
+"""Every config, found by its default scope: a training step and predictions, at a small size.
+
+There is no list of names to forget a config in: a new file in configs/ is tested here at once.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
+
+from kat_mm.backbones.archs import resolve_arch
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+SIZE = 64
+
+
+def load(path):
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def shrink(cfg):
+    """Few blocks, narrow feed-forwards and small images; widths, and so the heads, stay."""
+    backbone = cfg.model.backbone
+    outputs = backbone.get('out_indices', -1)
+    outputs = 1 if isinstance(outputs, int) else len(outputs)
+    arch = dict(resolve_arch(backbone.get('arch', 'tiny')))
+    arch.update(num_layers=max(2, outputs), feedforward_channels=arch['embed_dims'])
+    last = arch['num_layers'] - 1
+    # Two images may well both lose a block to drop path.
+    backbone.update(arch=arch, img_size=SIZE, drop_path_rate=0.0, init_cfg=None)
+    backbone.out_indices = tuple(range(arch['num_layers'] - outputs, arch['num_layers']))
+    if backbone.get('global_attn_indices'):
+        backbone.global_attn_indices = (last,)
+    if cfg.default_scope == 'mmdet':
+        cfg.model.data_preprocessor.batch_augments = None
+        cfg.model.train_cfg.rpn_proposal.max_per_img = 30
+        cfg.model.test_cfg.rpn.max_per_img = 30
+
+
+def classifier_batch(model, cfg):
+    from mmpretrain.structures import DataSample
+
+    labels = torch.randint(0, cfg.model.head.num_classes, (2,))
+    return dict(
+        inputs=torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8),
+        data_samples=[DataSample().set_gt_label(label) for label in labels],
+    )
+
+
+def detector_batch(model, cfg):
+    from mmdet.testing import demo_mm_inputs
+
+    classes = [m.num_classes for m in model.modules() if hasattr(m, 'num_classes')]
+    return demo_mm_inputs(
+        2,
+        [[3, SIZE, SIZE]] * 2,
+        num_items=[2, 3],
+        num_classes=max(classes),
+        with_mask=model.with_mask,
+    )
+
+
+def segmenter_batch(model, cfg):
+    from mmseg.structures import SegDataSample
+
+    model.data_preprocessor.size = (SIZE, SIZE)
+    samples = []
+    for _ in range(2):
+        labels = torch.randint(0, model.decode_head.num_classes, (1, SIZE, SIZE))
+        sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
+        sample.set_metainfo(dict(img_shape=(SIZE, SIZE), ori_shape=(SIZE, SIZE)))
+        samples.append(sample)
+    images = [torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8) for _ in samples]
+    return dict(inputs=images, data_samples=samples)
+
+
+# By the scope: how a batch is made, and what a prediction has.
+TASKS = dict(
+    mmpretrain=(classifier_batch, 'pred_score'),
+    mmdet=(detector_batch, 'pred_instances'),
+    mmseg=(segmenter_batch, 'pred_sem_seg'),
+)
+
+
+def test_every_config_belongs_to_a_task():
+    assert len(CONFIGS) >= 53
+    assert {load(path).default_scope for path in CONFIGS} == set(TASKS)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_a_step_of_every_config_reaches_every_weight_of_the_backbone_and_it_predicts(path):
+    cfg = load(path)
+    shrink(cfg)
+    torch.manual_seed(0)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+    make_batch, prediction = TASKS[cfg.default_scope]
+    wrapper = {**cfg.optim_wrapper, 'type': 'OptimWrapper'}
+    for key in ('dtype', 'loss_scale'):
+        wrapper.pop(key, None)
+    optim_wrapper = build_optim_wrapper(model, wrapper)
+    batch = make_batch(model, cfg)
+    data = model.data_preprocessor(batch, training=True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    parameters = dict(model.backbone.named_parameters())
+    gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
+    for key, gradient in zip(parameters, gradients, strict=True):
+        assert gradient.isfinite().all() and gradient.any(), key
+    optim_wrapper.update_params(loss)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        predictions = model.test_step(make_batch(model, cfg))
+    assert len(predictions) == 2 and all(prediction in sample for sample in predictions)
