@@ -111,7 +111,7 @@ def measure(name: str) -> dict:
     result = dict(memory_gib=(torch.cuda.max_memory_allocated() - held) / 2**30)
     result['gpu_ms'] = sum(kernel_profile(step).values())
     # The least of single steps: hosts are disturbed by whoever shares them.
-    times = step_times({name: step}, rounds=200 if batch < 8 else 20, steps=1)[name]
+    times = step_times({name: step}, rounds=60 if batch < 8 else 15, steps=1)[name]
     result['ms'] = times['min']
     return result
 

@@ -40,7 +40,7 @@ from .block import Block
 
 # Kinds whose steps `_attend` knows.
 _ATTENTIONS = (SoftmaxAttention, KArAt)
-_PLAIN_TENSORS = (Tensor, nn.Parameter)
+_TENSORS = (Tensor, nn.Parameter)
 
 
 class FusedBlock(Block):
@@ -111,32 +111,36 @@ def _is_plain(module: nn.Module, *kinds: type) -> bool:
     Not where somebody listens to it, nor where it was replaced (adapters, quantisation, sharding)
     or parametrised, which makes it another class, nor where it was compiled by itself.
     """
+    own = module.__dict__
     return type(module) in kinds and not (
-        module._forward_pre_hooks
-        or module._forward_hooks
-        or module._backward_pre_hooks
-        or module._backward_hooks
-        or 'forward' in vars(module)  # wrapped by whoever moves parameters about
-        or '_compiled_call_impl' in vars(module)
+        own['_forward_pre_hooks']
+        or own['_forward_hooks']
+        or own['_backward_pre_hooks']
+        or own['_backward_hooks']
+        or 'forward' in own  # wrapped by whoever moves parameters about
+        or '_compiled_call_impl' in own
     )
 
 
-def _holds(*parameters: Tensor | None) -> bool:
-    """Whether all are there, as ordinary tensors: kernels misread quantised or distributed ones."""
-    return all([type(parameter) in _PLAIN_TENSORS for parameter in parameters])
+def _take(module: nn.Module, kind: type, first: str, second: str) -> tuple[Tensor, Tensor] | None:
+    """Two parameters of a module of a kind, or None where it is to be called.
+
+    That is also where one is missing, or no ordinary tensor: quantised and distributed ones are not
+    what their memory says.
+    """
+    if not _is_plain(module, kind):
+        return None
+    taken = getattr(module, first), getattr(module, second)
+    return taken if type(taken[0]) in _TENSORS and type(taken[1]) in _TENSORS else None
 
 
-def _is_plain_norm(module: nn.Module) -> bool:
-    return _is_plain(module, nn.LayerNorm) and _holds(module.weight, module.bias)
-
-
-def _is_plain_linear(module: nn.Module, bias: bool = False) -> bool:
-    """Whether it may be computed without being called; with ``bias`` only if it has one."""
-    return _is_plain(module, nn.Linear) and (
-        _holds(module.weight, module.bias)
-        if bias or module.bias is not None
-        else _holds(module.weight)
-    )
+def _take_linear(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias, if it has one, of a linear map, or None where it is to be called."""
+    if not _is_plain(module, nn.Linear):
+        return None
+    weight, bias = module.weight, module.bias
+    plain = type(weight) in _TENSORS and (bias is None or type(bias) in _TENSORS)
+    return (weight, bias) if plain else None
 
 
 def _does_nothing(dropout: nn.Module) -> bool:
@@ -145,33 +149,29 @@ def _does_nothing(dropout: nn.Module) -> bool:
 
 def _run(block: Block, stream: _Stream, grid: tuple[int, int], attn_mask: Tensor | None) -> _Stream:
     """The two lines of a block."""
-    x, y = _add_and_normalise(stream, block.norm1)
-    branch = _attend(block.attn, y, grid, attn_mask)
-    stream = _end_branch(_Stream(x, *branch), block.ls1, block.drop_path1)
-    return _end_branch(_feed_forward(stream, block.norm2, block.mlp), block.ls2, block.drop_path2)
+    parts = block._modules  # a module takes long to find its parts by name
+    x, y = _add_and_normalise(stream, parts['norm1'])
+    branch, bias = _attend(parts['attn'], y, grid, attn_mask)
+    stream = _end_branch(_Stream(x, branch, bias), parts['ls1'], parts['drop_path1'])
+    stream = _feed_forward(stream, parts['norm2'], parts['mlp'])
+    return _end_branch(stream, parts['ls2'], parts['drop_path2'])
 
 
 def _add_and_normalise(stream: _Stream, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """The whole stream, and its normalisation."""
-    if not _is_plain_norm(norm):
+    parameters = _take(norm, nn.LayerNorm, 'weight', 'bias')
+    if parameters is None:
         x = stream.whole()
         return x, norm(x)
-    return add_layer_norm(
-        stream.x,
-        norm.weight,
-        norm.bias,
-        norm.eps,
-        stream.branch,
-        stream.scale,
-        branch_bias=stream.bias,
-    )
+    x, branch, bias, scale = stream
+    return add_layer_norm(x, *parameters, norm.eps, branch, scale, branch_bias=bias)
 
 
 def _end_branch(stream: _Stream, layer_scale: nn.Module, drop_path: nn.Module) -> _Stream:
     """The stream with its branch scaled, which nothing scaled so far."""
-    scaled = not _is_plain(layer_scale, nn.Identity)
-    if _is_plain(drop_path, DropPath) and not scaled:
-        return stream._replace(scale=drop_path.draw(stream.branch))
+    if _is_plain(layer_scale, nn.Identity) and _is_plain(drop_path, DropPath):
+        scale = drop_path.draw(stream.branch)
+        return stream if scale is None else stream._replace(scale=scale)
     branch = layer_scale(end_branch(stream.x, stream.branch, stream.bias))
     return _Stream(stream.x, drop_path(branch))
 
@@ -182,58 +182,45 @@ def _attend(
     """The branch of attention, and the bias of its last linear map if that is still to be added."""
     if not _is_plain(attn, *_ATTENTIONS):
         return attn(x, grid, attn_mask), None
-    x = partition_windows(x, grid, attn.window_size)
-    qkv, proj = attn.qkv, attn.proj
-    if _is_plain_linear(qkv):
-        q, k, v = qkv_linear(x, qkv.weight, qkv.bias, attn.num_heads)
-    else:
-        q, k, v = attn.project(x)
+    parts, window = attn._modules, attn.window_size
+    x = partition_windows(x, grid, window)
+    qkv, proj = _take_linear(parts['qkv']), _take_linear(parts['proj'])
+    q, k, v = attn.project(x) if qkv is None else qkv_linear(x, *qkv, attn.num_heads)
     x = attn.attend(q, k, v, grid, attn_mask).transpose(1, 2)
-    x = merge_windows(x, grid, attn.window_size).flatten(2)
-    if _is_plain_linear(proj) and _does_nothing(attn.proj_drop):
-        return linear(x, proj.weight, None), proj.bias
-    return attn.proj_drop(proj(x)), None
+    x = merge_windows(x, grid, window).flatten(2)
+    if proj is None or not _does_nothing(parts['proj_drop']):
+        return parts['proj_drop'](parts['proj'](x)), None
+    weight, bias = proj
+    return linear(x, weight, None), bias
 
 
 def _feed_forward(stream: _Stream, norm: nn.Module, mlp: nn.Module) -> _Stream:
     """The whole stream, and the branch of the feed-forward."""
-    parameters = _grkan_parameters(norm, mlp)
-    if parameters is None:
+    taken = _take_grkan(norm, mlp)
+    if taken is None:
         x, y = _add_and_normalise(stream, norm)
         return _Stream(x, mlp(y))
-    x, y = feed_forward(stream.x, stream.branch, stream.scale, norm.eps, parameters, stream.bias)
-    return _Stream(x, y, mlp.fc2.bias)
+    parameters, last_bias = taken
+    x, branch, bias, scale = stream
+    return _Stream(*feed_forward(x, branch, scale, norm.eps, parameters, bias), last_bias)
 
 
-def _grkan_parameters(norm: nn.Module, mlp: nn.Module) -> FeedForwardParameters | None:
-    """Those of a norm and a GR-KAN behind it, or None where they are not computed as one."""
-    if not (_is_plain_norm(norm) and _is_plain(mlp, GRKAN)):
+def _take_grkan(
+    norm: nn.Module, mlp: nn.Module
+) -> tuple[FeedForwardParameters, Tensor | None] | None:
+    """Parameters of a norm and a GR-KAN behind it, and fc2's bias; None if not computed as one."""
+    if not _is_plain(mlp, GRKAN):
         return None
-    # Looked up once: a module takes longer to find its parts than to launch a kernel on them.
-    act1, fc1, act2, fc2 = mlp.act1, mlp.fc1, mlp.act2, mlp.fc2
-    if not (
-        _is_plain(act1, GroupRational)
-        and _does_nothing(mlp.drop1)
-        and _is_plain_linear(fc1, bias=True)
-        and _is_plain(act2, GroupRational)
-        and _does_nothing(mlp.drop2)
-        and _is_plain_linear(fc2)
-    ):
-        return None
-    coefficients = (
-        act1.weight_numerator,
-        act1.weight_denominator,
-        act2.weight_numerator,
-        act2.weight_denominator,
+    parts, coefficients = mlp._modules, ('weight_numerator', 'weight_denominator')
+    fc2 = _take_linear(parts['fc2'])
+    pairs = (
+        _take(norm, nn.LayerNorm, 'weight', 'bias'),
+        _take(parts['act1'], GroupRational, *coefficients),
+        _take(parts['fc1'], nn.Linear, 'weight', 'bias'),
+        _take(parts['act2'], GroupRational, *coefficients),
     )
-    if not _holds(*coefficients):
+    untouched = fc2 is not None and None not in pairs
+    if not (untouched and _does_nothing(parts['drop1']) and _does_nothing(parts['drop2'])):
         return None
-    return FeedForwardParameters(
-        norm.weight,
-        norm.bias,
-        *coefficients[:2],
-        fc1.weight,
-        fc1.bias,
-        *coefficients[2:],
-        fc2.weight,
-    )
+    (norm_pair, act1, fc1, act2), (weight2, bias2) = pairs, fc2
+    return FeedForwardParameters(*norm_pair, *act1, *fc1, *act2, weight2), bias2
