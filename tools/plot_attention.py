@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from kat_mm.checkpoints import load_pretrained
+from kat_mm.checks import build_model
 from kat_mm.engine.launch import run_tool
-from kat_mm.engine.preflight import build_model
 from kat_mm.errors import UserError
 from kat_mm.visualization.attention import collect_attention, plot_attention
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from kat_mm.datasets.coco import check_coco
+from kat_mm.checks.coco import check_coco
 from kat_mm.datasets.voc import voc_to_coco
 from kat_mm.errors import UserError
 

@@ -262,7 +262,7 @@ def test_two_processes_train_and_evaluate(config, tmp_path, monkeypatch):
     assert [line for line in read_scalars(tmp_path) if 'coco/segm_mAP' in line]
 
 
-# Mistakes: the rest is in tests/engine/test_preflight.py and tests/datasets/test_coco.py.
+# Mistakes: the rest is in tests/checks.
 
 
 def fails(config, root, work_dir, message, *options):

@@ -22,14 +22,14 @@ from torch import nn
 from kat_mm.backbones import KAT
 from kat_mm.checkpoints import convert_for_model, load_pretrained, read_checkpoint
 from kat_mm.checkpoints.state_dict import keep_entries
-from kat_mm.engine.check_detection import check_annotations, check_compiled_operators
-from kat_mm.engine.class_folders import (
+from kat_mm.checks.class_folders import (
     EXTENSIONS,
     ClassFolders,
     check_annotation_file,
     check_class_folders,
     find_class_folders,
 )
+from kat_mm.checks.detection import check_annotations, check_compiled_operators
 from kat_mm.errors import UserError
 
 _WHERE_TO_GET = {

@@ -6,8 +6,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
-from kat_mm.engine import preflight
-from kat_mm.engine.class_folders import (
+from kat_mm import checks
+from kat_mm.checks.class_folders import (
     check_annotation_file,
     check_class_folders,
     find_class_folders,
@@ -44,7 +44,7 @@ def config(root, classes=('cat', 'dog', 'fox'), num_classes=3, **changes):
 
 
 def check(cfg):
-    preflight.check_config(cfg, ('train', 'val'))
+    checks.check_config(cfg, ('train', 'val'))
 
 
 def test_complete_data_pass(root):
@@ -66,7 +66,7 @@ def test_a_missing_folder_is_named(root):
 def test_imagenet_names_its_folder_by_the_split(root):
     dataset = ConfigDict(type='ImageNet', data_root=str(root), split='test')
     with pytest.raises(UserError, match='folder .*/test does not exist: ImageNet .*image-net.org'):
-        preflight.check_dataset(dataset, 'test')
+        checks.check_dataset(dataset, 'test')
 
 
 @pytest.mark.parametrize('name', ['CIFAR10', 'TorchvisionArrays'])
@@ -74,16 +74,16 @@ def test_a_data_set_that_downloads_itself_may_be_missing(tmp_path, name):
     init_default_scope('mmpretrain')
     # Its split is no folder.
     dataset = ConfigDict(type=name, data_root=str(tmp_path / 'nowhere'), split='train')
-    assert preflight.check_dataset(dataset, 'train', 10) is None
+    assert checks.check_dataset(dataset, 'train', 10) is None
 
 
 def test_a_data_set_that_has_a_split_and_does_not_download_is_missed(tmp_path):
     init_default_scope('mmpretrain')
     dataset = ConfigDict(type='Flowers102', data_root=str(tmp_path / 'nowhere'), split='trainval')
     with pytest.raises(UserError, match='folder .*/nowhere does not exist: .*robots.ox.ac.uk'):
-        preflight.check_dataset(dataset, 'train')
+        checks.check_dataset(dataset, 'train')
     (tmp_path / 'nowhere').mkdir()
-    assert preflight.check_dataset(dataset, 'train') is None
+    assert checks.check_dataset(dataset, 'train') is None
 
 
 def test_images_without_class_folders_are_refused(root):

@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from kat_mm.datasets import coco
-from kat_mm.datasets.coco import check_coco
+from kat_mm.checks import coco
+from kat_mm.checks.coco import check_coco
 from kat_mm.errors import UserError
 
 CLASSES = ('cat', 'dog')

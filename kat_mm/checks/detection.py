@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.fileio import list_dir_or_file
 from mmengine.registry import DATASETS
 
-from kat_mm.datasets.coco import check_coco
+from kat_mm.checks.coco import check_coco
 from kat_mm.errors import UserError
 
 
@@ -30,7 +30,7 @@ def check_annotations(cfg: Config, dataset: dict, split: str) -> None:
     """Check the annotation files of COCO's layout, and the classes of data and heads.
 
     Raises:
-        UserError: See :func:`kat_mm.datasets.coco.check_coco`; or a head has another number of
+        UserError: See :func:`kat_mm.checks.coco.check_coco`; or a head has another number of
             classes, or a metric reads another annotation file.
     """
     for part in _without_wrappers(dataset):
