@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import PixelData
 
-from kat_mm.checks.config import check_arguments
+from kat_mm.checks.arguments import check_arguments
 from kat_mm.layers import GRKAN, MLP, KArAt, SoftmaxAttention
 
 ROOT = Path(__file__).resolve().parents[1]

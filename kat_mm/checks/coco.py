@@ -1,13 +1,25 @@
-"""Checks of annotation files in COCO's layout, for mmdet's data sets."""
+"""Annotation files in COCO's layout, for mmdet's data sets."""
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from mmengine.logging import print_log
 
+from kat_mm.checks.json_records import read_records
+from kat_mm.checks.names import some
+from kat_mm.checks.progress import Progress
+from kat_mm.checks.run_lengths import decode_counts
 from kat_mm.errors import UserError
+
+_LISTS = ('images', 'annotations', 'categories')
+# Pixels by which tools that draw boxes differ at an image's edge.
+_EDGE = 1.0
 
 
 def check_coco(
@@ -17,175 +29,416 @@ def check_coco(
     folder: str,
     with_masks: bool,
     min_size: float = 0,
+    evaluates: bool = False,
 ) -> None:
     """Refuse an annotation file that mmdet would fail on, or misread, in training or evaluation.
 
-    Objects that mmdet leaves out (of other classes, without area, outside of their image) are
-    counted in the log.
+    What mmdet leaves out or changes (objects of other classes, without area, outside of their
+    image, crowds) is counted in the log. The file is read record by record, in the memory of its
+    text.
 
     Args:
         path: The annotation file.
         classes: Names of the classes of the config, in the order of the labels.
-        images: Names of the files that are there.
-        folder: Where they are, for messages.
+        images: Names of the files that are in the folder.
+        folder: Where images are.
         with_masks: Whether objects need a segmentation.
         min_size: Pixels of an image's shorter side, below which it is left out.
+        evaluates: Whether the file is what predictions are compared with.
 
     Raises:
-        UserError: The file is missing or not COCO's, images are missing, classes do not fit, or no
-            object is left.
+        UserError: The file is missing or not COCO's, images are missing, classes do not fit,
+            objects are where they cannot be, or no object is left.
     """
-    content = _read(path)
-    _check_classes(path, content['categories'], classes)
-    sizes = _check_images(path, content['images'], images, folder)
-    known = {category['id']: category['name'] for category in content['categories']}
-    other, empty, small, left = set(), 0, 0, 0
-    for annotation in content['annotations']:
-        _check_references(path, annotation, sizes, known)
-        size = sizes[annotation['image_id']]
-        if known[annotation['category_id']] not in classes:
-            other.add(known[annotation['category_id']])
-            continue
-        if with_masks:
-            _check_segmentation(path, annotation, *size)
-        if not _has_area(annotation, *size):
-            empty += 1
-        elif min(size) < min_size:
-            small += 1
+    content = _read(path, with_masks)
+    _check_classes(path, content, classes)
+    _check_images(path, content.images, images, folder)
+    _Objects(path, content, classes).check(min_size, evaluates)
+
+
+class _Content(NamedTuple):
+    """What is kept of a file."""
+
+    images: dict  # by id: name, width, height
+    categories: dict  # by id: name
+    annotations: '_Columns'
+
+
+class _Columns:
+    """Annotations, in columns; their masks are looked at and not kept."""
+
+    def __init__(self, with_masks: bool):
+        self.with_masks = with_masks
+        self.ids, self.image_ids, self.category_ids = [], [], []
+        # x, y, width, height, area, crowd, ignore; of masks: left, top, right, bottom, or the
+        # height and width of run lengths.
+        self.numbers = np.empty((1024, 13))
+        self.bad_masks = {}  # by row
+
+    def add(self, record: dict) -> None:
+        row = len(self.ids)
+        if row == len(self.numbers):
+            self.numbers = np.concatenate([self.numbers, np.empty_like(self.numbers)])
+        self.ids.append(record['id'])
+        self.image_ids.append(record['image_id'])
+        self.category_ids.append(record['category_id'])
+        mask = _NO_MASK
+        if self.with_masks:
+            given = record.get('segmentation')
+            try:
+                mask = _mask_numbers(given)
+            except (TypeError, ValueError) as error:
+                self.bad_masks[row] = (_json(given) if given else '', str(error))
+        flags = (record['area'], bool(record['iscrowd']), bool(record.get('ignore')))
+        self.numbers[row] = (*record['bbox'], *flags, *mask)
+
+
+_NO_MASK = (math.nan,) * 6
+
+
+def _mask_numbers(given) -> tuple[float, ...]:
+    """Bounds of polygons, or the size of run lengths.
+
+    Raises:
+        ValueError, TypeError: It is neither.
+    """
+    if isinstance(given, dict):
+        height, width = given['size'] if len(given.get('size') or ()) == 2 else (None, None)
+        counts = given.get('counts')
+        if not (_is_whole(height) and _is_whole(width)) or not isinstance(counts, str | list):
+            raise ValueError
+        if isinstance(counts, str):
+            lengths = decode_counts(counts)
+            foreground, total, least = lengths[1::2].sum(), lengths.sum(), lengths.min(initial=0)
         else:
-            left += 1
-    if other:
-        print_log(f'{path}: objects of {_some(sorted(other))} are no class and left out', 'current')
-    if empty:
-        print_log(f'{path}: {empty} boxes without area in their image are left out', 'current')
-    if not left:
-        raise UserError(
-            f'annotation file {path} has no object of the classes {_some(classes)} in its '
-            f'{len(sizes)} images'
-            + (f' but {small} in images below filter_cfg.min_size={min_size}' if small else '')
-            + '; there is nothing to learn or to evaluate'
-        )
+            if not set(map(type, counts)) <= {int}:
+                raise ValueError
+            foreground, total, least = sum(counts[1::2]), sum(counts), min(counts, default=0)
+        if least < 0 or total != height * width:
+            raise ValueError(
+                f'its run lengths add up to {total} pixels and not {height} x {width} = '
+                f'{height * width}' + (', and one is negative' if least < 0 else '')
+            )
+        if not foreground:
+            raise ValueError('its run lengths have no pixel of the object')
+        return (*(math.nan,) * 4, height, width)
+    if not isinstance(given, list) or not given:
+        raise ValueError
+    left = top = math.inf
+    right = bottom = -math.inf
+    for part in given:
+        if not isinstance(part, list) or not _are_finite(part):
+            raise ValueError
+        # Of parts with fewer points mmdet makes nothing.
+        if len(part) >= 6 and len(part) % 2 == 0:
+            xs, ys = part[::2], part[1::2]
+            left, right = min(left, min(xs)), max(right, max(xs))
+            top, bottom = min(top, min(ys)), max(bottom, max(ys))
+    if left == math.inf:
+        raise ValueError
+    return left, top, right, bottom, math.nan, math.nan
 
 
-def _read(path: str | Path) -> dict:
-    try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-    except FileNotFoundError:
+def _read(path: str | Path, with_masks: bool) -> _Content:
+    if not os.path.isfile(path):
         raise UserError(
             f'annotation file {path} does not exist; see docs/detection.md for the layouts of '
             'COCO and of data of your own'
-        ) from None
-    except (OSError, ValueError) as error:
+        )
+    content = _Content({}, {}, _Columns(with_masks))
+    seen = {key: set() for key in _LISTS}
+    keys = {}
+    try:
+        for key, value in read_records(path, _LISTS, Progress(f'reading {path}')):
+            if key not in _LISTS or not isinstance(value, dict):
+                keys[key] = value
+                if key in _LISTS and value != []:
+                    break  # no list of objects
+                continue
+            keys[key] = []
+            _check_record(path, key, value)
+            if value['id'] in seen[key]:
+                raise UserError(f'annotation file {path} has two {key} of id {value["id"]}')
+            seen[key].add(value['id'])
+            if key == 'images':
+                size = value['width'], value['height']
+                content.images[value['id']] = (value['file_name'], *size)
+            elif key == 'categories':
+                content.categories[value['id']] = value['name']
+            else:
+                content.annotations.add(value)
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f'annotation file {path} is no readable JSON: {error}') from error
-    lists = ('images', 'annotations', 'categories')
-    if not isinstance(content, dict) or not all(_is_records(content.get(key)) for key in lists):
-        what = f'the keys {_some(content)}' if isinstance(content, dict) else 'a list'
+    if not all(keys.get(key) == [] for key in _LISTS):
         raise UserError(
             f"annotation file {path} is not COCO's: it must hold lists of objects named images, "
-            f'annotations and categories, and it holds {what}'
+            f'annotations and categories, and it holds {_describe(keys)}'
         )
-    for key, fields in _FIELDS.items():
-        seen = set()
-        for record in content[key]:
-            for field, (is_right, right) in fields.items():
-                if not is_right(record.get(field)):
-                    shown = _json({name: record[name] for name in fields if name in record})
-                    has = f'has the {field} {_json(record[field])}' if field in record else None
-                    raise UserError(
-                        f"annotation file {path} is not COCO's: one of its {key}, {shown}, "
-                        f'{has or f"lacks {field}"}; {field} must be {right}'
-                    )
-            if record['id'] in seen:
-                raise UserError(f'annotation file {path} has two {key} of id {record["id"]}')
-            seen.add(record['id'])
     return content
 
 
-def _is_records(value) -> bool:
-    return isinstance(value, list) and all(isinstance(record, dict) for record in value)
+def _describe(keys: dict) -> str:
+    """What a file is instead, from its keys; one with the key '' is no object."""
+    first = keys.get('', next(iter(keys.values()), None))
+    inner = set(first) if isinstance(first, dict) else set()
+    if '' in keys and {'data', 'annotations'} <= inner:
+        return "a list of Label Studio's tasks: export the project as COCO"
+    if {'shapes', 'imagePath'} <= keys.keys():
+        return (
+            f"the keys {some(keys)}, as labelme's file of one image does: labelme2coco.py of "
+            "labelme's examples makes COCO's of a folder"
+        )
+    if '_via_img_metadata' in keys or {'filename', 'regions'} <= inner:
+        return "a project of VIA: export its annotations in COCO's format"
+    return 'a list' if '' in keys else f'the keys {some(keys)}'
 
 
-def _check_classes(path: str | Path, categories: list[dict], classes: Sequence[str]) -> None:
-    names = [category['name'] for category in categories]
+def _check_record(path: str | Path, key: str, record: dict) -> None:
+    for field, (is_right, right) in _FIELDS[key].items():
+        if not is_right(record.get(field)):
+            shown = _json({name: record[name] for name in _FIELDS[key] if name in record})
+            has = f'has the {field} {_json(record[field])}' if field in record else None
+            raise UserError(
+                f"annotation file {path} is not COCO's: one of its {key}, {shown}, "
+                f'{has or f"lacks {field}"}; {field} must be {right}'
+            )
+
+
+def _check_classes(path: str | Path, content: _Content, classes: Sequence[str]) -> None:
+    names = list(content.categories.values())
     unknown = [name for name in classes if name not in names]
     if unknown:
         raise UserError(
-            f'the classes {_some(unknown)} of the config are not among the categories of {path}: '
-            f'{_some(names)}. Set metainfo.classes of the data set, and num_classes of the heads'
+            f'the classes {some(unknown)} of the config are not among the categories of {path}: '
+            f'{some(names)}. Set metainfo.classes of the data set, and num_classes of the heads'
+        )
+    twice = [name for name, number in Counter(names).items() if number > 1 and name in classes]
+    if twice:
+        counts = Counter(content.annotations.category_ids)
+        parts = ', '.join(
+            f'{key} with {counts[key]} objects'
+            for key, name in content.categories.items()
+            if name == twice[0]
+        )
+        raise UserError(
+            f'{path} has two categories of the same name {twice[0]!r}: of id {parts}. Remove those '
+            'without objects (as a root category that a tool puts before the classes), or rename '
+            'one'
         )
     # mmdet numbers labels in the file's order, and names them in the config's.
     expected = [name for name in names if name in classes]
     if expected != list(classes):
         raise UserError(
             f'the classes of the config must be in the order of the categories of {path}: '
-            f'{_some(expected)}; they are {_some(classes)}'
+            f'{some(expected)}; they are {some(classes)}'
         )
 
 
-def _check_images(
-    path: str | Path, records: list[dict], images: set[str], folder: str
-) -> dict[int, tuple[float, float]]:
-    """Size of each image, by its id."""
-    lacking = [record['file_name'] for record in records if record['file_name'] not in images]
+def _check_images(path: str | Path, records: dict, images: set[str], folder: str) -> None:
+    names = [name for name, _, _ in records.values()]
+    listed = {os.path.normpath(name) for name in names}
+    # Joined as mmdet does: names may lead to other folders.
+    lacking = [
+        name
+        for name in names
+        if name not in images and not os.path.isfile(os.path.join(folder, name))
+    ]
     if lacking:
+        base = lacking[0].replace('\\', '/').rpartition('/')[2]
+        found = next((name for name in images if name.rpartition('/')[2] == base), None)
+        hint = 'add the files, or remove them from the annotations'
+        if found:
+            hint = f'{found} is there: mend file_name in the annotations, or data_prefix'
+            if '\\' in lacking[0]:
+                hint = f"{found} is there: write / for Windows' \\ in file_name"
         raise UserError(
-            f'{len(lacking)} of {len(records)} images of {path} are missing in {folder}, the first '
-            f'{lacking[0]}; add the files, or remove them from the annotations'
+            f'{len(lacking)} of {len(names)} images of {path} are missing in {folder}, the first '
+            f'{lacking[0]}; {hint}'
         )
-    return {record['id']: (record['width'], record['height']) for record in records}
-
-
-def _check_references(
-    path: str | Path,
-    annotation: dict,
-    sizes: dict[int, tuple[float, float]],
-    known: dict[int, str],
-) -> None:
-    name = f'annotation {annotation["id"]} of {path}'
-    if annotation['image_id'] not in sizes:
-        raise UserError(
-            f'{name} is of image {annotation["image_id"]}, which the file does not list'
-        )
-    if annotation['category_id'] not in known:
-        raise UserError(
-            f'{name} is of category {annotation["category_id"]}, which the file does not list; it '
-            f'lists {_some(known)}'
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        print_log(f'{path} lists {len(twice)} images more than once: {some(twice)}', 'current')
+    others = images - listed - {name for name in names if name in images}
+    if others:
+        print_log(
+            f'{len(others)} of {len(images)} files in {folder} are not listed in {path}, and not '
+            f'used: {some(sorted(others))}',
+            'current',
         )
 
 
-def _check_segmentation(
-    path: str | Path, annotation: dict, image_width: float, image_height: float
-) -> None:
-    given = annotation.get('segmentation')
-    if not given:
-        raise UserError(
-            f'annotation {annotation["id"]} of {path} has no segmentation, which Mask R-CNN needs; '
-            'train a model of boxes alone, as configs/kat_t_faster_rcnn_bccd.py'
+class _Objects:
+    """Annotations beside their images and classes, in arrays."""
+
+    def __init__(self, path: str | Path, content: _Content, classes: Sequence[str]):
+        columns = content.annotations
+        self.path, self.classes, self.content = path, classes, content
+        self.with_masks, self.bad_masks = columns.with_masks, columns.bad_masks
+        self.ids, self.image_ids = columns.ids, columns.image_ids
+        number = len(self.ids)
+        for kind, given, known in (
+            ('image', columns.image_ids, content.images),
+            ('category', columns.category_ids, content.categories),
+        ):
+            row = next((row for row, key in enumerate(given) if key not in known), None)
+            if row is not None:
+                raise UserError(
+                    f'annotation {self.ids[row]} of {path} is of {kind} {given[row]}, which the '
+                    'file does not list'
+                    + (f'; it lists {some(known)}' if kind == 'category' else '')
+                )
+        sizes = (content.images[key][1:] for key in self.image_ids)
+        self.sizes = np.array(list(sizes), float).reshape(number, 2)
+        names = [content.categories[key] for key in columns.category_ids]
+        self.others = Counter(name for name in names if name not in classes)
+        self.relevant = np.array([name in classes for name in names], bool)
+        numbers = columns.numbers[:number]
+        self.boxes, self.area = numbers[:, :4], numbers[:, 4]
+        self.crowd, self.ignored = numbers[:, 5] > 0, numbers[:, 6] > 0
+        self.mask_bounds, self.mask_sizes = numbers[:, 7:11], numbers[:, 11:13]
+        self.has_area = has_area_in_image(self.boxes, self.area, self.sizes)
+
+    def check(self, min_size: float, evaluates: bool) -> None:
+        self._check_boxes()
+        if self.with_masks:
+            self._check_masks()
+        self._count(min_size, evaluates)
+
+    def _fail(self, wrong: np.ndarray, problem: str) -> None:
+        """Refuse the first of the wrong rows."""
+        rows = np.flatnonzero(wrong & self.relevant)
+        if len(rows):
+            row = rows[0]
+            width, height = self.sizes[row]
+            more = f' ({len(rows)} annotations are so)' if len(rows) > 1 else ''
+            raise UserError(
+                f'annotation {self.ids[row]} of {self.path} has the bbox '
+                f'{_json(self.boxes[row].tolist())} in image {self._file(row)} of {width:g}x'
+                f'{height:g} pixels{more}: {problem}'
+            )
+
+    def _file(self, row: int) -> str:
+        return self.content.images[self.image_ids[row]][0]
+
+    def _check_boxes(self) -> None:
+        boxes, sizes = self.boxes[self.relevant], self.sizes[self.relevant]
+        if not len(boxes):
+            return
+        everything = np.ones(len(self.ids), bool)
+        if (np.abs(boxes) <= 1).all():
+            self._fail(
+                everything,
+                'all boxes are fractions of 1; they must be [x, y, width, height] in pixels',
+            )
+        first, last = boxes[:, :2], boxes[:, 2:]
+        outside = (first + last > sizes + _EDGE).any(1)
+        corners = ((last > first) & (first >= -_EDGE) & (last <= sizes + _EDGE)).all(1)
+        if outside.mean() > 0.25 and corners.mean() > 0.99:
+            self._fail(
+                everything,
+                'the boxes look like [x1, y1, x2, y2]; they must be [x, y, width, height], with '
+                'width = x2 - x1 and height = y2 - y1',
+            )
+        first, last = self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]
+        self._fail(
+            ((first < -self.sizes) | (last > 2 * self.sizes)).any(1),
+            'it reaches further outside than the image is large; boxes are [x, y, width, height] '
+            'in pixels of this image',
         )
-    size = [image_height, image_width]
-    if not (_is_polygons(given) or _is_run_lengths(given, size)):
-        raise UserError(
-            f'annotation {annotation["id"]} of {path} has the segmentation {_json(given)}; it must '
-            'be polygons [[x1, y1, x2, y2, x3, y3, ...], ...] of three points or more, or run '
-            f'lengths {{"counts": ..., "size": {_json(size)}}} of its image'
+
+    def _check_masks(self) -> None:
+        for row, (given, problem) in self.bad_masks.items():
+            if self.relevant[row]:
+                self._refuse_mask(row, given, problem)
+        width, height = self.sizes.T
+        other = ~np.isnan(self.mask_sizes[:, 0]) & (
+            self.mask_sizes != np.stack([height, width], 1)
+        ).any(1)
+        self._fail(other, 'its mask, as run lengths, is of another size (of height and width)')
+        bounds = self.mask_bounds
+        first, last = bounds[:, :2], bounds[:, 2:]
+        far = ((first < -self.sizes) | (last > 2 * self.sizes)).any(1)
+        self._fail(far, 'its polygon reaches further outside than the image is large')
+        box_first, box_last = self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]
+        apart = ((first > box_last + _EDGE) | (last < box_first - _EDGE)).any(1)
+        self._fail(
+            apart & self.has_area,
+            'its polygon lies outside of the box; boxes are [x, y, width, height], polygons '
+            '[x1, y1, x2, y2, ...]',
         )
 
+    def _refuse_mask(self, row: int, given: str, problem: str) -> None:
+        name = f'annotation {self.ids[row]} of {self.path}'
+        if not given:
+            raise UserError(
+                f'{name} has no segmentation, which Mask R-CNN needs; train a model of boxes '
+                'alone, as configs/kat_t_faster_rcnn_bccd.py'
+            )
+        width, height = self.sizes[row]
+        raise UserError(
+            f'{name}, in image {self._file(row)}, has the segmentation {given}'
+            + (f', and {problem}' if problem else '')
+            + '; it must be polygons [[x1, y1, x2, y2, x3, y3, ...], ...] of three points or more, '
+            f'or run lengths {{"counts": ..., "size": [{height:g}, {width:g}]}} of its image'
+        )
 
-def _is_polygons(value) -> bool:
-    # Of parts with fewer points mmdet makes nothing.
-    return (
-        isinstance(value, list)
-        and all(isinstance(part, list) and _are_finite(part) for part in value)
-        and any(len(part) >= 6 and len(part) % 2 == 0 for part in value)
-    )
+    def _count(self, min_size: float, evaluates: bool) -> None:
+        """Say what mmdet leaves out, and refuse a file of which nothing is left."""
+        tell = []
+        if self.others:
+            tell.append(f'objects of {some(sorted(self.others))} are no class and left out')
+        empty = int((self.relevant & ~self.has_area).sum())
+        if empty:
+            tell.append(f'{empty} boxes without area in their image are left out')
+        kept = self.relevant & self.has_area & ~self.ignored
+        ignored = int((self.relevant & self.has_area & self.ignored).sum())
+        if ignored:
+            tell.append(f'{ignored} objects with ignore=1 are left out')
+        crowds = int((kept & self.crowd).sum())
+        if crowds:
+            tell.append(
+                f'{crowds} of {int(kept.sum())} objects are crowds (iscrowd=1), from which nothing '
+                'is learned'
+            )
+        small = int((kept & ~self.crowd & (self.sizes.min(1) < min_size)).sum())
+        left = int((kept & ~self.crowd).sum()) - small
+        beyond = (self.boxes[:, :2] < -_EDGE) | (
+            self.boxes[:, :2] + self.boxes[:, 2:] > self.sizes + _EDGE
+        )
+        if cut := int((kept & beyond.any(1)).sum()):
+            tell.append(f'{cut} boxes reach outside of their image, and are cut at its edge')
+        if evaluates and any(key == 0 and kept[row] for row, key in enumerate(self.ids)):
+            tell.append(
+                "annotation 0 is counted as never found by COCO's evaluation; number annotations "
+                'from 1'
+            )
+        for line in tell:
+            print_log(f'{self.path}: {line}', 'current')
+        if not left:
+            reasons = [
+                f'{number} {what}'
+                for number, what in (
+                    (small, f'in images below filter_cfg.min_size={min_size}'),
+                    (crowds, 'crowds (iscrowd=1; set it to 0 for single objects)'),
+                    (ignored, 'with ignore=1'),
+                )
+                if number
+            ]
+            raise UserError(
+                f'annotation file {self.path} has no object of the classes {some(self.classes)} in '
+                f'its {len(self.content.images)} images'
+                + (f' but {", and ".join(reasons)}' if reasons else '')
+                + '; there is nothing to learn or to evaluate'
+            )
 
 
-def _is_run_lengths(value, size: list[float]) -> bool:
-    if not isinstance(value, dict) or value.get('size') != size:
-        return False
-    counts = value.get('counts')
-    return isinstance(counts, str) or (isinstance(counts, list) and _are_finite(counts))
+def has_area_in_image(boxes: np.ndarray, area: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """mmdet's rule for (N, 4) boxes [x, y, width, height] in images of (N, 2) width and height."""
+    first, last = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    inside = (np.minimum(last, sizes) > np.maximum(first, 0)).all(1)
+    return inside & (area > 0) & (boxes[:, 2:] >= 1).all(1)
 
 
 def _are_finite(values: list) -> bool:
@@ -193,24 +446,20 @@ def _are_finite(values: list) -> bool:
     return {int, float}.issuperset(map(type, values)) and math.isfinite(sum(values))
 
 
-def _is_finite(value) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_whole(value) -> bool:
+    return _is_number(value) and value >= 1 and value % 1 == 0
 
 
 def _is_box(value) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value))
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
-def _has_area(annotation: dict, image_width: float, image_height: float) -> bool:
-    """mmdet's rule."""
-    x, y, width, height = annotation['bbox']
-    inside = min(x + width, image_width) > max(x, 0) and min(y + height, image_height) > max(y, 0)
-    return inside and annotation['area'] > 0 and width >= 1 and height >= 1
-
-
-def _some(names: Iterable) -> str:
-    names = [str(name) for name in names]
-    return ', '.join(names[:8]) + (f', ... ({len(names)} in all)' if len(names) > 8 else '')
+def _is_flag(value) -> bool:
+    return isinstance(value, int | float) and value in (0, 1)
 
 
 def _json(value) -> str:
@@ -218,18 +467,19 @@ def _json(value) -> str:
     return text if len(text) <= 80 else f'{text[:80]}...'
 
 
-_NUMBER = _is_finite, 'a number'
+_NUMBER = _is_number, 'a number'
 _STRING = lambda value: isinstance(value, str), 'a string'
+_PIXELS = _is_whole, 'a whole number of pixels from 1'
 # What mmdet and COCO's evaluation read.
 _FIELDS = {
-    'images': dict(id=_NUMBER, file_name=_STRING, width=_NUMBER, height=_NUMBER),
+    'images': dict(id=_NUMBER, file_name=_STRING, width=_PIXELS, height=_PIXELS),
     'annotations': dict(
         id=_NUMBER,
         image_id=_NUMBER,
         category_id=_NUMBER,
         bbox=(_is_box, '[x, y, width, height] in pixels'),
         area=_NUMBER,
-        iscrowd=_NUMBER,
+        iscrowd=(_is_flag, '0 or 1'),
     ),
     'categories': dict(id=_NUMBER, name=_STRING),
 }

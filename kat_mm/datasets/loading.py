@@ -1,10 +1,16 @@
 """Loading that says which file is wrong, and what is wrong with it."""
 
+import os
+
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform, Compose
+from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
+from PIL import Image
 
+from kat_mm.datasets.image_files import bits_per_channel, file_problem, is_turned
+from kat_mm.datasets.wrappers import inner_datasets, type_name
 from kat_mm.errors import UserError
 
 # What mmcv, OpenCV and Pillow raise for files that do not decode (AttributeError: from None).
@@ -13,9 +19,10 @@ _LOADING_ERRORS = (OSError, ValueError, AssertionError, AttributeError, cv2.erro
 
 @TRANSFORMS.register_module()
 class LoadChecked(BaseTransform):
-    """Run loading transforms; when one fails, name the files of the sample.
+    """Run loading transforms; when one fails, or what it loads does not fit, name the files.
 
-    OpenCV and Pillow see bytes, so their own errors cannot say which file does not decode.
+    OpenCV and Pillow see bytes, so their own errors cannot say which file does not decode. What an
+    annotation file says of an image, and a label image, are compared with the decoded image.
 
     Args:
         transforms: Configs of the loading transforms, in order.
@@ -26,37 +33,114 @@ class LoadChecked(BaseTransform):
 
     def __init__(self, transforms: list[dict]):
         self.transforms = Compose(transforms)
+        self._told_of_bits = False
 
     def transform(self, results: dict) -> dict:
+        before = set(results)
         files = [str(value) for key, value in results.items() if key.endswith('_path') and value]
         try:
-            return self.transforms(results)
+            results = self.transforms(results)
+            new = set(results or ()) - before
+            if 'img' in new:
+                self._check_image(results)
+            # As mmseg's data sets hand it on; mmdet's panoptic maps hold colours.
+            if 'gt_seg_map' in new and 'reduce_zero_label' in results:
+                _check_label_image(results)
+            return results
+        except UserError:
+            raise
         except FileNotFoundError as error:
+            problem = file_problem(error.filename) or 'does not exist'
             raise UserError(
-                f'{error.filename} does not exist, although the data set lists it (sample: '
+                f'{error.filename} {problem}, although the data set lists it (sample: '
                 f'{", ".join(files)}); add the file, or remove the sample'
             ) from error
         except _LOADING_ERRORS as error:
+            problems = [f'{file} {problem}' for file in files if (problem := file_problem(file))]
+            reason = '; '.join(problems) or ' '.join(str(error).split())
             raise UserError(
-                f'cannot load the sample {", ".join(files)}: {error}. Repair or replace the file, '
+                f'cannot load the sample {", ".join(files)}: {reason}. Repair or replace the file, '
                 'or remove the sample from the data set'
             ) from error
 
+    def _check_image(self, results: dict) -> None:
+        path = results.get('img_path')
+        height, width = results['img'].shape[:2]
+        declared = results.get('width'), results.get('height')
+        if None not in declared and declared != (width, height):
+            turned = os.path.isfile(path) and is_turned(path) and declared == (height, width)
+            raise UserError(
+                f'the annotation file says that {path} has {_pixels(declared)}, but it has '
+                f'{_pixels((width, height))}'
+                + (', turned by the orientation in its EXIF data' if turned else '')
+                + ', so that its boxes and masks lie elsewhere. Mend width, height and objects of '
+                'the annotations, or the image; tools/check_data.py lists all such files'
+            )
+        if self._told_of_bits or results['img'].dtype != np.uint8:
+            return
+        if path and os.path.isfile(path) and (bits := bits_per_channel(path)) > 8:
+            self._told_of_bits = True
+            print_log(
+                f'{path} has {bits} bits per channel, of which the upper 8 are used (and of other '
+                'such images)',
+                'current',
+            )
+
+
+def _check_label_image(results: dict) -> None:
+    labels, path = results['gt_seg_map'], results.get('seg_map_path')
+    if labels.ndim != 2:
+        raise ValueError(
+            f'label image of shape {labels.shape}; it must have one channel of class numbers, and '
+            'not colours'
+        )
+    image_shape = results.get('ori_shape')
+    if image_shape is not None and labels.shape != tuple(image_shape[:2]):
+        image = results.get('img_path')
+        turned = os.path.isfile(image) and is_turned(image)
+        raise UserError(
+            f'label image {path} has {_pixels(labels.shape[::-1])}, but its image {image} has '
+            f'{_pixels(image_shape[1::-1])}'
+            + (', turned by the orientation in its EXIF data' if turned else '')
+            + '; they must have the same'
+        )
+    # mmseg makes 8 bits of whatever it reads, modulo 256.
+    if path and os.path.isfile(path) and bits_per_channel(path) > 8:
+        with Image.open(path) as image:
+            values = np.unique(np.asarray(image))
+        outside = values[(values < 0) | (values > 255) | (values % 1 != 0)].tolist()
+        if outside:
+            raise UserError(
+                f'label image {path} has the values {_few(outside)}; labels are whole numbers from '
+                '0 to 255. Number the classes from 0'
+            )
+
+
+def _pixels(size: tuple) -> str:
+    return f'{size[0]}x{size[1]} pixels'
+
+
+def _few(values: list) -> str:
+    return f'[{", ".join(map(str, values[:8]))}{", ..." if len(values) > 8 else ""}]'
+
 
 def check_loading(dataset: dict) -> None:
-    """Put the loading transforms of a data set's config, and what wraps it, into LoadChecked.
+    """Put the loading transforms of a data set's config, and what it wraps, into LoadChecked.
 
     Done when a run starts and not in the config files: inference tools look there for
     ``LoadImageFromFile`` and ``LoadAnnotations`` by name.
     """
-    for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
-        if inner is not None:
-            check_loading(inner)
-    pipeline = dataset.get('pipeline') or []
-    for index, transform in enumerate(pipeline):
-        name = transform['type'].rpartition('.')[2]
-        if name == 'CheckLabels' or (name.startswith('Load') and name != LoadChecked.__name__):
-            pipeline[index] = dict(type=LoadChecked.__name__, transforms=[transform])
+    for inner in inner_datasets(dataset):
+        pipeline = inner.get('pipeline') or []
+        for index, transform in enumerate(pipeline):
+            if is_loading(transform) and type_name(transform) != LoadChecked.__name__:
+                pipeline[index] = dict(type=LoadChecked.__name__, transforms=[transform])
+
+
+def is_loading(transform: dict) -> bool:
+    """Whether a transform's config is of one that loads, or looks at what was loaded."""
+    name = type_name(transform)
+    return name == CheckLabels.__name__ or name.startswith('Load')
 
 
 @TRANSFORMS.register_module()

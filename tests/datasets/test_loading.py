@@ -16,7 +16,7 @@ def sample(tmp_path):
     import mmseg.datasets  # noqa: F401
 
     image, labels = tmp_path / 'a.png', tmp_path / 'b.png'
-    cv2.imwrite(str(image), np.full((4, 6, 3), 7, np.uint8))
+    cv2.imwrite(str(image), np.full((2, 2, 3), 7, np.uint8))
     cv2.imwrite(str(labels), np.array([[0, 1], [2, 255]], np.uint8))
     return dict(
         img_path=str(image),
@@ -40,7 +40,7 @@ def load(num_classes=3):
 
 def test_what_loads_is_loaded(sample):
     results = load()(sample)
-    assert results['img'].tolist() == np.full((4, 6, 3), 7).tolist()
+    assert results['img'].tolist() == np.full((2, 2, 3), 7).tolist()
     assert results['gt_seg_map'].tolist() == [[0, 1], [2, 255]]
 
 

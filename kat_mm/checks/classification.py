@@ -1,16 +1,21 @@
-"""Checks of image folders for classification, before a run starts.
+"""Image folders and lists for classification.
 
 mmpretrain numbers the classes by the sorted names of the folders in a split. A folder too many or
 too few moves the labels of all that follow, without a word where the number fits.
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.logging import print_log
 
+from kat_mm.checks.files import list_files
+from kat_mm.checks.names import some
+from kat_mm.checks.progress import Progress
+from kat_mm.checks.text_files import read_text
 from kat_mm.errors import UserError
 
 # Of mmpretrain's data sets.
@@ -29,6 +34,43 @@ class ClassFolders(NamedTuple):
     folder: Path
     names: list[str]
     classes: Sequence[str] | None
+
+
+def is_classification(cls: type | None) -> bool:
+    """Whether a data set is mmpretrain's CustomDataset or ImageNet, or finds images as they do."""
+    if cls is None or not cls.__module__.startswith('mmpretrain.'):
+        return False
+    from mmpretrain.datasets import CustomDataset
+
+    return issubclass(cls, CustomDataset) and cls.load_data_list is CustomDataset.load_data_list
+
+
+def check_classification(
+    dataset: dict, folder: Path, classes: Sequence[str] | None, num_classes: int | None
+) -> ClassFolders | None:
+    """Check the list or the class folders of a data set.
+
+    Args:
+        dataset: Its config.
+        folder: The folder of its images.
+        classes: Names of its classes, where it names them.
+        num_classes: Classes of the model's head.
+
+    Returns:
+        The class folders, where labels come from them.
+    """
+    if not dataset.get('with_label', True):
+        return None
+    root = Path(dataset.get('data_root') or '')
+    ann_file = dataset.get('ann_file')
+    default = root / 'meta' / f'{dataset.get("split")}.txt'
+    if ann_file or ('split' in dataset and default.is_file()):
+        check_annotation_file(
+            root / ann_file if ann_file else default, len(classes) if classes else num_classes
+        )
+        return None
+    extensions = dataset.get('extensions', EXTENSIONS)
+    return ClassFolders(folder, find_class_folders(folder, extensions), classes)
 
 
 def find_class_folders(folder: Path, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
@@ -56,30 +98,62 @@ def find_class_folders(folder: Path, extensions: Sequence[str] = EXTENSIONS) -> 
     if hidden:
         raise UserError(
             f'data folder {folder} has hidden folders, which mmpretrain takes for classes: '
-            f'{_some(hidden)}; remove them'
+            f'{some(hidden)}; remove them'
         )
     if stray:
-        print_log(f'Not in a class folder of {folder}, and ignored: {_some(stray)}', 'current')
-    empty = [name for name in names if not _has_image(folder / name, tuple(extensions))]
+        print_log(f'Not in a class folder of {folder}, and ignored: {some(stray)}', 'current')
+    empty = _empty_folders(folder, names, tuple(extensions))
     if empty:
         raise UserError(
             f'{len(empty)} of {len(names)} class folders in {folder} hold no images '
-            f'({", ".join(extensions)}): {_some(empty)}; add the images of those that are classes, '
+            f'({", ".join(extensions)}): {some(empty)}; add the images of those that are classes, '
             'and remove the others'
         )
     return names
 
 
-def check_class_folders(splits: dict[str, ClassFolders], num_classes: int | None) -> None:
-    """Check that the class folders of all splits, the data sets' classes and the head agree.
+def _empty_folders(folder: Path, names: list[str], extensions: tuple[str, ...]) -> list[str]:
+    """Those without an image; images of other formats are counted in the log."""
+    empty, others, broken, seen = [], Counter(), [], 0
+    progress = Progress(f'class folders in {folder}, files')
+    for name in names:
+        files, links = list_files(folder / name)
+        kept = sum(file.lower().endswith(extensions) for file in files)
+        if kept < len(files):
+            others.update(
+                os.path.splitext(file)[1] or file
+                for file in files
+                if not file.lower().endswith(extensions)
+            )
+        if not kept:
+            empty.append(name)
+        broken += [f'{name}/{link}' for link in links]
+        seen += len(files)
+        progress(seen)
+    if others:
+        counts = (f'{count} {suffix}' for suffix, count in others.most_common())
+        print_log(
+            f'{others.total()} of {seen} files in the class folders of {folder} are left out: '
+            f'{some(counts)}; read are {", ".join(extensions)}',
+            'current',
+        )
+    if broken:
+        print_log(
+            f'{len(broken)} links in {folder} lead nowhere and are left out: {some(broken)}',
+            'current',
+        )
+    return empty
+
+
+def check_class_folders(splits: dict[str, ClassFolders]) -> None:
+    """Check that the class folders of all splits and the data sets' classes agree.
 
     Args:
         splits: Names of the splits to their class folders.
-        num_classes: Classes of the model's head.
 
     Raises:
         UserError: A split has other class folders than the first has, so that their labels would
-            differ; or their number or order is not that of the classes or of the head.
+            differ; or their number or order is not that of the data set's classes.
     """
     first = next(iter(splits), None)
     for split, (folder, names, _) in splits.items():
@@ -87,20 +161,13 @@ def check_class_folders(splits: dict[str, ClassFolders], num_classes: int | None
         if lacking or extra:
             raise UserError(
                 f'{splits[first].folder} and {folder} have other class folders, so that the labels '
-                f'of {first} and {split} would not agree: {first} alone has {_some(lacking)}, '
-                f'{split} alone {_some(extra)}. Add the folders that are missing, or remove those '
+                f'of {first} and {split} would not agree: {first} alone has {some(lacking)}, '
+                f'{split} alone {some(extra)}. Add the folders that are missing, or remove those '
                 'that are no classes'
             )
     for folder, names, classes in splits.values():
         if classes is not None:
             _check_classes(folder, names, classes)
-        if num_classes is not None and len(names) != num_classes:
-            raise UserError(
-                f'data folder {folder} has {len(names)} class folders, and the head has '
-                f'{num_classes} classes; set model.head.num_classes and '
-                f'model.data_preprocessor.num_classes to {len(names)}, or mend the folders: '
-                f'{_some(names)}'
-            )
 
 
 def _differences(expected: Sequence[str], found: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -115,9 +182,9 @@ def _check_classes(folder: Path, names: list[str], classes: Sequence[str]) -> No
     lacking, other = _differences(classes, names)
     if len(names) != len(classes):
         if len(other) < len(names):
-            differing = f'missing: {_some(lacking)}, not among the classes: {_some(other)}'
+            differing = f'missing: {some(lacking)}, not among the classes: {some(other)}'
         else:  # ImageNet's are named otherwise
-            differing = _some(names)
+            differing = some(names)
         raise UserError(
             f'data folder {folder} has {len(names)} class folders, and the data set has '
             f'{len(classes)} classes ({differing}). Mend the folders, or name the classes in '
@@ -126,7 +193,7 @@ def _check_classes(folder: Path, names: list[str], classes: Sequence[str]) -> No
     if not other and list(classes) != names:
         raise UserError(
             f'metainfo.classes is not in the order of the folders in {folder}, by which labels '
-            f'are numbered; sort it: {_some(names)}'
+            f'are numbered; sort it: {some(names)}'
         )
 
 
@@ -138,23 +205,10 @@ def check_annotation_file(path: Path, num_classes: int | None) -> None:
     """
     if not path.is_file():
         raise UserError(f'annotation file {path} does not exist; each line is: IMAGE LABEL')
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         label = line.rpartition(' ')[2]
         if not label.isdecimal() or (num_classes is not None and int(label) >= num_classes):
             expected = f'0 to {num_classes - 1}' if num_classes else 'a number from 0'
             raise UserError(
                 f'{path}, line {number}: {line!r} must end in a label of {expected}, behind a space'
             )
-
-
-def _has_image(folder: Path, extensions: tuple[str, ...]) -> bool:
-    return any(
-        name.lower().endswith(extensions) and not name.startswith('.')
-        for _, _, files in os.walk(folder)
-        for name in files
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ', '.join(names[:5]) or 'none'
-    return shown if len(names) <= 5 else f'{shown} and {len(names) - 5} more'
