@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from kat_mm.checks.files import list_files
 from kat_mm.checks.names import some
 from kat_mm.checks.progress import Progress
-from kat_mm.checks.text_files import read_text
+from kat_mm.datasets.text_files import read_text
 from kat_mm.errors import UserError
 
 # Of mmpretrain's data sets.

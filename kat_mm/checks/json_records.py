@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kat_mm.checks.text_files import read_text
+from kat_mm.datasets.text_files import read_text
 
 _SPACE = re.compile(r'[ \t\n\r]*')
 _STEP = 10_000  # records from one call of progress to the next

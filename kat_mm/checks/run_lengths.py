@@ -18,11 +18,11 @@ def decode_counts(text: str) -> np.ndarray:
         return values
     ends = np.flatnonzero(~values & 32)
     if (values < 0).any() or (values > 63).any() or not len(ends) or ends[-1] != len(values) - 1:
-        raise ValueError('no run lengths')
+        raise ValueError('its counts are no run lengths')
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > 7:
-        raise ValueError('a run length beyond 32 bits')
+        raise ValueError('one of its run lengths is beyond 32 bits')
     place = np.arange(len(values)) - np.repeat(starts, lengths)
     counts = np.add.reduceat((values & 31) << (5 * place), starts)
     counts -= np.where(values[ends] & 16, np.int64(1) << (5 * lengths), 0)

@@ -12,8 +12,8 @@ from kat_mm.checks.files import list_files
 from kat_mm.checks.model import config_errors
 from kat_mm.checks.names import some
 from kat_mm.checks.progress import Progress
-from kat_mm.checks.text_files import read_text
 from kat_mm.datasets.loading import check_loading, is_loading
+from kat_mm.datasets.text_files import read_text
 from kat_mm.datasets.wrappers import type_name
 from kat_mm.errors import UserError
 
