@@ -15,6 +15,7 @@ from kat_mm import checks
 from kat_mm.checkpoints import read_checkpoint, to_official
 from kat_mm.engine.launch import load_config, run_tool
 from kat_mm.visualization.activations import PreActivations
+from kat_mm.visualization.files import save_figure
 from kat_mm.visualization.rational import plot_rationals
 
 
@@ -55,8 +56,7 @@ def main() -> None:
         state, _ = to_official(read_checkpoint(args.checkpoint), args.checkpoint)
         inputs = None
     out = args.out or Path(args.checkpoint).with_suffix('.png')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    plot_rationals(state, inputs).savefig(out, dpi=100)
+    save_figure(plot_rationals(state, inputs), out, 100)
     print(f'wrote {out}')
     for name, (low, high) in inputs.ranges.items() if inputs else ():
         middle = inputs.quantile(name, 0.001), inputs.quantile(name, 0.999)

@@ -55,6 +55,8 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
+    checks.check_out_dir(args.out, '--out')
+    checks.check_out_dir(args.show_dir, '--show-dir')
     if args.show or args.show_dir:
         draw_predictions(cfg, args)
     if args.out:
@@ -62,6 +64,7 @@ def main() -> None:
 
     checks.check_config(cfg, ('test',))
     model = checks.build_model(cfg)
+    checks.check_channels(model)
     checks.check_checkpoint(args.checkpoint, model, strict=True)
     checks.check_work_dir(cfg.work_dir, model)
     if args.tta:

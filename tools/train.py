@@ -53,6 +53,7 @@ def main() -> None:
 
     checks.check_config(cfg, ('train', 'val'))
     model = checks.build_model(cfg)
+    checks.check_channels(model)
     if not cfg.get('resume'):  # which does not read them
         checks.check_pretrained(model)
     if cfg.get('load_from'):

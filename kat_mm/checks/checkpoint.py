@@ -7,7 +7,7 @@ from torch import nn
 
 from kat_mm.backbones import KAT
 from kat_mm.checkpoints import convert_for_model, load_pretrained, read_checkpoint
-from kat_mm.checkpoints.state_dict import keep_entries
+from kat_mm.checkpoints.state_dict import check_finite, keep_entries
 from kat_mm.errors import UserError
 
 
@@ -48,7 +48,7 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
         resume: Whether the run goes on from it, with its optimizer. Default: False.
 
     Raises:
-        UserError: The checkpoint cannot be read, or does not fit.
+        UserError: The checkpoint cannot be read, does not fit, or is not finite.
     """
     content = read_checkpoint(path)
     lacking = {'meta', 'message_hub', 'optimizer'} - content.keys()
@@ -59,6 +59,7 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
             f'give --cfg-options load_from={path}'
         )
     state = convert_for_model(content, model, path, strict)
+    check_finite(state, path)
     own = model.state_dict()
     if not strict:
         state = keep_entries(state, lambda key: key.startswith('backbone.'))

@@ -34,3 +34,18 @@ def check_work_dir(work_dir: str, model: nn.Module) -> None:
             f'the work folder {work_dir} has {free / 1e6:.0f} MB free, and one checkpoint takes '
             f'about {needed / 1e6:.0f} MB; make room, or name another folder with --work-dir'
         )
+
+
+def check_out_dir(path: str | None, option: str) -> None:
+    """Refuse a folder for results that is a file, or lies below one, before hours of work.
+
+    Args:
+        path: The folder, which need not exist; None where there is none.
+        option: The option of the command line that names it.
+
+    Raises:
+        UserError: It cannot be a folder.
+    """
+    for folder in [Path(path), *Path(path).parents] if path else ():
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f'{option} {path}: {folder} is a file; name a folder')
