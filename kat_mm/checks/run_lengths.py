@@ -13,11 +13,17 @@ def decode_counts(text: str) -> np.ndarray:
     Raises:
         ValueError: It is no such string.
     """
-    values = np.frombuffer(text.encode('latin-1', 'replace'), np.uint8).astype(np.int64) - 48
+    values = np.frombuffer(text.encode('ascii', 'replace'), np.uint8).astype(np.int64) - 48
     if not len(values):
         return values
     ends = np.flatnonzero(~values & 32)
-    if (values < 0).any() or (values > 63).any() or not len(ends) or ends[-1] != len(values) - 1:
+    if (
+        not text.isascii()
+        or (values < 0).any()
+        or (values > 63).any()
+        or not len(ends)
+        or ends[-1] != len(values) - 1
+    ):
         raise ValueError('its counts are no run lengths')
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1

@@ -260,3 +260,207 @@ def test_what_is_left_out_is_what_mmdet_leaves_out(tmp_path):
     has_area = coco.has_area_in_image(np.array(boxes), area, sizes)
     assert kept == [box[:2] for box, has in zip(boxes, has_area, strict=True) if has]
     assert len(kept) == 2
+
+
+def objects(boxes, **changes):
+    """Annotations of boxes in the image of 40x30 pixels, without masks."""
+    return [
+        annotation(id=i + 1, bbox=box, area=box[2] * box[3], segmentation=None, **changes)
+        for i, box in enumerate(boxes)
+    ]
+
+
+@pytest.mark.parametrize(
+    'boxes, message',
+    [
+        ([[1, 2, 30, 25], [20, 10, 38, 28], [5, 5, 36, 29]], r'look like \[x1, y1, x2, y2\]'),
+        ([[0.1, 0.2, 0.3, 0.2], [0.5, 0.5, 0.5, 0.5]], 'are fractions of 1; .* in pixels'),
+        ([[1, 2, 1e9, 5]], r'1000000000.0, 5.0\] in image a.jpg of 40x30 pixels: it reaches fur'),
+        ([[-41, 2, 50, 5]], 'it reaches further outside than the image is large'),
+        ([[1, 2, 5, 5], [1, 2, 5, 5], [1, 50, 5, 20]], 'annotation 3 of .* reaches further'),
+    ],
+)
+def test_boxes_that_cannot_be_are_refused_with_their_image(check, boxes, message):
+    with pytest.raises(UserError, match=message):
+        check(content(annotations=objects(boxes)), with_masks=False)
+
+
+def test_boxes_at_the_edge_are_right(check):
+    # Tools count pixels from 0 or 1, and boxes of corners may reach one pixel out.
+    boxes = [[0, 0, 40, 30], [0, 0, 41, 31], [-1, -1, 41, 31], [35, 25, 5, 5]]
+    assert check(content(annotations=objects(boxes)), with_masks=False) == []
+
+
+def test_boxes_that_are_cut_at_the_edge_are_counted(check):
+    boxes = [[0, 0, 42, 30], [1, 1, 5, 5], [1, 1, 5, 5], [1, 1, 5, 5], [1, 1, 5, 5]]
+    (message,) = check(content(annotations=objects(boxes)), with_masks=False)
+    assert '1 boxes reach outside of their image, and are cut at its edge' in message
+
+
+@pytest.mark.parametrize('size', [dict(width=-1), dict(height=0), dict(width=40.5)])
+def test_sizes_of_images_are_whole_numbers(check, size):
+    value = content()
+    value['images'][0].update(size)
+    with pytest.raises(UserError, match='must be a whole number of pixels from 1'):
+        check(value)
+
+
+def rle(counts, size=(30, 40)):
+    return content(annotations=[annotation(segmentation=dict(counts=counts, size=list(size)))])
+
+
+@pytest.mark.parametrize(
+    'counts, message',
+    [
+        ([0, 10], 'its run lengths add up to 10 pixels and not 30 x 40 = 1200'),
+        ([0, 10, 100_000], 'add up to 100010 pixels'),
+        ([0, 10**30], 'add up to 1000000000000000000000000000000 pixels'),
+        ([1300, -200, 100], 'and one is negative'),
+        ([], 'add up to 0 pixels'),
+        ('', 'add up to 0 pixels'),
+        ([1200], 'have no pixel of the object'),
+        ([0.5, 1199.5], 'it must be polygons'),
+        (COMPRESSED[:-1], 'its counts are no run lengths'),
+        (COMPRESSED + '5', 'add up to 1214 pixels'),
+        ('abc', 'its counts are no run lengths'),
+        ('äöü', 'its counts are no run lengths'),
+        ('o' * 20 + '0', 'one of its run lengths is beyond 32 bits'),
+    ],
+)
+def test_run_lengths_that_do_not_fit_are_refused(check, counts, message):
+    with pytest.raises(UserError, match=f'annotation 1 of .*, in image a.jpg, .*{message}'):
+        check(rle(counts))
+
+
+def test_run_lengths_of_another_image_are_refused(check):
+    turned = mask.encode(np.asfortranarray(SQUARE.T))['counts'].decode()
+    with pytest.raises(UserError, match='annotation 1 .* run lengths, is of another size'):
+        check(rle(turned, (40, 30)))
+
+
+@pytest.mark.parametrize(
+    'polygon, message',
+    [
+        ([1, 2, 1e9, 2, 11, 10], 'its polygon reaches further outside than the image is large'),
+        ([20, 20, 30, 20, 30, 28], 'its polygon lies outside of the box'),
+    ],
+)
+def test_polygons_elsewhere_are_refused(check, polygon, message):
+    with pytest.raises(UserError, match=message):
+        check(content(annotations=[annotation(segmentation=[polygon])]))
+
+
+def test_two_categories_of_one_name_are_refused_with_their_objects(check):
+    categories = [dict(id=0, name='cat'), dict(id=3, name='cat'), dict(id=7, name='dog')]
+    with pytest.raises(UserError, match="same name 'cat': of id 0 with 0 objects, 3 with 1 obj"):
+        check(content(categories=categories))
+    categories[0]['name'] = 'animals'
+    assert check(content(categories=categories)) == []
+
+
+def test_a_file_of_crowds_alone_is_refused(check):
+    crowds = [annotation(iscrowd=1), annotation(id=2, iscrowd=1)]
+    with pytest.raises(UserError, match='no object .* but 2 crowds .iscrowd=1; set it to 0'):
+        check(content(annotations=crowds))
+    message = check(content(annotations=[*crowds, annotation(id=3)]))[-1]
+    assert '2 of 3 objects are crowds (iscrowd=1), from which nothing is learned' in message
+
+
+def test_objects_to_ignore_are_counted(check):
+    (message,) = check(content(annotations=[annotation(), annotation(id=2, ignore=1)]))
+    assert '1 objects with ignore=1 are left out' in message
+    with pytest.raises(UserError, match='but 1 with ignore=1'):
+        check(content(annotations=[annotation(ignore=1)]))
+
+
+def test_the_annotation_that_the_evaluation_never_finds_is_told(check):
+    value = content(annotations=[annotation(id=0), annotation(id=1)])
+    assert check(value) == []
+    (message,) = check(value, evaluates=True)
+    assert 'annotation 0 is counted as never found' in message
+
+
+@pytest.mark.parametrize('first, recall', [(1, 1.0), (0, 0.5)])
+def test_cocos_evaluation_never_finds_annotation_0(tmp_path, monkeypatch, first, recall):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    value = content(annotations=objects([[1, 2, 10, 8], [20, 12, 10, 8]]))
+    for number, truth in enumerate(value['annotations'], first):
+        truth['id'] = number
+    (tmp_path / 'val.json').write_text(json.dumps(value))
+    truth = COCO(tmp_path / 'val.json')
+    found = truth.loadRes([dict(a, score=0.9) for a in value['annotations']])
+    evaluation = COCOeval(truth, found, 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    assert evaluation.eval['recall'][0, 0, 0, -1] == recall
+
+
+@pytest.mark.parametrize('name', ['./a.jpg', 'sub/../a.jpg', '{folder}/a.jpg'])
+def test_names_may_be_paths_to_images(tmp_path, name):
+    (tmp_path / 'images' / 'sub').mkdir(parents=True)
+    for image in ('a.jpg', 'sub/b.jpg'):
+        (tmp_path / 'images' / image).touch()
+    value, path = content(), tmp_path / 'val.json'
+    value['images'][0]['file_name'] = name.format(folder=tmp_path / 'images')
+    path.write_text(json.dumps(value))
+    check_coco(path, CLASSES, {'a.jpg', 'sub/b.jpg'}, str(tmp_path / 'images'), True)
+
+
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('images/train/a.jpg', 'a.jpg is there: mend file_name in the annotations, or data_prefix'),
+        ('upload\\a.jpg', r"a.jpg is there: write / for Windows' \\ in file_name"),
+    ],
+)
+def test_images_in_another_folder_are_named(check, name, message):
+    value = content()
+    value['images'][0]['file_name'] = name
+    with pytest.raises(UserError, match=message):
+        check(value)
+
+
+def test_images_that_are_not_listed_or_listed_twice_are_told(check):
+    value = content(images=[dict(id=i, file_name='a.jpg', width=40, height=30) for i in (1, 2)])
+    messages = check(value)
+    assert 'val.json lists 1 images more than once: a.jpg' in messages[0]
+    assert '1 of 2 files in images are not listed in' in messages[1]
+    assert 'sub/b.jpg' in messages[1]
+
+
+LABELME = dict(version='5.4', flags={}, shapes=[], imagePath='a.jpg', imageHeight=3, imageWidth=3)
+LABEL_STUDIO = [dict(id=1, annotations=[], data=dict(image='/data/upload/1/a.jpg'))]
+VIA = {'a.jpg123': dict(filename='a.jpg', size=123, regions=[], file_attributes={})}
+
+
+@pytest.mark.parametrize(
+    'value, message',
+    [
+        (LABELME, 'labelme.s file of one image .*: labelme2coco.py'),
+        (LABEL_STUDIO, "list of Label Studio's tasks: export the project as COCO"),
+        (VIA, "a project of VIA: export its annotations in COCO's format"),
+        (dict(_via_settings={}, _via_img_metadata=VIA), 'a project of VIA'),
+        (dict(images=[], annotations=[5], categories=[]), "is not COCO's"),
+        ('text', "is not COCO's"),
+    ],
+)
+def test_files_of_other_tools_are_known(tmp_path, value, message):
+    path = tmp_path / 'val.json'
+    path.write_text(json.dumps(value))
+    with pytest.raises(UserError, match=message):
+        check_coco(path, CLASSES, set(), 'images', False)
+
+
+def test_keys_may_come_in_any_order(check):
+    value = content()
+    assert check(json.dumps({key: value[key] for key in reversed(value)}, indent=2)) == []
+
+
+@pytest.mark.parametrize('text', ['\ufeff{}', '{}'.encode('utf-16')])
+def test_other_encodings_are_named(tmp_path, text):
+    path = tmp_path / 'val.json'
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match='save it as UTF-8 without a byte-order mark'):
+        check_coco(path, CLASSES, set(), 'images', False)

@@ -245,7 +245,13 @@ def test_checkpoint_of_other_shapes(fails, tiny_config, trained, tmp_path, use):
 
 def test_heads_of_other_classes(fails, tiny_config, trained, tmp_path):
     config = with_model(tiny_config, tmp_path, decode_head=dict(num_classes=7))
-    message = r'decode_head.conv_seg.weight: \[12, .*in the checkpoint, \[7, .*in the model'
+    message = 'model.decode_head.num_classes=7, but the test data set has 12 classes: sky, build'
+    fails('test.py', config, trained / 'iter_6.pth', message=message)
+
+
+def test_heads_of_other_widths(fails, tiny_config, trained, tmp_path):
+    config = with_model(tiny_config, tmp_path, decode_head=dict(channels=16))
+    message = r'decode_head.* \[.*in the checkpoint, \[.*in the model'
     fails('test.py', config, trained / 'iter_6.pth', message=message)
 
 
