@@ -36,16 +36,19 @@ class LoadChecked(BaseTransform):
         self._told_of_bits = False
 
     def transform(self, results: dict) -> dict:
-        before = set(results)
         files = [str(value) for key, value in results.items() if key.endswith('_path') and value]
         try:
-            results = self.transforms(results)
-            new = set(results or ()) - before
-            if 'img' in new:
-                self._check_image(results)
-            # As mmseg's data sets hand it on; mmdet's panoptic maps hold colours.
-            if 'gt_seg_map' in new and 'reduce_zero_label' in results:
-                _check_label_image(results)
+            for transform in self.transforms.transforms:
+                before = set(results)
+                results = transform(results)
+                if results is None:
+                    break
+                new = set(results) - before
+                if 'img' in new:
+                    self._check_image(results)
+                # As mmseg's data sets hand it on; mmdet's panoptic maps hold colours.
+                if 'gt_seg_map' in new and 'reduce_zero_label' in results:
+                    _check_label_image(results)
             return results
         except UserError:
             raise
@@ -89,12 +92,16 @@ class LoadChecked(BaseTransform):
 
 def _check_label_image(results: dict) -> None:
     labels, path = results['gt_seg_map'], results.get('seg_map_path')
+    image_shape = results.get('ori_shape')
+    if image_shape is not None and labels.ndim < 2 and 1 in image_shape:
+        # mmseg drops a side of one pixel.
+        labels = labels.reshape((1, -1) if image_shape[0] == 1 else (-1, 1))
+        results['gt_seg_map'] = labels
     if labels.ndim != 2:
         raise ValueError(
             f'label image of shape {labels.shape}; it must have one channel of class numbers, and '
             'not colours'
         )
-    image_shape = results.get('ori_shape')
     if image_shape is not None and labels.shape != tuple(image_shape[:2]):
         image = results.get('img_path')
         turned = os.path.isfile(image) and is_turned(image)
