@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,15 +71,13 @@ class _Columns:
     def __init__(self, with_masks: bool):
         self.with_masks = with_masks
         self.ids, self.image_ids, self.category_ids = [], [], []
-        # x, y, width, height, area, crowd, ignore; of masks: left, top, right, bottom, or the
-        # height and width of run lengths.
-        self.numbers = np.empty((1024, 13))
+        # Rows of 13: x, y, width, height, area, crowd, ignore; of masks: left, top, right, bottom,
+        # or the height and width of run lengths.
+        self.numbers = array('d')
         self.bad_masks = {}  # by row
 
     def add(self, record: dict) -> None:
         row = len(self.ids)
-        if row == len(self.numbers):
-            self.numbers = np.concatenate([self.numbers, np.empty_like(self.numbers)])
         self.ids.append(record['id'])
         self.image_ids.append(record['image_id'])
         self.category_ids.append(record['category_id'])
@@ -89,8 +88,9 @@ class _Columns:
                 mask = _mask_numbers(given)
             except (TypeError, ValueError) as error:
                 self.bad_masks[row] = (_json(given) if given else '', str(error))
-        flags = (record['area'], bool(record['iscrowd']), bool(record.get('ignore')))
-        self.numbers[row] = (*record['bbox'], *flags, *mask)
+        self.numbers.extend(record['bbox'])
+        self.numbers.extend((record['area'], record['iscrowd'], bool(record.get('ignore'))))
+        self.numbers.extend(mask)
 
 
 _NO_MASK = (math.nan,) * 6
@@ -156,7 +156,8 @@ def _read(path: str | Path, with_masks: bool) -> _Content:
                     break  # no list of objects
                 continue
             keys[key] = []
-            _check_record(path, key, value)
+            if key != 'annotations' or not _is_annotation(value):
+                _check_record(path, key, value)
             if value['id'] in seen[key]:
                 raise UserError(f'annotation file {path} has two {key} of id {value["id"]}')
             seen[key].add(value['id'])
@@ -193,6 +194,16 @@ def _describe(keys: dict) -> str:
     if '_via_img_metadata' in keys or {'filename', 'regions'} <= inner:
         return "a project of VIA: export its annotations in COCO's format"
     return 'a list' if '' in keys else f'the keys {some(keys)}'
+
+
+def _is_annotation(record: dict) -> bool:
+    """Whether _check_record accepts an annotation, for the most part of them and in C."""
+    try:
+        box, crowd = record['bbox'], record['iscrowd']
+        numbers = (record['id'], record['image_id'], record['category_id'], record['area'], *box)
+    except (KeyError, TypeError):
+        return False
+    return len(box) == 4 and type(box) is list and crowd in (0, 1) and _are_finite(numbers)
 
 
 def _check_record(path: str | Path, key: str, record: dict) -> None:
@@ -294,7 +305,7 @@ class _Objects:
         names = [content.categories[key] for key in columns.category_ids]
         self.others = Counter(name for name in names if name not in classes)
         self.relevant = np.array([name in classes for name in names], bool)
-        numbers = columns.numbers[:number]
+        numbers = np.frombuffer(columns.numbers).reshape(number, 13)
         self.boxes, self.area = numbers[:, :4], numbers[:, 4]
         self.crowd, self.ignored = numbers[:, 5] > 0, numbers[:, 6] > 0
         self.mask_bounds, self.mask_sizes = numbers[:, 7:11], numbers[:, 11:13]
@@ -441,7 +452,7 @@ def has_area_in_image(boxes: np.ndarray, area: np.ndarray, sizes: np.ndarray) ->
     return inside & (area > 0) & (boxes[:, 2:] >= 1).all(1)
 
 
-def _are_finite(values: list) -> bool:
+def _are_finite(values: Sequence) -> bool:
     """In C, since COCO has 50 million coordinates."""
     return {int, float}.issuperset(map(type, values)) and math.isfinite(sum(values))
 

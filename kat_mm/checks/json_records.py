@@ -8,6 +8,7 @@ from pathlib import Path
 from kat_mm.datasets.text_files import read_text
 
 _SPACE = re.compile(r'[ \t\n\r]*')
+_SEPARATOR = re.compile(r'[ \t\n\r]*([,\]}])[ \t\n\r]*')
 _STEP = 10_000  # records from one call of progress to the next
 
 
@@ -78,10 +79,10 @@ def _expect(text: str, at: int, sign: str) -> int:
 
 def _next(text: str, at: int, end: str) -> int:
     """The place of the next item, or of the end."""
-    at = _skip(text, at)
-    if text[at : at + 1] == end:
-        return at
-    at = _skip(text, _expect(text, at, ','))
-    if text[at : at + 1] == end:
-        raise json.JSONDecodeError('Expecting value', text, at)
+    found = _SEPARATOR.match(text, at)
+    if found and found[1] == end:
+        return found.start(1)
+    at = found.end() if found else at
+    if not found or found[1] != ',' or text[at : at + 1] == end:
+        raise json.JSONDecodeError("Expecting ',' and a value", text, at)
     return at
