@@ -55,12 +55,12 @@ def check_arguments(cfg, where: str, names: tuple[str, ...] = _SECTIONS['model']
     if not isinstance(cfg, dict):
         return
     cls = _find(cfg.get('type'), names)
-    known = _arguments(cls)
+    known, is_all = _arguments(cls)
     for key, value in cfg.items():
         check_arguments(value, f'{where}.{key}', _SECTIONS.get(key, names))
         if known and key != 'type' and not key.startswith('_') and key not in known:
             near = correct(key, [k for k in known if k not in cfg])
-            if cls.__module__.startswith('kat_mm.'):
+            if is_all and cls.__module__.startswith('kat_mm.'):
                 near = near or next(iter(difflib.get_close_matches(key, known, 1)), None)
             elif near is None:  # taken out of the config before the class is built
                 continue
@@ -89,14 +89,15 @@ def _get(registry: Registry, name: str) -> type | None:
         return current.get(name)
 
 
-def _arguments(cls: type | None) -> list[str]:
-    """Names of what a class takes, as far as signatures tell: none where they do not."""
-    known = []
+def _arguments(cls: type | None) -> tuple[list[str], bool]:
+    """Names of what a class takes, and whether these are all, as far as signatures tell."""
+    known = {}
     for base in cls.__mro__ if cls else ():
-        if '__init__' not in vars(base):
+        if '__init__' not in vars(base) or base is object:
             continue
         parameters = inspect.signature(base.__init__).parameters.values()
-        known += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        known.update((p.name, None) for p in named if p.name != 'self')
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return [name for name in dict.fromkeys(known) if name != 'self']
-    return []
+            return list(known), True
+    return list(known), False

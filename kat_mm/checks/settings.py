@@ -16,6 +16,10 @@ from kat_mm.errors import UserError
 _RUNNER_KEYS = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
 # Besides the Runner's: what mmengine, its libraries and their tools read at the top of a config.
 _TOP_KEYS = _RUNNER_KEYS | {'custom_imports', 'tta_model', 'runner_type'}
+_SINGLE_VALUES = {
+    'work_dir', 'load_from', 'resume', 'launcher', 'log_level', 'default_scope', 'experiment_name',
+    'runner_type',
+}  # fmt: skip
 _LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {'self'} | {
     'num_batch_per_epoch'
 }
@@ -41,7 +45,8 @@ def check_settings(cfg: Config) -> None:
 def _check_top_keys(cfg: Config) -> None:
     for key in cfg:
         near = correct(key, _TOP_KEYS)
-        if near and key not in _TOP_KEYS:
+        is_part = isinstance(cfg[key], dict | list)
+        if near and key not in _TOP_KEYS and is_part == (near not in _SINGLE_VALUES):
             raise UserError(
                 f'the config has {key}, which nothing reads; did you mean {near}? (Rename it if '
                 'it is a variable of your own)'
