@@ -7,7 +7,7 @@ from kat_mm.datasets.wrappers import inner_datasets
 from kat_mm.errors import UserError
 
 
-def class_names(dataset: dict, cls: type | None, split: str) -> Sequence[str] | None:
+def class_names(dataset: dict, cls: type, split: str) -> Sequence[str] | None:
     """Names of a data set's classes, in the order of the labels, where it names them.
 
     Args:

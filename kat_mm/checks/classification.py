@@ -36,9 +36,9 @@ class ClassFolders(NamedTuple):
     classes: Sequence[str] | None
 
 
-def is_classification(cls: type | None) -> bool:
+def is_classification(cls: type) -> bool:
     """Whether a data set is mmpretrain's CustomDataset or ImageNet, or finds images as they do."""
-    if cls is None or not cls.__module__.startswith('mmpretrain.'):
+    if not cls.__module__.startswith('mmpretrain.'):
         return False
     from mmpretrain.datasets import CustomDataset
 

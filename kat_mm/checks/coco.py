@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.logging import print_log
 
+from kat_mm.checks.files import IMAGE_SUFFIXES
 from kat_mm.checks.json_records import read_records
 from kat_mm.checks.names import some
 from kat_mm.checks.progress import Progress
@@ -21,6 +22,8 @@ from kat_mm.errors import UserError
 _LISTS = ('images', 'annotations', 'categories')
 # Pixels by which tools that draw boxes differ at an image's edge.
 _EDGE = 1.0
+# Beyond the sums of whatever may be in a file, and far below what float64 holds.
+_HUGE = 1e300
 
 
 def check_coco(
@@ -86,7 +89,7 @@ class _Columns:
             given = record.get('segmentation')
             try:
                 mask = _mask_numbers(given)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 self.bad_masks[row] = (_json(given) if given else '', str(error))
         self.numbers.extend(record['bbox'])
         self.numbers.extend((record['area'], record['iscrowd'], bool(record.get('ignore'))))
@@ -100,7 +103,7 @@ def _mask_numbers(given) -> tuple[float, ...]:
     """Bounds of polygons, or the size of run lengths.
 
     Raises:
-        ValueError, TypeError: It is neither.
+        ValueError, TypeError, OverflowError: It is neither.
     """
     if isinstance(given, dict):
         height, width = given['size'] if len(given.get('size') or ()) == 2 else (None, None)
@@ -127,7 +130,8 @@ def _mask_numbers(given) -> tuple[float, ...]:
     left = top = math.inf
     right = bottom = -math.inf
     for part in given:
-        if not isinstance(part, list) or not _are_finite(part):
+        # Of what is no number, sum raises a TypeError.
+        if not isinstance(part, list) or not -_HUGE < sum(part) < _HUGE:
             raise ValueError
         # Of parts with fewer points mmdet makes nothing.
         if len(part) >= 6 and len(part) % 2 == 0:
@@ -203,7 +207,7 @@ def _is_annotation(record: dict) -> bool:
         numbers = (record['id'], record['image_id'], record['category_id'], record['area'], *box)
     except (KeyError, TypeError):
         return False
-    return len(box) == 4 and type(box) is list and crowd in (0, 1) and _are_finite(numbers)
+    return len(box) == 4 and type(box) is list and crowd in (0, 1) and _are_numbers(numbers)
 
 
 def _check_record(path: str | Path, key: str, record: dict) -> None:
@@ -249,7 +253,6 @@ def _check_classes(path: str | Path, content: _Content, classes: Sequence[str]) 
 
 def _check_images(path: str | Path, records: dict, images: set[str], folder: str) -> None:
     names = [name for name, _, _ in records.values()]
-    listed = {os.path.normpath(name) for name in names}
     # Joined as mmdet does: names may lead to other folders.
     lacking = [
         name
@@ -271,11 +274,14 @@ def _check_images(path: str | Path, records: dict, images: set[str], folder: str
     twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
         print_log(f'{path} lists {len(twice)} images more than once: {some(twice)}', 'current')
-    others = images - listed - {name for name in names if name in images}
+    paths = (name for name in names if name not in images)
+    used = {os.path.relpath(os.path.join(folder, path), folder) for path in paths}
+    unused = images.difference(names, used)
+    others = [name for name in unused if name.lower().endswith(IMAGE_SUFFIXES)]
     if others:
         print_log(
-            f'{len(others)} of {len(images)} files in {folder} are not listed in {path}, and not '
-            f'used: {some(sorted(others))}',
+            f'{len(others)} of {len(images)} files in {folder} are images that {path} does not '
+            f'list, and not used: {some(sorted(others))}',
             'current',
         )
 
@@ -338,7 +344,7 @@ class _Objects:
         if not len(boxes):
             return
         everything = np.ones(len(self.ids), bool)
-        if (np.abs(boxes) <= 1).all():
+        if ((boxes >= 0) & (boxes <= 1)).all():
             self._fail(
                 everything,
                 'all boxes are fractions of 1; they must be [x, y, width, height] in pixels',
@@ -452,13 +458,16 @@ def has_area_in_image(boxes: np.ndarray, area: np.ndarray, sizes: np.ndarray) ->
     return inside & (area > 0) & (boxes[:, 2:] >= 1).all(1)
 
 
-def _are_finite(values: Sequence) -> bool:
-    """In C, since COCO has 50 million coordinates."""
-    return {int, float}.issuperset(map(type, values)) and math.isfinite(sum(values))
+def _are_numbers(values: Sequence) -> bool:
+    """In C, since COCO has 860,000 objects; JSON's NaN and infinity are none."""
+    try:
+        return {int, float}.issuperset(map(type, values)) and -_HUGE < sum(values) < _HUGE
+    except OverflowError:  # a whole number beyond float64 among floats
+        return False
 
 
 def _is_number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return _are_numbers([value])
 
 
 def _is_whole(value) -> bool:

@@ -1,5 +1,6 @@
 """The data sets that a config names: their folders, their files, and their classes."""
 
+import difflib
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,11 +84,19 @@ def _datasets(cfg: Config, split: str) -> Iterator[dict]:
         yield dataset
 
 
-def _dataset_class(dataset: dict) -> type | None:
+def _dataset_class(dataset: dict) -> type:
     if not isinstance(dataset['type'], str):
         return dataset['type']
     with DATASETS.switch_scope_and_registry(None) as registry:  # of the config's scope
-        return registry.get(dataset['type'])
+        cls = registry.get(dataset['type'])
+        if cls is None:
+            near = difflib.get_close_matches(dataset['type'], registry.module_dict, n=1)
+            hint = f'; did you mean {near[0]}? ' if near else '. '
+            raise UserError(
+                f'there is no data set {dataset["type"]}{hint}custom_imports of the config names '
+                'the modules that register others'
+            )
+        return cls
 
 
 def _head_classes(cfg: Config) -> int | None:
@@ -103,7 +112,7 @@ def _numbers_of_folders(folders: dict[str, ClassFolders]) -> list[tuple[str, int
     ]
 
 
-def check_folders(dataset: dict, cls: type | None, split: str) -> None:
+def check_folders(dataset: dict, cls: type, split: str) -> None:
     """Refuse a data set whose folders are missing.
 
     Args:
@@ -120,7 +129,7 @@ def check_folders(dataset: dict, cls: type | None, split: str) -> None:
             )
 
 
-def data_folders(dataset: dict, cls: type | None) -> dict[str, Path]:
+def data_folders(dataset: dict, cls: type) -> dict[str, Path]:
     """The folders that a data set needs, by the names of its arguments."""
     prefixes = dataset.get('data_prefix') or {}
     # ImageNet of mmpretrain names its folder after the split; others choose from their files by it.
@@ -130,6 +139,6 @@ def data_folders(dataset: dict, cls: type | None) -> dict[str, Path]:
         prefixes = dict(img_path=prefixes)
     root = Path(dataset.get('data_root') or '')
     folders = {name: root / folder for name, folder in prefixes.items() if folder}
-    if folders or cls is None or 'download' in inspect.signature(cls.__init__).parameters:
+    if folders or 'download' in inspect.signature(cls.__init__).parameters:
         return folders
     return dict(data_root=root)

@@ -57,7 +57,7 @@ def check_annotations(cfg: Config, dataset: dict, classes: Sequence[str], split:
     )
 
 
-def reads_coco(cls: type | None) -> bool:
+def reads_coco(cls: type) -> bool:
     """Whether a data set is CocoDataset, or reads its files as that does."""
     if not hasattr(cls, 'COCOAPI'):
         return False

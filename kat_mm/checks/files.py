@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Of images, in lower case.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm')
+
 
 def list_files(folder: str | Path) -> tuple[list[str], list[str]]:
     """List the files below a folder as mmengine does, which leaves out hidden ones.

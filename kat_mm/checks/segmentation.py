@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from kat_mm.checks.files import list_files
+from kat_mm.checks.files import IMAGE_SUFFIXES, list_files
 from kat_mm.checks.model import config_errors
 from kat_mm.checks.names import some
 from kat_mm.checks.progress import Progress
@@ -17,12 +17,10 @@ from kat_mm.datasets.text_files import read_text
 from kat_mm.datasets.wrappers import type_name
 from kat_mm.errors import UserError
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm')
 
-
-def lists_pairs(cls: type | None) -> bool:
+def lists_pairs(cls: type) -> bool:
     """Whether a data set is mmseg's BaseSegDataset, or lists images as it does."""
-    if cls is None or not hasattr(cls, 'get_label_map'):
+    if not hasattr(cls, 'get_label_map'):
         return False
     from mmseg.datasets import BaseSegDataset
 
