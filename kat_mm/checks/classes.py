@@ -67,7 +67,9 @@ def check_numbers_of_classes(
         source = f'{where} is {number}'
     for where, other in numbers:
         if other != number:
-            raise UserError(f'{where}={other}, but {source}; set it to {number}, or mend the data')
+            raise UserError(
+                f'{where}={other!r}, but {source}; set it to {number}, or mend the data'
+            )
 
 
 def _numbers_of_classes(cfg, where: str) -> Iterator[tuple[str, int]]:

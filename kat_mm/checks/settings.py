@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,6 +73,19 @@ _POSITIVE = _is_whole(1), 'a whole number from 1'
 _NATURAL = _is_whole(0), 'a whole number from 0'
 _OR_NEVER = _is_whole(1, -1), 'a whole number from 1, or -1 for never'
 _OR_ALL = _is_whole(1, -1), 'a whole number from 1, or -1 for all'
+
+
+def _is_number(least: float, most: float = math.inf) -> Callable[[Any], bool]:
+    def is_right(value) -> bool:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and least <= value <= most and value != math.inf
+
+    return is_right
+
+
+_SIZE = _is_number(0), 'a finite number from 0'
+_ABOVE_0 = _is_number(math.ulp(0.0)), 'a finite number above 0'
+_FACTOR = _is_number(math.ulp(0.0), 1), 'a number above 0, up to 1'
 _SEED = (lambda value: value is None or _is_whole(0)(value)), 'a whole number from 0, or None'
 
 
@@ -88,11 +102,15 @@ def _settings(cfg: Config) -> Iterator[tuple[str, Any, Callable, str]]:
             ),
         ),
         ('optim_wrapper', dict(accumulative_counts=_POSITIVE)),
+        ('optim_wrapper.optimizer', dict(lr=_SIZE, weight_decay=_SIZE)),
+        ('optim_wrapper.paramwise_cfg', dict(layer_decay_rate=_FACTOR)),
+        ('optim_wrapper.clip_grad', dict(max_norm=_ABOVE_0)),
         ('randomness', dict(seed=_SEED)),
         *(
             (f'{split}_dataloader', dict(batch_size=_POSITIVE, num_workers=_NATURAL))
             for split in ('train', 'val', 'test')
         ),
+        ('train_dataloader.sampler', dict(group_size=_POSITIVE)),
     ]
     hook = dict(interval=_OR_NEVER, max_keep_ckpts=_OR_ALL)
     hooks = [
@@ -102,7 +120,7 @@ def _settings(cfg: Config) -> Iterator[tuple[str, Any, Callable, str]]:
     for where, fields in tables + hooks:
         given = cfg
         for part in where.split('.'):
-            given = given[int(part)] if isinstance(given, list) else given.get(part)
+            given = given[int(part)] if isinstance(given, list) else (given or {}).get(part)
         for field, (is_right, right) in fields.items():
             if isinstance(given, dict) and field in given:
                 yield f'{where}.{field}', given[field], is_right, right

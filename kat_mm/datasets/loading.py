@@ -165,10 +165,16 @@ class CheckLabels(BaseTransform):
         ignore_index: Label that takes no part in training. Default: 255.
 
     Raises:
-        ValueError: There are other labels.
+        ValueError: There are other labels, or an argument is no label of 8 bits.
     """
 
     def __init__(self, num_classes: int, unlabelled: tuple[int, ...] = (), ignore_index: int = 255):
+        if not _is_label(num_classes) or num_classes < 1:
+            raise ValueError(f'CheckLabels: num_classes={num_classes!r} must be 1 to 255')
+        for name, values in (('unlabelled', unlabelled), ('ignore_index', [ignore_index])):
+            if isinstance(values, int | str) or not all(map(_is_label, values)):
+                given = values if name == 'unlabelled' else ignore_index
+                raise ValueError(f'CheckLabels: {name}={given!r} must be labels from 0 to 255')
         self.num_classes = num_classes
         self.unlabelled = list(unlabelled)
         self.ignore_index = ignore_index
@@ -198,6 +204,10 @@ class CheckLabels(BaseTransform):
                 f'{[*self.unlabelled, self.ignore_index]}'
             )
         return results
+
+
+def _is_label(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
 
 
 def _loaded_values(results: dict) -> np.ndarray:

@@ -108,3 +108,17 @@ def test_a_model_without_a_kat_is_left_to_its_project():
 def test_a_config_without_a_model_is_refused():
     with pytest.raises(UserError, match='the config has no model'):
         checks.build_model(Config(dict(data_root='x')))
+
+
+def test_a_head_that_needs_more_than_features_is_left_to_the_run():
+    model = checks.build_model(Config(dict(model=segmentor())))
+    model.decode_head.forward = lambda features, queries: None
+    checks.check_channels(model)
+
+
+def test_normalisation_of_one_value_for_each_group_passes():
+    cfg = segmentor()
+    cfg['decode_head'].update(channels=16, norm_cfg=dict(type='GN', num_groups=16))
+    cfg['decode_head'].update(type='PSPHead', pool_scales=(1, 2))
+    del cfg['decode_head']['num_convs']
+    checks.check_channels(checks.build_model(Config(dict(model=cfg))))

@@ -7,7 +7,7 @@ from kat_mm.errors import UserError
 SOUND = dict(
     model=dict(),
     train_cfg=dict(max_iters=100, val_interval=10),
-    train_dataloader=dict(batch_size=2, num_workers=0, dataset=dict(), collate_fn=dict(type='x')),
+    train_dataloader=dict(batch_size=2, num_workers=0, dataset=dict(), sampler=dict(group_size=2)),
     val_evaluator=dict(type='IoUMetric', iou_metrics=['mIoU']),
     default_hooks=dict(
         checkpoint=dict(type='CheckpointHook', interval=10, save_best='mIoU', max_keep_ckpts=2),
@@ -15,7 +15,12 @@ SOUND = dict(
     ),
     custom_hooks=[dict(type='PlotRationalsHook', interval=5)],
     randomness=dict(seed=0),
-    optim_wrapper=dict(accumulative_counts=2),
+    optim_wrapper=dict(
+        accumulative_counts=2,
+        optimizer=dict(lr=0.1, weight_decay=0),
+        paramwise_cfg=dict(layer_decay_rate=1),
+        clip_grad=dict(max_norm=1.0),
+    ),
 )
 
 
@@ -50,6 +55,15 @@ def test_sound_settings_pass():
         ('default_hooks.checkpoint.max_keep_ckpts', 0, 'a whole number from 1, or -1 for all'),
         ('custom_hooks.0.interval', 0.5, 'a whole number from 1, or -1 for never'),
         ('optim_wrapper.accumulative_counts', 0, 'a whole number from 1'),
+        ('train_dataloader.sampler.group_size', 0, 'a whole number from 1'),
+        ('optim_wrapper.optimizer.lr', '1e-4', 'a finite number from 0'),
+        ('optim_wrapper.optimizer.lr', -1e-4, 'a finite number from 0'),
+        ('optim_wrapper.optimizer.lr', float('nan'), 'a finite number from 0'),
+        ('optim_wrapper.optimizer.weight_decay', -0.1, 'a finite number from 0'),
+        ('optim_wrapper.paramwise_cfg.layer_decay_rate', 0, 'a number above 0, up to 1'),
+        ('optim_wrapper.paramwise_cfg.layer_decay_rate', 1.1, 'a number above 0, up to 1'),
+        ('optim_wrapper.clip_grad.max_norm', 0, 'a finite number above 0'),
+        ('optim_wrapper.clip_grad.max_norm', float('inf'), 'a finite number above 0'),
         ('randomness.seed', -3, 'a whole number from 0, or None'),
         ('randomness.seed', float('nan'), 'a whole number from 0, or None'),
     ],

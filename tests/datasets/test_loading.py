@@ -144,6 +144,22 @@ def test_the_values_in_the_file_are_named(sample, settings, given, shift):
     assert expected in str(error.value)
 
 
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(num_classes='3'), "num_classes='3' must be 1 to 255"),
+        (dict(num_classes=0), 'num_classes=0 must be 1 to 255'),
+        (dict(num_classes=2.0), 'num_classes=2.0 must be 1 to 255'),
+        (dict(unlabelled=11), 'unlabelled=11 must be labels from 0 to 255'),
+        (dict(unlabelled=(256,)), r'unlabelled=\(256,\) must be labels from 0 to 255'),
+        (dict(ignore_index=-1), 'ignore_index=-1 must be labels from 0 to 255'),
+    ],
+)
+def test_arguments_that_are_no_labels_are_named(settings, message):
+    with pytest.raises(ValueError, match=f'CheckLabels: {message}'):
+        check([[0]], **settings)
+
+
 def test_255_is_a_wrong_value_where_another_one_is_ignored():
     with pytest.raises(ValueError, match=r'label values \[255\]'):
         check([[0, 255]], ignore_index=9)
