@@ -1,9 +1,10 @@
 """One count of classes: data, heads and whatever else numbers them must agree."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from kat_mm.checks.names import some
-from kat_mm.datasets.wrappers import inner_datasets
+from kat_mm.datasets.wrappers import inner_datasets, type_name
 from kat_mm.errors import UserError
 
 
@@ -20,7 +21,8 @@ def class_names(dataset: dict, cls: type, split: str) -> Sequence[str] | None:
     """
     if not hasattr(cls, '_load_metainfo'):
         return None
-    classes = dataset.get('classes') or cls._load_metainfo(dataset.get('metainfo')).get('classes')
+    given = dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes')
+    classes = cls._load_metainfo(dict(classes=given) if given is not None else None).get('classes')
     if classes is None:
         return None
     if isinstance(classes, str) or not classes or not all(isinstance(n, str) for n in classes):
@@ -28,8 +30,9 @@ def class_names(dataset: dict, cls: type, split: str) -> Sequence[str] | None:
             f'metainfo.classes of the {split} data set is {classes!r}; it must be a tuple of '
             "names, for example ('cell',) with its comma"
         )
-    twice = sorted({name for name in classes if list(classes).count(name) > 1})
-    if twice:
+    # Of a library's own names some may be the same: ImageNet has two cranes.
+    twice = [name for name, number in Counter(classes).items() if number > 1]
+    if given is not None and twice:
         raise UserError(f'metainfo.classes of the {split} data set has {some(twice)} twice')
     return classes
 
@@ -62,9 +65,11 @@ def check_numbers_of_classes(
     if first is not None:
         number = len(classes[first])
         source = f'the {first} data set has {number} classes: {some(classes[first])}'
-    elif numbers:
+    elif numbers and cfg.get('default_scope') != 'mmdet':  # trackers have a head for each purpose
         (where, number), *numbers = numbers
         source = f'{where} is {number}'
+    else:
+        return
     for where, other in numbers:
         if other != number:
             raise UserError(
@@ -72,12 +77,19 @@ def check_numbers_of_classes(
             )
 
 
+# Parts and heads that number something else: objects, stuff, edges, words.
+_OTHER_PARTS = ('rpn_head', 'backbone', 'semantic_head')
+_OTHER_HEADS = ('STDCHead', 'GroundingDINOHead')
+
+
 def _numbers_of_classes(cfg, where: str) -> Iterator[tuple[str, int]]:
-    """Every ``num_classes`` of a config but the RPN's, which is 1, and a backbone's own."""
+    """Every ``num_classes`` of a config that counts the classes of the data."""
+    if isinstance(cfg, dict) and 'type' in cfg and type_name(cfg) in _OTHER_HEADS:
+        return
     is_list = isinstance(cfg, list | tuple)
     items = cfg.items() if isinstance(cfg, dict) else enumerate(cfg) if is_list else ()
     for key, value in items:
         if key == 'num_classes':
             yield f'{where}.{key}', value
-        elif key not in ('rpn_head', 'backbone'):
+        elif key not in _OTHER_PARTS:
             yield from _numbers_of_classes(value, f'{where}.{key}')

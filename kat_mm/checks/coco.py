@@ -90,7 +90,9 @@ class _Columns:
             try:
                 mask = _mask_numbers(given)
             except (TypeError, ValueError, OverflowError) as error:
-                self.bad_masks[row] = (_json(given) if given else '', str(error))
+                # Python's own texts of other errors would not help.
+                problem = str(error) if isinstance(error, ValueError) else ''
+                self.bad_masks[row] = (_json(given) if given else '', problem)
         self.numbers.extend(record['bbox'])
         self.numbers.extend((record['area'], record['iscrowd'], bool(record.get('ignore'))))
         self.numbers.extend(mask)

@@ -52,7 +52,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
             cls = _dataset_class(dataset)
             check_folders(dataset, cls, split)
             names = class_names(dataset, cls, split)
-            if names is not None:
+            if names is not None and not _numbers_otherwise(cls):
                 classes[split] = names
             if is_classification(cls):
                 folder = next(iter(data_folders(dataset, cls).values()))
@@ -97,6 +97,11 @@ def _dataset_class(dataset: dict) -> type:
                 'the modules that register others'
             )
         return cls
+
+
+def _numbers_otherwise(cls: type) -> bool:
+    """Whether a detector's heads may have other numbers than its data: panoptic sets, tracks."""
+    return cls.__module__.startswith('mmdet.') and not reads_coco(cls)
 
 
 def _head_classes(cfg: Config) -> int | None:

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from kat_mm import checks
-from kat_mm.checks.classes import check_numbers_of_classes
+from kat_mm.checks.classes import check_numbers_of_classes, class_names
 from kat_mm.checks.data import check_data
 from kat_mm.checks.names import correct, some
 from kat_mm.checks.progress import Progress
@@ -116,7 +116,11 @@ def test_each_number_of_classes_must_be_that_of_the_data(model, pipeline, messag
 
 def test_numbers_that_agree_or_count_something_else_pass():
     model = dict(
-        head=dict(num_classes=3), rpn_head=dict(num_classes=1), backbone=dict(num_classes=1000)
+        head=dict(num_classes=3),
+        rpn_head=dict(num_classes=1),
+        backbone=dict(num_classes=1000),
+        roi_head=dict(semantic_head=dict(num_classes=183)),
+        auxiliary_head=[dict(type='mmseg.STDCHead', num_classes=2)],
     )
     check_numbers_of_classes(numbers(model, dict(type='CheckLabels', num_classes=3)), CLASSES)
 
@@ -161,6 +165,13 @@ def test_classes_that_are_no_names_are_refused_in_every_task(tmp_path, kind, cla
     dataset = dict(type=kind, data_root=str(tmp_path), metainfo=dict(classes=classes))
     with pytest.raises(UserError, match='metainfo.classes of the train .*with its comma'):
         check_data(Config(dict(train_dataloader=dict(dataset=dataset))), ['train'])
+
+
+def test_imagenet_has_two_cranes():
+    from mmpretrain.datasets import ImageNet
+
+    names = class_names(dict(type='ImageNet'), ImageNet, 'train')
+    assert len(names) == 1000 and list(names).count('crane') == 2
 
 
 def test_a_class_that_is_named_twice_is_refused(tmp_path):
