@@ -48,7 +48,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
     """
     classes, folders, labels = {}, {}, {}
     for split in splits:
-        for dataset in _datasets(cfg, split):
+        for part, dataset in enumerate(_datasets(cfg, split)):
             cls = _dataset_class(dataset)
             check_folders(dataset, cls, split)
             names = class_names(dataset, cls, split)
@@ -58,7 +58,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
                 folder = next(iter(data_folders(dataset, cls).values()))
                 found = check_classification(dataset, folder, names, _head_classes(cfg))
                 if found:
-                    folders[split] = found
+                    folders[f'{split}, part {part + 1}' if part else split] = found
             elif lists_pairs(cls):
                 check_pairs(dataset, cls)
                 labels.setdefault(split, []).append(dataset)
@@ -87,7 +87,7 @@ def _datasets(cfg: Config, split: str) -> Iterator[dict]:
 def _dataset_class(dataset: dict) -> type:
     if not isinstance(dataset['type'], str):
         return dataset['type']
-    with DATASETS.switch_scope_and_registry(None) as registry:  # of the config's scope
+    with DATASETS.switch_scope_and_registry(dataset.get('_scope_')) as registry:
         cls = registry.get(dataset['type'])
         if cls is None:
             near = difflib.get_close_matches(dataset['type'], registry.module_dict, n=1)

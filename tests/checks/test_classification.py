@@ -169,6 +169,17 @@ def test_splits_of_other_classes_are_refused_with_what_differs(root, classes):
     check_class_folders({})
 
 
+def test_parts_of_a_split_need_the_same_folders(root):
+    cfg = config(root)
+    part = cfg.train_dataloader.dataset
+    other = dict(part, data_prefix='val')
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, other])
+    check(cfg)
+    shutil.move(root / 'val' / 'dog', root / 'val' / 'wolf')
+    with pytest.raises(UserError, match='train alone has dog, train, part 2 alone wolf'):
+        checks.check_config(cfg, ('train',))
+
+
 def test_top_5_of_3_classes_is_refused(root):
     cfg = config(root)
     cfg.val_evaluator.topk = (1, 5)
