@@ -93,9 +93,8 @@ class _Columns:
                 # Python's own texts of other errors would not help.
                 problem = str(error) if isinstance(error, ValueError) else ''
                 self.bad_masks[row] = (_json(given) if given else '', problem)
-        self.numbers.extend(record['bbox'])
-        self.numbers.extend((record['area'], record['iscrowd'], bool(record.get('ignore'))))
-        self.numbers.extend(mask)
+        flags = (record['area'], record['iscrowd'], bool(record.get('ignore')))
+        self.numbers.extend((*record['bbox'], *flags, *mask))
 
 
 _NO_MASK = (math.nan,) * 6
@@ -310,9 +309,9 @@ class _Objects:
                 )
         sizes = (content.images[key][1:] for key in self.image_ids)
         self.sizes = np.array(list(sizes), float).reshape(number, 2)
-        names = [content.categories[key] for key in columns.category_ids]
-        self.others = Counter(name for name in names if name not in classes)
-        self.relevant = np.array([name in classes for name in names], bool)
+        wanted = {key for key, name in content.categories.items() if name in classes}
+        self.relevant = np.array([key in wanted for key in columns.category_ids], bool)
+        self.others = {content.categories[key] for key in columns.category_ids if key not in wanted}
         numbers = np.frombuffer(columns.numbers).reshape(number, 13)
         self.boxes, self.area = numbers[:, :4], numbers[:, 4]
         self.crowd, self.ignored = numbers[:, 5] > 0, numbers[:, 6] > 0

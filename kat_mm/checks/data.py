@@ -1,6 +1,5 @@
 """The data sets that a config names: their folders, their files, and their classes."""
 
-import difflib
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -88,15 +87,7 @@ def _dataset_class(dataset: dict) -> type:
     if not isinstance(dataset['type'], str):
         return dataset['type']
     with DATASETS.switch_scope_and_registry(dataset.get('_scope_')) as registry:
-        cls = registry.get(dataset['type'])
-        if cls is None:
-            near = difflib.get_close_matches(dataset['type'], registry.module_dict, n=1)
-            hint = f'; did you mean {near[0]}? ' if near else '. '
-            raise UserError(
-                f'there is no data set {dataset["type"]}{hint}custom_imports of the config names '
-                'the modules that register others'
-            )
-        return cls
+        return registry.get(dataset['type'])
 
 
 def _numbers_otherwise(cls: type) -> bool:

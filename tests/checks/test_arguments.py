@@ -114,6 +114,53 @@ def test_misspelt_keys_of_libraries_are_named(cfg, message):
 
 
 @pytest.mark.parametrize(
+    'cfg, message',
+    [
+        (
+            dict(
+                train_dataloader=dict(
+                    dataset=dict(
+                        type='RepeatDataset',
+                        dataset=dict(type='ADE20KDataset', pipeline=[dict(type='RandomFilp')]),
+                    )
+                )
+            ),
+            r"dataset.dataset.pipeline\[0\].type='RandomFilp' is not .* did you mean RandomFlip",
+        ),
+        (
+            dict(train_dataloader=dict(dataset=dict(type='ADE20kDataset'))),
+            "dataset.type='ADE20kDataset' is not registered; did you mean ADE20KDataset",
+        ),
+        (
+            dict(train_dataloader=dict(sampler=dict(type='Nobodys'))),
+            'Nobodys. is not registered. custom_imports of the config names the modules',
+        ),
+        (dict(val_evaluator=dict(type='IouMetric')), 'did you mean IoUMetric'),
+        (dict(default_hooks=dict(x=dict(type='LogerHook'))), 'did you mean LoggerHook'),
+        (dict(custom_hooks=[dict(type='EMAhook')]), r'custom_hooks\[0\].* did you mean EMAHook'),
+        (dict(param_scheduler=[dict(type='PoliLR')]), 'did you mean PolyLR'),
+        (dict(visualizer=dict(vis_backends=[dict(type='W')])), r'visualizer.vis_backends\[0\]'),
+        (dict(optim_wrapper=dict(optimizer=dict(type='AdmW'))), 'did you mean AdamW'),
+    ],
+)
+def test_types_that_are_not_registered_are_named(cfg, message):
+    import mmseg.datasets
+    import mmseg.evaluation  # noqa: F401
+
+    init_default_scope('mmseg')
+    with pytest.raises(UserError, match=message):
+        check_config_arguments(Config(cfg))
+
+
+def test_types_that_others_build_pass():
+    init_default_scope('mmengine')
+    hook = dict(type='EMAHook', switch_pipeline=[dict(type='LoadImageFromFile')])
+    transform = dict(type='RandomApply', transforms=[dict(type='ShiftScaleRotate')])
+    pipeline = dict(dataset=dict(type='ConcatDataset', pipeline=[transform]))
+    check_config_arguments(Config(dict(custom_hooks=[hook], train_dataloader=pipeline)))
+
+
+@pytest.mark.parametrize(
     'model',
     [
         dict(norm_cfg=dict(type='BN', requires_grad=True)),

@@ -145,7 +145,7 @@ def test_splits_of_other_classes_are_refused():
     [
         (dict(batch_size=2), r'train_dataloader has no dataset=dict\(type=\.\.\., \.\.\.\)'),
         (dict(dataset=dict(data_root='x')), 'a data set of train_dataloader has no type'),
-        (dict(dataset=dict(type='CustomDataste')), 'no data set CustomDataste; did you mean Cust'),
+        (dict(dataset=dict(type='CustomDataste')), 'CustomDataste. is not .* did you mean Cust'),
     ],
 )
 def test_loaders_without_a_data_set_are_refused(loader, message):
