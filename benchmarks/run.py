@@ -3,6 +3,7 @@
     python benchmarks/run.py ops      # the operators against a copy of the same bytes, and GELU
     python benchmarks/run.py model    # KAT against timm's ViT: training, inference, memory
     python benchmarks/run.py cpu      # a training step of KAT-T and of its ViT twin on a CPU
+    python benchmarks/run.py preflight    # checks before a run, at COCO's and ImageNet's size
 
 Each prints a table and writes results.json to benchmarks/results/; ops and model draw a plot too.
 --sizes, --tasks and --modes choose among the cases of model.
@@ -14,6 +15,7 @@ from pathlib import Path
 import cpu
 import model
 import ops
+import preflight
 
 from kat_mm.engine.launch import run_tool
 
@@ -22,7 +24,7 @@ RESULTS = Path(__file__).parent / 'results'
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('what', choices=('ops', 'model', 'cpu'))
+    parser.add_argument('what', choices=('ops', 'model', 'cpu', 'preflight'))
     parser.add_argument('--out-dir', type=Path, help='default: benchmarks/results/WHAT')
     parser.add_argument('--sizes', nargs='+', choices=model.SIZES, default=list(model.SIZES))
     parser.add_argument('--tasks', nargs='+', choices=model.STEPS, default=list(model.STEPS))
@@ -31,8 +33,8 @@ def main() -> None:
     out_dir = args.out_dir or RESULTS / args.what
     if args.what == 'ops':
         ops.run(out_dir)
-    elif args.what == 'cpu':
-        cpu.run(out_dir)
+    elif args.what in ('cpu', 'preflight'):
+        {'cpu': cpu, 'preflight': preflight}[args.what].run(out_dir)
     else:
         model.run(out_dir, args.sizes, args.tasks, args.modes)
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from kat_mm.engine.preflight import check_arguments
+from kat_mm.checks.arguments import check_arguments
 from kat_mm.layers import GRKAN, MLP, KArAt, SoftmaxAttention
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -40,13 +40,13 @@ def test_other_tasks_work_without_mmpretrain(scope, blocked, tmp_path):
         sys.meta_path.insert(0, Blocked())
         from mmengine.config import Config
         import kat_mm.engine.launch
-        from kat_mm.engine import preflight
+        from kat_mm import checks
 
-        preflight.check_config(Config(dict(default_scope={scope!r})), ())
+        checks.check_config(Config(dict(default_scope={scope!r})), ())
         model = dict(type='KAT', arch='tiny', img_size=32, out_indices=0)
-        preflight.build_model(Config(dict(model=model)))
+        checks.build_model(Config(dict(model=model)))
         print('built')
-        preflight.check_config(Config(dict(default_scope='mmpretrain')), ())
+        checks.check_config(Config(dict(default_scope='mmpretrain')), ())
         """
     process = python(code, cwd=tmp_path)
     assert process.stdout.endswith('built\n'), process.stderr

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from kat_mm import checks
 from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
-from kat_mm.engine import preflight
 from kat_mm.engine.launch import build_runner, run_tool
 from kat_mm.errors import UserError
 from kat_mm.visualization.segmentation import plot_segmentation
@@ -34,8 +34,8 @@ def main() -> None:
         make_sample_data(['ade20k'], sample_dir, SampleSettings())
     except OSError as error:
         raise UserError(f'cannot make sample data in {sample_dir}: {error}') from error
-    preflight.check_config(cfg, ('train', 'val'))
-    preflight.check_work_dir(cfg.work_dir, preflight.build_model(cfg))
+    checks.check_config(cfg, ('train', 'val'))
+    checks.check_work_dir(cfg.work_dir, checks.build_model(cfg))
     runner = build_runner(cfg)
     runner.train()
 

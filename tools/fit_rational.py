@@ -75,6 +75,29 @@ def parse_args():
     return args
 
 
+class FloatOperands(ast.NodeTransformer):
+    """Makes numbers in operations floats: Python's whole numbers may grow without an end."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.BinOp:
+        self.generic_visit(node)
+        node.left, node.right = self._to_float(node.left), self._to_float(node.right)
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.UnaryOp:
+        self.generic_visit(node)
+        node.operand = self._to_float(node.operand)
+        return node
+
+    def _to_float(self, node: ast.expr) -> ast.expr:
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return ast.copy_location(ast.Constant(float(node.value)), node)
+        return node
+
+
+def _shown(expression: str) -> str:
+    return repr(expression if len(expression) <= 80 else f'{expression[:80]}...')
+
+
 def compile_expression(expression: str) -> Callable[[np.ndarray], np.ndarray]:
     """Make a function of x from an expression of numbers, operators and known functions.
 
@@ -83,9 +106,11 @@ def compile_expression(expression: str) -> Callable[[np.ndarray], np.ndarray]:
     """
     try:
         tree = ast.parse(expression, mode='eval')
-    except (SyntaxError, ValueError) as error:
+        code = compile(FloatOperands().visit(tree), '<expression>', 'eval')
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f'function={expression!r} is neither a known name nor a Python expression: {error}'
+            f'function={_shown(expression)} is neither a known name nor a Python expression: '
+            f'{error}'
         ) from None
     names = expression_names()
     for node in ast.walk(tree):
@@ -102,7 +127,6 @@ def compile_expression(expression: str) -> Callable[[np.ndarray], np.ndarray]:
                 f'{", ".join(FUNCTIONS)}, nor an elementwise function of numpy or '
                 f'scipy.special{hint}'
             )
-    code = compile(tree, '<expression>', 'eval')
 
     def function(x):
         try:

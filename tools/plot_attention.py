@@ -9,8 +9,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from kat_mm.backbones import load_pretrained
+from kat_mm.checkpoints.state_dict import check_finite
+from kat_mm.checks import build_model
 from kat_mm.engine.launch import run_tool
-from kat_mm.engine.preflight import build_model
 from kat_mm.errors import UserError
 from kat_mm.visualization.attention import collect_attention, plot_attention
 
@@ -59,6 +60,7 @@ def weights_on(image, config: str, checkpoint: str, blocks: list[int]):
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     backbone = build_model(cfg).backbone
     load_pretrained(backbone, checkpoint)
+    check_finite(backbone.state_dict(), checkpoint)
     height, width = (side * backbone.patch_embed.patch_size for side in backbone.grid_size)
     pixels = torch.from_numpy(mmcv.imresize(image, (width, height), backend='pillow')).float()
     mean, std = (torch.tensor(cfg.model.data_preprocessor[key]) for key in ('mean', 'std'))

@@ -11,10 +11,11 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from kat_mm import checks
 from kat_mm.checkpoints import read_checkpoint, to_official
-from kat_mm.engine import preflight
 from kat_mm.engine.launch import load_config, run_tool
 from kat_mm.visualization.activations import PreActivations
+from kat_mm.visualization.files import save_figure
 from kat_mm.visualization.rational import plot_rationals
 
 
@@ -31,9 +32,9 @@ def parse_args() -> argparse.Namespace:
 @torch.no_grad()
 def count_inputs(cfg: Config, checkpoint: str, num_images: int) -> tuple[dict, PreActivations]:
     """Run a model on images of its test set: its state dict, and what went into its activations."""
-    preflight.check_config(cfg, ('test',))
-    model = preflight.build_model(cfg).eval()
-    preflight.check_checkpoint(checkpoint, model, strict=False)
+    checks.check_config(cfg, ('test',))
+    model = checks.build_model(cfg).eval()
+    checks.check_checkpoint(checkpoint, model, strict=False)
     if torch.cuda.is_available():
         model.cuda()
     cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
@@ -55,8 +56,7 @@ def main() -> None:
         state, _ = to_official(read_checkpoint(args.checkpoint), args.checkpoint)
         inputs = None
     out = args.out or Path(args.checkpoint).with_suffix('.png')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    plot_rationals(state, inputs).savefig(out, dpi=100)
+    save_figure(plot_rationals(state, inputs), out, 100)
     print(f'wrote {out}')
     for name, (low, high) in inputs.ranges.items() if inputs else ():
         middle = inputs.quantile(name, 0.001), inputs.quantile(name, 0.999)

@@ -5,7 +5,7 @@ import os
 
 from mmengine.config import Config
 
-from kat_mm.engine import preflight
+from kat_mm import checks
 from kat_mm.engine.launch import add_common_arguments, build_runner, load_config, run_tool
 from kat_mm.errors import UserError
 
@@ -55,15 +55,18 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
+    checks.check_out_dir(args.out, '--out')
+    checks.check_out_dir(args.show_dir, '--show-dir')
     if args.show or args.show_dir:
         draw_predictions(cfg, args)
     if args.out:
         write_predictions(cfg.test_evaluator, args.out)
 
-    preflight.check_config(cfg, ('test',))
-    model = preflight.build_model(cfg)
-    preflight.check_checkpoint(args.checkpoint, model, strict=True)
-    preflight.check_work_dir(cfg.work_dir, model)
+    checks.check_config(cfg, ('test',))
+    model = checks.build_model(cfg)
+    checks.check_channels(model)
+    checks.check_checkpoint(args.checkpoint, model, strict=True)
+    checks.check_work_dir(cfg.work_dir, model)
     if args.tta:
         if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
             raise UserError('--tta needs tta_model and tta_pipeline in the config')

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from kat_mm.engine import preflight
+from kat_mm import checks
 from kat_mm.engine.launch import add_common_arguments, build_runner, load_config, run_tool
 from kat_mm.errors import UserError
 
@@ -49,16 +49,17 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if cfg.get('resume') and not cfg.get('load_from'):
-        cfg.load_from = preflight.latest_checkpoint(cfg.work_dir)
+        cfg.load_from = checks.latest_checkpoint(cfg.work_dir)
 
-    preflight.check_config(cfg, ('train', 'val'))
-    model = preflight.build_model(cfg)
+    checks.check_config(cfg, ('train', 'val'))
+    model = checks.build_model(cfg)
+    checks.check_channels(model)
     if not cfg.get('resume'):  # which does not read them
-        preflight.check_pretrained(model)
+        checks.check_pretrained(model)
     if cfg.get('load_from'):
         resume = cfg.get('resume', False)
-        preflight.check_checkpoint(cfg.load_from, model, strict=resume, resume=resume)
-    preflight.check_work_dir(cfg.work_dir, model)
+        checks.check_checkpoint(cfg.load_from, model, strict=resume, resume=resume)
+    checks.check_work_dir(cfg.work_dir, model)
     build_runner(cfg).train()
 
 

@@ -23,6 +23,8 @@ def main() -> None:
         print(f'{args.root}/annotations/{split}.json: {content["images"]} images, {boxes}')
         for name in content['left_out']:
             print(f'  left out: a box without area in {name}')
+        for name in content['outside']:
+            print(f'  reaches outside of its image: a box in {name}')
 
 
 if __name__ == '__main__':

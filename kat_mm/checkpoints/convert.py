@@ -6,7 +6,7 @@ from pathlib import Path
 from kat_mm.errors import UserError
 
 from .layouts import LAYOUTS, State, guess_other, recognise, rename
-from .state_dict import add_prefix, find_state_dict, keep_entries, strip_prefix
+from .state_dict import add_prefix, check_finite, find_state_dict, keep_entries, strip_prefix
 
 # Where mmpretrain's classifiers have the head that the official layout calls `head`.
 MMPRETRAIN_HEAD = 'head.layers.'
@@ -64,9 +64,13 @@ def to_official(content: dict, path: str | Path, prefix: str = 'backbone.') -> t
     Returns:
         The state dict, with ``head`` where there is a classification head, and the keys that were
         left out because they belong to other parts of a model.
+
+    Raises:
+        UserError: It has no known layout, or weights that are not finite.
     """
     backbone, rest = split_model(find_state_dict(content), prefix)
     official = convert_backbone(backbone, path)
+    check_finite(official, path)
     head = strip_prefix(rest, f'{MMPRETRAIN_HEAD}head.')
     official.update(add_prefix(head, 'head.'))
     return official, [key for key in rest if not key.startswith(f'{MMPRETRAIN_HEAD}head.')]

@@ -2,8 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 
+import torch
 from torch import Tensor
+
+from kat_mm.errors import UserError
 
 # Where training scripts nest the weights, in the order of preference.
 _NESTED = ('state_dict', 'model', 'state_dict_ema')
@@ -47,3 +51,22 @@ def add_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, value in getattr(state, '_metadata', {}).items()
     }
     return prefixed
+
+
+def check_finite(state: dict[str, Tensor], path: str | Path) -> None:
+    """Refuse weights that are NaN or infinite: all that is computed or drawn from them is too.
+
+    Args:
+        state: The weights.
+        path: Where they come from, for messages.
+
+    Raises:
+        UserError: There are such weights.
+    """
+    wrong = [key for key, value in state.items() if not torch.isfinite(value).all()]
+    if wrong:
+        raise UserError(
+            f'checkpoint {path} has weights that are NaN or infinite, in {len(wrong)} of '
+            f'{len(state)} tensors, the first {wrong[0]}: the training that wrote it diverged. '
+            'Take an earlier one'
+        )

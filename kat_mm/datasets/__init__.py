@@ -1,8 +1,8 @@
 """Sample data, checked loading and reproducible augmentation, registered for all tasks."""
 
 from .aspect_ratio import SeededAspectRatioSampler
-from .checks import CheckLabels, LoadChecked, check_loading
 from .collate import compact_collate
+from .loading import CheckLabels, LoadChecked, check_loading
 from .seeding import SeedAugmentation, SeededInfiniteSampler, SeededSampler
 from .torchvision_arrays import TorchvisionArrays
 

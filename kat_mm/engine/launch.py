@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 
 import kat_mm  # noqa: F401  registers the modules that the configs name
 from kat_mm.checkpoints import trust_mmengine_checkpoints
+from kat_mm.checks import config_errors
 from kat_mm.datasets import check_loading
-from kat_mm.engine.preflight import config_errors
 from kat_mm.engine.runner import CheckpointRunner
 from kat_mm.errors import UserError
 

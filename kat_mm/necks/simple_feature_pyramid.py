@@ -24,7 +24,8 @@ class SimpleFeaturePyramid(BaseModule):
         init_cfg: Initialisation. Default: None, that of PyTorch's layers.
 
     Raises:
-        ValueError: A scale is unknown, or ``num_outs`` is smaller than their number.
+        ValueError: A scale is unknown, ``num_outs`` is smaller than their number, or a number is
+            not whole and positive.
     """
 
     def __init__(
@@ -36,6 +37,12 @@ class SimpleFeaturePyramid(BaseModule):
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
+        sizes = dict(in_channels=in_channels, out_channels=out_channels, num_outs=num_outs)
+        for name, value in sizes.items():
+            if type(value) is not int or value < 1:
+                raise ValueError(
+                    f'SimpleFeaturePyramid: {name}={value!r} must be a whole number from 1'
+                )
         if num_outs < len(scales):
             raise ValueError(
                 f'SimpleFeaturePyramid: num_outs={num_outs} must be at least the number of '

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kat_mm.backbones import KAT
 from kat_mm.layers import SoftmaxAttention
+from kat_mm.visualization.files import save_figure
 
 
 @torch.no_grad()
@@ -122,4 +123,4 @@ def plot_attention(
             limit = np.abs(patches).max() or 1.0
             axis.imshow(patches, cmap='RdBu_r', vmin=-limit, vmax=limit, extent=extent)
             axis.set_title(f'head {head}: ±{limit:.2g}', fontsize='small')
-    figure.savefig(out_file, dpi=110)
+    save_figure(figure, out_file, 110)

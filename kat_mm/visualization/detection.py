@@ -8,6 +8,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
+from kat_mm.visualization.files import save_figure
+
 
 @torch.no_grad()
 def plot_detection(
@@ -60,4 +62,4 @@ def plot_detection(
         ncols=6,
         frameon=False,
     )
-    figure.savefig(out_file, dpi=80)
+    save_figure(figure, out_file, 80)

@@ -1,8 +1,9 @@
 import json
 
 import pytest
+from PIL import Image
 
-from kat_mm.datasets.coco import check_coco
+from kat_mm.checks.coco import check_coco
 from kat_mm.datasets.voc import voc_to_coco
 from kat_mm.errors import UserError
 
@@ -37,7 +38,7 @@ def root(tmp_path):
     }
     for name, text in objects.items():
         (tmp_path / 'Annotations' / f'{name}.xml').write_text(XML.format(objects=text))
-        (tmp_path / 'JPEGImages' / f'{name}.jpg').touch()
+        Image.new('RGB', (40, 30)).save(tmp_path / 'JPEGImages' / f'{name}.jpg')
     main = tmp_path / 'ImageSets' / 'Main'
     (main / 'train.txt').write_text('a\nb\n\n')
     (main / 'val.txt').write_text('c\n')
@@ -65,7 +66,7 @@ def test_images_categories_and_difficult_objects(root):
     assert {(image['width'], image['height']) for image in content['images']} == {(40, 30)}
     assert content['categories'] == [dict(id=1, name='worm'), dict(id=2, name='cell')]
     assert [(a['category_id'], a['iscrowd']) for a in content['annotations']] == [(2, 0), (1, 1)]
-    assert report['train'] == dict(images=2, boxes=dict(worm=1, cell=1), left_out=[])
+    assert report['train'] == dict(images=2, boxes=dict(worm=1, cell=1), left_out=[], outside=[])
 
 
 def test_classes_are_sorted_unless_they_are_given(root):
@@ -75,7 +76,7 @@ def test_classes_are_sorted_unless_they_are_given(root):
 
 def test_boxes_without_area_are_left_out_and_named(root):
     assert voc_to_coco(root)['val'] == dict(
-        images=1, boxes=dict(cell=0, worm=1), left_out=['c.xml']
+        images=1, boxes=dict(cell=0, worm=1), left_out=['c.xml'], outside=[]
     )
     assert len(read(root, 'val')['annotations']) == 1
 
@@ -93,6 +94,51 @@ def test_the_result_passes_the_check_of_coco(root):
         check_coco(path, ('cell', 'worm'), images, 'images', with_masks=False)
 
 
+def rename(root, old, new, split='train'):
+    """Give an image of a split another name."""
+    for folder, suffix in (('Annotations', '.xml'), ('JPEGImages', '.jpg')):
+        (root / folder / (old + suffix)).rename(root / folder / (new + suffix))
+    path = root / 'ImageSets' / 'Main' / f'{split}.txt'
+    path.write_text(path.read_text().replace(f'{old}\n', f'{new}\n'))
+
+
+@pytest.mark.parametrize('name', ['a photo', 'a 1', ' a', 'a -1'])
+def test_names_of_images_may_have_spaces(root, name):
+    name = name.strip()
+    rename(root, 'a', name)
+    assert voc_to_coco(root)['train']['images'] == 2
+    assert [image['file_name'] for image in read(root, 'train')['images']] == [
+        f'{name}.jpg',
+        'b.jpg',
+    ]
+
+
+def test_a_split_of_one_image_that_ends_in_a_number_is_no_list_of_a_class(root):
+    rename(root, 'c', 'c 1', 'val')
+    assert set(voc_to_coco(root)) == {'train', 'val'}
+
+
+def test_sizes_come_from_the_images(root):
+    path = root / 'Annotations' / 'b.xml'
+    path.write_text('<annotation></annotation>')
+    voc_to_coco(root)
+    assert {(image['width'], image['height']) for image in read(root, 'train')['images']} == {
+        (40, 30)
+    }
+
+
+def test_a_box_outside_of_its_image_is_named(root):
+    text = XML.format(objects=obj('worm', 1, 1, 42, 30) + obj('worm', 1, 1, 41, 31))
+    (root / 'Annotations' / 'b.xml').write_text(text)
+    assert voc_to_coco(root)['train']['outside'] == ['b.xml']
+
+
+def turn(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (40, 30)).save(root / 'JPEGImages' / 'c.jpg', exif=exif)
+
+
 def break_xml(root):
     (root / 'Annotations' / 'c.xml').write_text('<annotation><size>')
 
@@ -108,6 +154,33 @@ def break_box(root):
         (break_box, "c.xml is no annotation of Pascal VOC's: .*'x'"),
         (lambda root: (root / 'Annotations' / 'c.xml').unlink(), 'c.xml does not exist'),
         (lambda root: (root / 'JPEGImages' / 'c.jpg').unlink(), '1 of 1 images .* the first c'),
+        (lambda root: (root / 'JPEGImages/c.jpg').write_bytes(b''), r'c.jpg is empty \(0 bytes\)'),
+        (lambda root: (root / 'JPEGImages/c.jpg').write_bytes(b'text'), 'c.jpg is no image'),
+        (turn, 'c.xml says that the image has 40x30 pixels, but .*c.jpg has 30x40'),
+        (
+            lambda root: Image.new('RGB', (80, 60)).save(root / 'JPEGImages' / 'c.jpg'),
+            'c.xml says that the image has 40x30 pixels, but .*c.jpg has 80x60',
+        ),
+        (
+            lambda root: (root / 'JPEGImages' / 'c.PNG').touch(),
+            'several images c: c.PNG, c.jpg; keep one',
+        ),
+        (
+            lambda root: (root / 'ImageSets/Main/val.txt').write_text('c\nc\n'),
+            'lists 1 images more than once, the first c',
+        ),
+        (
+            lambda root: (root / 'ImageSets/Main/val.txt').write_bytes(b'\xef\xbb\xbfc\n'),
+            'val.txt begins with a byte-order mark; save it as UTF-8',
+        ),
+        (
+            lambda root: (root / 'ImageSets/Main/val.txt').write_text('c\n', encoding='utf-16'),
+            'val.txt is in UTF-16; save it as UTF-8',
+        ),
+        (
+            lambda root: (root / 'ImageSets/Main/val.txt').write_text('d e\n'),
+            '1 of 1 images of .*val.txt are missing .* the first d e',
+        ),
         (
             lambda root: (root / 'ImageSets/Main/val.txt').rename(root / 'x'),
             'val.txt does not exist',
@@ -129,3 +202,9 @@ def test_classes_that_leave_objects_out_are_refused(root):
 def test_another_layout_is_refused(tmp_path):
     with pytest.raises(UserError, match='Annotations does not exist; Pascal VOC has'):
         voc_to_coco(tmp_path)
+
+
+def test_annotations_that_is_a_file_is_refused(root):
+    (root / 'annotations').touch()
+    with pytest.raises(UserError, match='cannot write to .*annotations: File exists'):
+        voc_to_coco(root)

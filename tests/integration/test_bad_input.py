@@ -245,7 +245,13 @@ def test_checkpoint_of_other_shapes(fails, tiny_config, trained, tmp_path, use):
 
 def test_heads_of_other_classes(fails, tiny_config, trained, tmp_path):
     config = with_model(tiny_config, tmp_path, decode_head=dict(num_classes=7))
-    message = r'decode_head.conv_seg.weight: \[12, .*in the checkpoint, \[7, .*in the model'
+    message = 'model.decode_head.num_classes=7, but the test data set has 12 classes: sky, build'
+    fails('test.py', config, trained / 'iter_6.pth', message=message)
+
+
+def test_heads_of_other_widths(fails, tiny_config, trained, tmp_path):
+    config = with_model(tiny_config, tmp_path, decode_head=dict(channels=64))
+    message = r'decode_head.* \[.*in the checkpoint, \[.*in the model'
     fails('test.py', config, trained / 'iter_6.pth', message=message)
 
 
@@ -303,3 +309,46 @@ def test_disk_with_less_room_than_a_checkpoint_takes(fails, tiny_config, small_d
         small_disk / 'work',
         message='has 1 MB free, and one checkpoint takes about 2 MB',
     )
+
+
+# What the checks find, in the tools
+
+
+@pytest.mark.parametrize(
+    'option, message',
+    [
+        ('train_cfg.max_iters=0', 'train_cfg.max_iters=0 must be a whole number from 1'),
+        ('default_hooks.checkpoint.save_best=miou', "save_best='miou' is none .*did you mean mIoU"),
+        ('default_hooks.logger.interval=0', 'interval=0 must be a whole number from 1, or -1'),
+        ('modle.backbone.with_cp=True', 'the config has modle.*did you mean model'),
+        ('model.decode_head.num_classes=19', 'num_classes=19, but the train data set has 12 class'),
+        (
+            'model.auxiliary_head.in_channels=48',
+            r'do not fit: model.auxiliary_head\S* gets another',
+        ),
+        ('train_dataloader.sampler.shufle=False', 'sampler.shufle .*did you mean shuffle'),
+    ],
+)
+def test_settings_that_cannot_be(fails, tiny_config, option, message):
+    fails('train.py', tiny_config, '--cfg-options', option, message=message)
+
+
+def test_every_damaged_file_is_reported(fails, tiny_config, data_copy):
+    root, options = data_copy
+    names = [
+        'images/training/ADE_train_00000003.jpg',
+        'annotations/validation/ADE_val_00000002.png',
+    ]
+    for name in names:
+        (root / name).write_bytes(b'')
+    result = run_tool('check_data.py', tiny_config, '--cfg-options', *options)
+    assert result.status == 1
+    assert result.last_line == 'error: 2 problems, named above'
+    assert all(f'{name} is empty (0 bytes)' in result.stdout for name in names)
+    assert 'train: ADE20KDataset of 12 samples, 1 damaged' in result.stdout
+
+
+def test_sound_data_have_no_damage(tiny_config):
+    result = run_tool('check_data.py', tiny_config, '--num-workers', 0)
+    assert result.status == 0, result.stderr
+    assert 'val: ADE20KDataset of 5 samples, 0 damaged' in result.stdout

@@ -287,7 +287,7 @@ def test_a_hidden_folder(fails):
 def test_a_head_of_other_classes(fails):
     fails(
         lambda root: None,
-        message='/train has 10 class folders, and the head has 9 classes; set model.head.num_cl',
+        message='model.head.num_classes=9, but the train data set has 10 classes: .* set it to 10',
         **{'model.head.num_classes': 9},
     )
 

@@ -262,7 +262,7 @@ def test_two_processes_train_and_evaluate(config, tmp_path, monkeypatch):
     assert [line for line in read_scalars(tmp_path) if 'coco/segm_mAP' in line]
 
 
-# Mistakes: the rest is in tests/engine/test_preflight.py and tests/datasets/test_coco.py.
+# Mistakes: the rest is in tests/checks.
 
 
 def fails(config, root, work_dir, message, *options):
@@ -313,7 +313,7 @@ def test_the_converter_prints_what_it_wrote_and_names_damage(tmp_path):
     for folder in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / 'ImageSets/Main/train.txt').write_text('a\n')
-    (tmp_path / 'JPEGImages/a.jpg').touch()
+    cv2.imwrite(str(tmp_path / 'JPEGImages/a.jpg'), np.zeros((9, 9, 3), np.uint8))
     result = run_tool('voc_to_coco.py', tmp_path)
     assert result.status == 1
     assert re.search('^error: .*a.xml does not exist', result.last_line)

@@ -18,9 +18,6 @@ import mmseg.models
 import mmseg.visualization  # noqa: F401
 import yapf.yapflib.yapf_api
 
-import kat_mm.engine.launch
-import kat_mm.engine.preflight  # noqa: F401
-
 # These take longer than a tiny model trains: yapf formats each copy of the config, and the
 # environment's description calls compilers. tests/integration/test_distributed.py does without.
 yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)

@@ -50,11 +50,18 @@ def test_scales_and_levels_can_be_chosen():
 
 @pytest.mark.parametrize(
     'arguments, message',
-    [(dict(num_outs=3), 'num_outs=3 .* number of scales, 4'), (dict(scales=(8,)), 'scale 8 is')],
+    [
+        (dict(num_outs=3), 'num_outs=3 .* number of scales, 4'),
+        (dict(scales=(8,)), 'scale 8 is'),
+        (dict(num_outs=5.0), 'num_outs=5.0 must be a whole number from 1'),
+        (dict(out_channels=0), 'out_channels=0 must be a whole number from 1'),
+        (dict(in_channels='16'), "in_channels='16' must be a whole number from 1"),
+        (dict(in_channels=True), 'in_channels=True must be a whole number from 1'),
+    ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        SimpleFeaturePyramid(16, **arguments)
+        SimpleFeaturePyramid(**dict(dict(in_channels=16), **arguments))
 
 
 @pytest.mark.parametrize('library', ['mmseg', 'mmdet'])

@@ -3,8 +3,8 @@ import sys
 import pytest
 from mmengine.config import Config
 
+from kat_mm import checks
 from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
-from kat_mm.engine import preflight
 from kat_mm.errors import UserError
 
 
@@ -43,7 +43,7 @@ def coco_cfg(tmp_path):
 
 
 def check_coco_config(cfg):
-    preflight.check_config(cfg, ('train', 'val'))
+    checks.check_config(cfg, ('train', 'val'))
 
 
 def test_a_sound_detection_config_passes(coco_cfg):

@@ -6,12 +6,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
-from kat_mm.engine import preflight
-from kat_mm.engine.class_folders import (
+from kat_mm import checks
+from kat_mm.checks.classification import (
     check_annotation_file,
     check_class_folders,
     find_class_folders,
 )
+from kat_mm.checks.data import check_data
 from kat_mm.errors import UserError
 
 
@@ -43,8 +44,12 @@ def config(root, classes=('cat', 'dog', 'fox'), num_classes=3, **changes):
     )
 
 
+def check_dataset(dataset, split):
+    check_data(Config({f'{split}_dataloader': dict(dataset=dataset)}), (split,))
+
+
 def check(cfg):
-    preflight.check_config(cfg, ('train', 'val'))
+    checks.check_config(cfg, ('train', 'val'))
 
 
 def test_complete_data_pass(root):
@@ -66,7 +71,7 @@ def test_a_missing_folder_is_named(root):
 def test_imagenet_names_its_folder_by_the_split(root):
     dataset = ConfigDict(type='ImageNet', data_root=str(root), split='test')
     with pytest.raises(UserError, match='folder .*/test does not exist: ImageNet .*image-net.org'):
-        preflight.check_dataset(dataset, 'test')
+        check_dataset(dataset, 'test')
 
 
 @pytest.mark.parametrize('name', ['CIFAR10', 'TorchvisionArrays'])
@@ -74,16 +79,16 @@ def test_a_data_set_that_downloads_itself_may_be_missing(tmp_path, name):
     init_default_scope('mmpretrain')
     # Its split is no folder.
     dataset = ConfigDict(type=name, data_root=str(tmp_path / 'nowhere'), split='train')
-    assert preflight.check_dataset(dataset, 'train', 10) is None
+    check_dataset(dataset, 'train')
 
 
 def test_a_data_set_that_has_a_split_and_does_not_download_is_missed(tmp_path):
     init_default_scope('mmpretrain')
     dataset = ConfigDict(type='Flowers102', data_root=str(tmp_path / 'nowhere'), split='trainval')
     with pytest.raises(UserError, match='folder .*/nowhere does not exist: .*robots.ox.ac.uk'):
-        preflight.check_dataset(dataset, 'train')
+        check_dataset(dataset, 'train')
     (tmp_path / 'nowhere').mkdir()
-    assert preflight.check_dataset(dataset, 'train') is None
+    check_dataset(dataset, 'train')
 
 
 def test_images_without_class_folders_are_refused(root):
@@ -134,8 +139,12 @@ def test_class_list_that_does_not_match_the_folders(root):
 
 
 def test_class_list_that_does_not_match_the_head(root):
-    with pytest.raises(UserError, match='3 class folders, and the head has 1000 classes; set '):
+    expected = 'model.head.num_classes=1000, but the train data set has 3 classes: cat, dog, fox'
+    with pytest.raises(UserError, match=expected):
         check(config(root, num_classes=1000))
+    expected = 'head.num_classes=1000, but number of class folders in .*/train is 3; set it to 3'
+    with pytest.raises(UserError, match=expected):
+        check(config(root, classes=None, num_classes=1000))
 
 
 def test_a_preprocessor_of_another_number_of_classes_than_the_head_is_refused(root):
@@ -143,7 +152,7 @@ def test_a_preprocessor_of_another_number_of_classes_than_the_head_is_refused(ro
     cfg.model.data_preprocessor = dict(num_classes=3)
     check(cfg)
     cfg.model.data_preprocessor.num_classes = 1000
-    expected = 'data_preprocessor.num_classes=1000, .* must be model.head.num_classes=3'
+    expected = 'data_preprocessor.num_classes=1000, but the train data set has 3 classes'
     with pytest.raises(UserError, match=expected):
         check(cfg)
 
@@ -157,7 +166,18 @@ def test_splits_of_other_classes_are_refused_with_what_differs(root, classes):
     shutil.move(root / 'dog', root / 'val' / 'wolf')
     with pytest.raises(UserError, match='train alone has dog, val alone wolf'):
         check(config(root, classes=classes))
-    check_class_folders({}, 3)
+    check_class_folders({})
+
+
+def test_parts_of_a_split_need_the_same_folders(root):
+    cfg = config(root)
+    part = cfg.train_dataloader.dataset
+    other = dict(part, data_prefix='val')
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[part, other])
+    check(cfg)
+    shutil.move(root / 'val' / 'dog', root / 'val' / 'wolf')
+    with pytest.raises(UserError, match='train alone has dog, train, part 2 alone wolf'):
+        checks.check_config(cfg, ('train',))
 
 
 def test_top_5_of_3_classes_is_refused(root):

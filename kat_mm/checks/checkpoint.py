@@ -1,0 +1,77 @@
+"""Checkpoints that a run starts from, by loading them."""
+
+import os
+
+from mmengine.runner import find_latest_checkpoint
+from torch import nn
+
+from kat_mm.backbones import KAT, convert_for_model, load_pretrained
+from kat_mm.checkpoints import read_checkpoint
+from kat_mm.checkpoints.state_dict import check_finite, keep_entries
+from kat_mm.errors import UserError
+
+
+def check_pretrained(model: nn.Module) -> None:
+    """Load the pretrained weights that the backbone's ``init_cfg`` names, as a run will.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or does not fit.
+    """
+    for module in model.modules():
+        if isinstance(module, KAT):
+            cfgs = [module.init_cfg] if isinstance(module.init_cfg, dict) else module.init_cfg
+            for cfg in cfgs or []:
+                if cfg['type'] == 'Pretrained':
+                    load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
+
+
+def latest_checkpoint(work_dir: str) -> str:
+    """The checkpoint to resume from."""
+    latest = find_latest_checkpoint(work_dir)
+    if latest is None or not os.path.isfile(latest):
+        raise UserError(
+            f'--resume found no checkpoint in {work_dir}; name one, as --resume FILE, or start '
+            'anew without --resume'
+        )
+    return latest
+
+
+def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = False) -> None:
+    """Refuse a checkpoint that does not belong to a model, by loading it.
+
+    Args:
+        path: The checkpoint file.
+        model: The model of the config; gets the weights.
+        strict: Whether every weight of the model must be there, as for testing and resuming.
+            Otherwise those of the backbone must have its shapes, after the conversion from other
+            layouts and sizes, and heads may differ, as for fine-tuning.
+        resume: Whether the run goes on from it, with its optimizer. Default: False.
+
+    Raises:
+        UserError: The checkpoint cannot be read, does not fit, or is not finite.
+    """
+    content = read_checkpoint(path)
+    lacking = {'meta', 'message_hub', 'optimizer'} - content.keys()
+    if resume and lacking:
+        raise UserError(
+            f'checkpoint {path} has no {", ".join(sorted(lacking))}: it holds weights, but not the '
+            'state of a run to resume. To start a new run from its weights, leave out --resume and '
+            f'give --cfg-options load_from={path}'
+        )
+    state = convert_for_model(content, model, path, strict)
+    check_finite(state, path)
+    own = model.state_dict()
+    if not strict:
+        state = keep_entries(state, lambda key: key.startswith('backbone.'))
+    reasons = []
+    try:
+        missing, _ = model.load_state_dict(state, strict=False)
+        if strict or not state.keys() & own.keys():
+            reasons = [f'it lacks {len(missing)} tensors, such as {missing[0]}'] if missing else []
+    except RuntimeError as error:
+        reasons = [line.strip() for line in str(error).splitlines()[1:4]]
+    if reasons:
+        raise UserError(
+            f'checkpoint {path} does not fit the model of the config: {"; ".join(reasons)}. '
+            'Use the config that it was trained with'
+        )

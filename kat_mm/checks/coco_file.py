@@ -1,0 +1,237 @@
+"""Annotation files in COCO's layout, as they are read."""
+
+import json
+import math
+import os
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kat_mm.checks.json_records import read_records
+from kat_mm.checks.names import some
+from kat_mm.checks.progress import Progress
+from kat_mm.checks.run_lengths import decode_counts
+from kat_mm.errors import UserError
+
+_LISTS = ('images', 'annotations', 'categories')
+# Beyond the sums of whatever may be in a file, and far below what float64 holds.
+_HUGE = 1e300
+
+
+class Content(NamedTuple):
+    """What is kept of a file."""
+
+    images: dict  # by id: name, width, height
+    categories: dict  # by id: name
+    annotations: 'Columns'
+
+
+class Columns:
+    """Annotations, in columns; their masks are looked at and not kept."""
+
+    def __init__(self, with_masks: bool):
+        self.with_masks = with_masks
+        self.ids, self.image_ids, self.category_ids = [], [], []
+        # Rows of 13: x, y, width, height, area, crowd, ignore; of masks: left, top, right, bottom,
+        # or the height and width of run lengths.
+        self.numbers = array('d')
+        self.bad_masks = {}  # by row
+
+    def add(self, record: dict) -> None:
+        row = len(self.ids)
+        self.ids.append(record['id'])
+        self.image_ids.append(record['image_id'])
+        self.category_ids.append(record['category_id'])
+        mask = _NO_MASK
+        if self.with_masks:
+            given = record.get('segmentation')
+            try:
+                mask = _mask_numbers(given)
+            except (TypeError, ValueError, OverflowError) as error:
+                # Python's own texts of other errors would not help.
+                problem = str(error) if isinstance(error, ValueError) else ''
+                self.bad_masks[row] = (as_json(given) if given else '', problem)
+        flags = (record['area'], record['iscrowd'], bool(record.get('ignore')))
+        self.numbers.extend((*record['bbox'], *flags, *mask))
+
+
+_NO_MASK = (math.nan,) * 6
+
+
+def _mask_numbers(given) -> tuple[float, ...]:
+    """Bounds of polygons, or the size of run lengths.
+
+    Raises:
+        ValueError, TypeError, OverflowError: It is neither.
+    """
+    if isinstance(given, dict):
+        height, width = given['size'] if len(given.get('size') or ()) == 2 else (None, None)
+        counts = given.get('counts')
+        if not (_is_whole(height) and _is_whole(width)) or not isinstance(counts, str | list):
+            raise ValueError
+        if isinstance(counts, str):
+            lengths = decode_counts(counts)
+            foreground, total, least = lengths[1::2].sum(), lengths.sum(), lengths.min(initial=0)
+        else:
+            if not set(map(type, counts)) <= {int}:
+                raise ValueError
+            foreground, total, least = sum(counts[1::2]), sum(counts), min(counts, default=0)
+        if least < 0 or total != height * width:
+            raise ValueError(
+                f'its run lengths add up to {total} pixels and not {height} x {width} = '
+                f'{height * width}' + (', and one is negative' if least < 0 else '')
+            )
+        if not foreground:
+            raise ValueError('its run lengths have no pixel of the object')
+        return (*(math.nan,) * 4, height, width)
+    if not isinstance(given, list) or not given:
+        raise ValueError
+    left = top = math.inf
+    right = bottom = -math.inf
+    for part in given:
+        # Of what is no number, sum raises a TypeError.
+        if not isinstance(part, list) or not -_HUGE < sum(part) < _HUGE:
+            raise ValueError
+        # Of parts with fewer points mmdet makes nothing.
+        if len(part) >= 6 and len(part) % 2 == 0:
+            xs, ys = part[::2], part[1::2]
+            left, right = min(left, min(xs)), max(right, max(xs))
+            top, bottom = min(top, min(ys)), max(bottom, max(ys))
+    if left == math.inf:
+        raise ValueError
+    return left, top, right, bottom, math.nan, math.nan
+
+
+def read_coco(path: str | Path, with_masks: bool) -> Content:
+    """Read an annotation file record by record.
+
+    Args:
+        path: The file.
+        with_masks: Whether masks are looked at.
+
+    Raises:
+        UserError: It is missing, no JSON, or not COCO's.
+    """
+    if not os.path.isfile(path):
+        raise UserError(
+            f'annotation file {path} does not exist; see docs/detection.md for the layouts of '
+            'COCO and of data of your own'
+        )
+    content = Content({}, {}, Columns(with_masks))
+    seen = {key: set() for key in _LISTS}
+    keys = {}
+    try:
+        for key, value in read_records(path, _LISTS, Progress(f'reading {path}')):
+            if key not in _LISTS or not isinstance(value, dict):
+                keys[key] = value
+                if key in _LISTS and value != []:
+                    break  # no list of objects
+                continue
+            keys[key] = []
+            if key != 'annotations' or not _is_annotation(value):
+                _check_record(path, key, value)
+            if value['id'] in seen[key]:
+                raise UserError(f'annotation file {path} has two {key} of id {value["id"]}')
+            seen[key].add(value['id'])
+            if key == 'images':
+                size = value['width'], value['height']
+                content.images[value['id']] = (value['file_name'], *size)
+            elif key == 'categories':
+                content.categories[value['id']] = value['name']
+            else:
+                content.annotations.add(value)
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f'annotation file {path} is no readable JSON: {error}') from error
+    if not all(keys.get(key) == [] for key in _LISTS):
+        raise UserError(
+            f"annotation file {path} is not COCO's: it must hold lists of objects named images, "
+            f'annotations and categories, and it holds {_describe(keys)}'
+        )
+    return content
+
+
+def _describe(keys: dict) -> str:
+    """What a file is instead, from its keys; one with the key '' is no object."""
+    first = keys.get('', next(iter(keys.values()), None))
+    inner = set(first) if isinstance(first, dict) else set()
+    if '' in keys and {'data', 'annotations'} <= inner:
+        return "a list of Label Studio's tasks: export the project as COCO"
+    if {'shapes', 'imagePath'} <= keys.keys():
+        return (
+            f"the keys {some(keys)}, as labelme's file of one image does: labelme2coco.py of "
+            "labelme's examples makes COCO's of a folder"
+        )
+    if '_via_img_metadata' in keys or {'filename', 'regions'} <= inner:
+        return "a project of VIA: export its annotations in COCO's format"
+    return 'a list' if '' in keys else f'the keys {some(keys)}'
+
+
+def _is_annotation(record: dict) -> bool:
+    """Whether _check_record accepts an annotation, for the most part of them and in C."""
+    try:
+        box, crowd = record['bbox'], record['iscrowd']
+        numbers = (record['id'], record['image_id'], record['category_id'], record['area'], *box)
+    except (KeyError, TypeError):
+        return False
+    return len(box) == 4 and type(box) is list and crowd in (0, 1) and _are_numbers(numbers)
+
+
+def _check_record(path: str | Path, key: str, record: dict) -> None:
+    for field, (is_right, right) in _FIELDS[key].items():
+        if not is_right(record.get(field)):
+            shown = as_json({name: record[name] for name in _FIELDS[key] if name in record})
+            has = f'has the {field} {as_json(record[field])}' if field in record else None
+            raise UserError(
+                f"annotation file {path} is not COCO's: one of its {key}, {shown}, "
+                f'{has or f"lacks {field}"}; {field} must be {right}'
+            )
+
+
+def _are_numbers(values: Sequence) -> bool:
+    """In C, since COCO has 860,000 objects; JSON's NaN and infinity are none."""
+    try:
+        return {int, float}.issuperset(map(type, values)) and -_HUGE < sum(values) < _HUGE
+    except OverflowError:  # a whole number beyond float64 among floats
+        return False
+
+
+def _is_number(value) -> bool:
+    return _are_numbers([value])
+
+
+def _is_whole(value) -> bool:
+    return _is_number(value) and value >= 1 and value % 1 == 0
+
+
+def _is_box(value) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _is_flag(value) -> bool:
+    return isinstance(value, int | float) and value in (0, 1)
+
+
+def as_json(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f'{text[:80]}...'
+
+
+_NUMBER = _is_number, 'a number'
+_STRING = lambda value: isinstance(value, str), 'a string'
+_PIXELS = _is_whole, 'a whole number of pixels from 1'
+# What mmdet and COCO's evaluation read.
+_FIELDS = {
+    'images': dict(id=_NUMBER, file_name=_STRING, width=_PIXELS, height=_PIXELS),
+    'annotations': dict(
+        id=_NUMBER,
+        image_id=_NUMBER,
+        category_id=_NUMBER,
+        bbox=(_is_box, '[x, y, width, height] in pixels'),
+        area=_NUMBER,
+        iscrowd=(_is_flag, '0 or 1'),
+    ),
+    'categories': dict(id=_NUMBER, name=_STRING),
+}

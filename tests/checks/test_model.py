@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from kat_mm import checks
+from kat_mm.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+@pytest.mark.parametrize('error', [TypeError, KeyError, AssertionError, FileNotFoundError])
+def test_what_fails_while_building_is_a_mistake_in_the_config(error):
+    with pytest.raises(UserError, match='the config cannot be built: .*num_heads'):
+        with checks.config_errors():
+            raise error('num_heads')
+
+
+def test_bugs_while_building_are_no_users_mistakes():
+    with pytest.raises(ZeroDivisionError):
+        with checks.config_errors():
+            raise ZeroDivisionError
+
+
+def test_the_model_is_built_without_using_up_its_config():
+    model = dict(type='KAT', arch='tiny', img_size=32, out_indices=0, ffn_cfg=dict(type='MLP'))
+    cfg = Config(dict(model=model))
+    assert len(checks.build_model(cfg).blocks) == 1
+    assert cfg.model == model
+
+
+def test_a_model_that_cannot_be_built_is_a_users_mistake():
+    with pytest.raises(UserError, match="the config cannot be built: .*arch='huge' is unknown"):
+        checks.build_model(Config(dict(model=dict(type='KAT', arch='huge'))))
+
+
+ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
+BACKBONE = dict(type='KAT', arch=ARCH, img_size=32, out_type='featmap', ffn_cfg=dict(type='MLP'))
+PYRAMID = dict(type='SimpleFeaturePyramid', in_channels=32, out_channels=16)
+
+
+def classifier(in_channels):
+    import mmpretrain.models  # noqa: F401
+
+    init_default_scope('mmpretrain')
+    head = dict(type='LinearClsHead', num_classes=3, in_channels=in_channels)
+    backbone = dict(BACKBONE, out_type='cls_token')
+    return dict(type='ImageClassifier', backbone=backbone, head=head)
+
+
+def segmentor(in_channels=32, auxiliary=32):
+    import mmseg.models  # noqa: F401
+
+    init_default_scope('mmseg')
+    head = dict(type='FCNHead', channels=8, num_classes=3, num_convs=1, in_index=0)
+    return dict(
+        type='EncoderDecoder',
+        backbone=BACKBONE,
+        decode_head=dict(head, in_channels=in_channels),
+        auxiliary_head=[dict(head, in_channels=auxiliary)],
+    )
+
+
+def detector(neck=32, rpn=16, roi=16, mask=16):
+    import mmdet.models  # noqa: F401
+
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(CONFIGS / 'kat_t_mask_rcnn_sample.py').model
+    cfg.backbone.update(arch=ARCH, out_indices=(1,), global_attn_indices=(1,))
+    cfg.neck.update(in_channels=neck, out_channels=16)
+    cfg.rpn_head.update(in_channels=rpn, feat_channels=16)
+    cfg.roi_head.bbox_roi_extractor.out_channels = 16
+    cfg.roi_head.mask_roi_extractor.out_channels = 16
+    cfg.roi_head.bbox_head.update(in_channels=roi, fc_out_channels=16)
+    cfg.roi_head.mask_head.update(in_channels=mask, conv_out_channels=16)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    'make, options, part',
+    [
+        (classifier, dict(in_channels=64), 'head.fc'),
+        (segmentor, dict(in_channels=64), 'decode_head.convs.0.conv'),
+        (segmentor, dict(auxiliary=64), 'auxiliary_head.0.convs.0.conv'),
+        (detector, dict(neck=64), 'neck'),
+        (detector, dict(rpn=32), 'rpn_head.rpn_conv'),
+        (detector, dict(roi=32), 'roi_head.bbox_head'),
+        (detector, dict(mask=32), 'roi_head.mask_head'),
+    ],
+)
+def test_channels_that_differ_are_named_with_their_part(make, options, part):
+    right = dict(in_channels=32) if make is classifier else {}
+    model = checks.build_model(Config(dict(model=make(**right)))).train()
+    checks.check_channels(model)
+    assert model.training and not any(m._forward_pre_hooks for m in model.modules())
+    wrong = checks.build_model(Config(dict(model=make(**options))))
+    expected = rf'do not fit: model\.{part}\S* gets another number of channels .*in_channels'
+    with pytest.raises(UserError, match=expected):
+        checks.check_channels(wrong)
+
+
+def test_a_model_without_a_kat_is_left_to_its_project():
+    checks.check_channels(nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 6)))
+
+
+def test_a_config_without_a_model_is_refused():
+    with pytest.raises(UserError, match='the config has no model'):
+        checks.build_model(Config(dict(data_root='x')))
+
+
+def test_a_head_that_needs_more_than_features_is_left_to_the_run():
+    model = checks.build_model(Config(dict(model=segmentor())))
+    model.decode_head.forward = lambda features, queries: None
+    checks.check_channels(model)
