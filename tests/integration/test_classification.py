@@ -8,9 +8,8 @@ import signal
 import pytest
 import timm
 import torch
-from test_detection import TINY as TINY_DETECTOR
-from test_distributed import run_script
-from tools_runner import ROOT, read_losses, read_scalars, run_tool
+from tiny_detector import TINY as TINY_DETECTOR
+from tools_runner import ROOT, read_losses, read_scalars, run_script, run_tool
 
 from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 

@@ -1,11 +1,7 @@
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
-from tools_runner import ROOT, read_losses, read_scalars, run_tool
+from tools_runner import read_losses, read_scalars, run_script, run_tool
 
 # Without drop path and dropout, whose random numbers are each process's own.
 EXACT = """
@@ -20,20 +16,6 @@ def config(tiny_config, tmp_path_factory):
     path = tmp_path_factory.mktemp('distributed') / 'exact.py'
     path.write_text(EXACT.format(base=str(tiny_config)))
     return path
-
-
-def run_script(name, *args):
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    environment = dict(os.environ, PYTHON=sys.executable, PORT=str(port), CUDA_VISIBLE_DEVICES='')
-    return subprocess.run(
-        ['bash', ROOT / 'tools' / name, *map(str, args)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope='module')

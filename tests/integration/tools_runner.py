@@ -9,6 +9,8 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import runpy
+import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -43,6 +45,21 @@ def run_tool(name: str, *args, cwd: Path = ROOT, timeout: float = 120, **environ
             process.join()
             raise TimeoutError(f'{argv}: {streams[1].read_text()}')
         return Result(process.exitcode, *(stream.read_text() for stream in streams))
+
+
+def run_script(name: str, *args) -> subprocess.CompletedProcess:
+    """Run tools/<name> of the shell, which starts several processes on CPUs."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    environment = dict(os.environ, PYTHON=sys.executable, PORT=str(port), CUDA_VISIBLE_DEVICES='')
+    return subprocess.run(
+        ['bash', ROOT / 'tools' / name, *map(str, args)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @functools.cache
