@@ -131,7 +131,9 @@ def _take(module: nn.Module, kind: type, first: str, second: str) -> tuple[Tenso
     if not _is_plain(module, kind):
         return None
     taken = getattr(module, first), getattr(module, second)
-    return taken if type(taken[0]) in _TENSORS and type(taken[1]) in _TENSORS else None
+    plain = type(taken[0]) in _TENSORS and type(taken[1]) in _TENSORS
+    # Of all kinds a norm alone may be over more than the channels.
+    return taken if plain and (kind is not nn.LayerNorm or taken[0].dim() == 1) else None
 
 
 def _take_linear(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
@@ -185,7 +187,10 @@ def _attend(
     parts, window = attn._modules, attn.window_size
     x = partition_windows(x, grid, window)
     qkv, proj = _take_linear(parts['qkv']), _take_linear(parts['proj'])
-    q, k, v = attn.project(x) if qkv is None else qkv_linear(x, *qkv, attn.num_heads)
+    if qkv is None or 'project' in vars(attn):
+        q, k, v = attn.project(x)
+    else:
+        q, k, v = qkv_linear(x, *qkv, attn.num_heads)
     x = attn.attend(q, k, v, grid, attn_mask).transpose(1, 2)
     x = merge_windows(x, grid, window).flatten(2)
     if proj is None or not _does_nothing(parts['proj_drop']):

@@ -102,7 +102,9 @@ class KAT(nn.Module):
         self.frozen_stages = frozen_stages
         self.init_cfg = init_cfg
         self.is_init = False  # what mmengine asks before it calls init_weights
-        self._check_choices(with_cls_token, drop_path_rate, window_size, global_attn_indices)
+        self._check_choices(
+            with_cls_token, drop_path_rate, window_size, use_rel_pos, global_attn_indices
+        )
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.grid_size = _resolve_grid(img_size, patch_size)
         self.num_extra_tokens = int(with_cls_token)
@@ -113,7 +115,7 @@ class KAT(nn.Module):
         self.drop_after_pos = nn.Dropout(drop_rate)
         self.blocks = nn.ModuleList()
         # The rule is that of the whole depth, also where the last blocks are not built.
-        rates = torch.linspace(0, drop_path_rate, self.depth).tolist()
+        rates = torch.linspace(0, drop_path_rate, self.depth, device='cpu').tolist()
         for index in range(self.num_layers):
             spec = BlockSpec(
                 embed_dims=self.embed_dims,
@@ -140,6 +142,7 @@ class KAT(nn.Module):
         with_cls_token: bool,
         drop_path_rate: float,
         window_size: int,
+        use_rel_pos: bool,
         global_attn_indices: Sequence[int],
     ) -> None:
         if self.out_type not in OUT_TYPES:
@@ -151,6 +154,11 @@ class KAT(nn.Module):
         check_int('KAT', 'frozen_stages', self.frozen_stages, -1, self.num_layers)
         check_rate('KAT', 'drop_path_rate', drop_path_rate, below_one=True)
         check_int('KAT', 'window_size', window_size, least=0)
+        if (window_size or use_rel_pos) and with_cls_token:
+            raise ValueError(
+                f'KAT: window_size={window_size} and use_rel_pos={use_rel_pos} need '
+                'with_cls_token=False, since a class token has no place in the grid'
+            )
         if not all(index in range(self.depth) for index in global_attn_indices):
             raise ValueError(
                 f'KAT: global_attn_indices={tuple(global_attn_indices)} must be block numbers '
@@ -340,7 +348,11 @@ def _fit_loaded_tokens(
     if not module.num_extra_tokens and state_dict.pop(prefix + 'cls_token', None) is not None:
         _logger.info('The class token of the checkpoint is left out')
         loaded = loaded[:, 1:]
-    elif module.num_extra_tokens and prefix + 'cls_token' not in state_dict:
+    elif (
+        module.num_extra_tokens
+        and prefix + 'cls_token' not in state_dict
+        and loaded.shape[1] != module.pos_embed.shape[1]
+    ):
         # The class token keeps its start.
         loaded = torch.cat([torch.zeros_like(loaded[:, :1]), loaded], dim=1)
     grid = find_grid(

@@ -20,8 +20,8 @@ def build_part(argument: str, cfg: dict, spec: BlockSpec) -> nn.Module:
         spec: Where the part stands.
 
     Raises:
-        ValueError: The type is missing, unknown, or no part; or the class refuses the spec or an
-            option.
+        ValueError: The type is missing, unknown, or no part; or the class refuses the spec.
+        TypeError: The class has no such option.
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
         example = {'attn_cfg': 'SoftmaxAttention', 'ffn_cfg': 'GRKAN'}[argument]
@@ -31,9 +31,10 @@ def build_part(argument: str, cfg: dict, spec: BlockSpec) -> nn.Module:
         )
     options = dict(cfg)
     kind = options.pop('type')
+    options.pop('_scope_', None)  # which mmengine's configs add
     cls = _find(kind) if isinstance(kind, str) else kind
     if cls is None:
-        near = difflib.get_close_matches(kind, _own(), n=1)
+        near = difflib.get_close_matches(str(kind), _own(), n=1)
         hint = f'did you mean {near[0]!r}? ' if near else ''
         raise ValueError(
             f'KAT: {argument} has type={kind!r}, which is not registered; {hint}'

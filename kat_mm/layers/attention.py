@@ -32,9 +32,9 @@ class SoftmaxAttention(nn.Module):
             Default: 'mimetic'.
         rel_pos_size: Grid (H, W) for which the tables of decomposed relative positions are made,
             ``rel_pos_h`` (2 H - 1, C / heads) and ``rel_pos_w`` (2 W - 1, C / heads), zero at the
-            start. On other grids and on loading they are resized linearly; a checkpoint that has
-            none anywhere leaves them at zero. The tokens must be the grid alone. Default: None,
-            without relative positions.
+            start. On other grids and on loading they are resized linearly; a checkpoint of the
+            attention that has neither sets them to zero. The tokens must be the grid alone.
+            Default: None, without relative positions.
         window_size: Side in tokens of the windows in which the patches attend to each other
             (ViTDet); the grid is padded with zeros to a multiple of it. The tokens must be the grid
             alone. Default: 0, attention over all tokens.
@@ -82,11 +82,6 @@ class SoftmaxAttention(nn.Module):
     @classmethod
     def from_spec(cls, spec: BlockSpec, **options) -> 'SoftmaxAttention':
         """The attention of a block; see :class:`BlockSpec`."""
-        if (spec.window_size or spec.use_rel_pos) and spec.num_extra_tokens:
-            raise ValueError(
-                f'{cls.__name__}: window_size={spec.window_size} and use_rel_pos={spec.use_rel_pos}'
-                ' need with_cls_token=False, since a class token has no place in the grid'
-            )
         return cls(
             spec.embed_dims,
             spec.num_heads,

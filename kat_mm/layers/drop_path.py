@@ -3,6 +3,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def scale_samples(x: Tensor, scale: Tensor) -> Tensor:
+    """``x`` of (B, ..., C) times a factor for each sample, (B,)."""
+    return x * scale.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+
+
+# A number of dimensions decides in it, which torch.fx cannot see: to it this is one step.
+torch.fx.wrap('scale_samples')
+
+
 class DropPath(nn.Module):
     """Stochastic depth: leaves out the branch of whole samples (Huang et al. 2016).
 
@@ -19,7 +28,7 @@ class DropPath(nn.Module):
         scale = self.draw(x)
         if scale is None:
             return x
-        return x * scale.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        return scale_samples(x, scale)
 
     def draw(self, x: Tensor) -> Tensor | None:
         """A factor for each sample, (B,): 0, or what keeps the expectation. None if all are 1."""

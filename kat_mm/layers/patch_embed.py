@@ -78,7 +78,7 @@ def resize_patch_embed(weight: Tensor, size: tuple[int, int]) -> Tensor:
         (C, in_channels, H', W'), in the dtype of ``weight``.
     """
     height, width = weight.shape[-2:]
-    pixels = torch.eye(height * width).view(-1, 1, height, width)
+    pixels = torch.eye(height * width, device=weight.device).view(-1, 1, height, width)
     resized = F.interpolate(pixels, size=size, mode='bicubic', antialias=True)
     # Rows: the pixels of the old size. The product with a weight is B^T+ w.
     inverse = torch.linalg.pinv(resized.flatten(1).double())
@@ -86,9 +86,9 @@ def resize_patch_embed(weight: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _fit_loaded_patches(module: PatchEmbed, state_dict: dict, prefix: str, *_) -> None:
-    key, own = f'{prefix}proj.weight', module.proj.weight
+    key, own = f'{prefix}proj.weight', getattr(module.proj, 'weight', None)
     loaded = state_dict.get(key)
-    if loaded is None or loaded.dim() != 4 or loaded.shape[:2] != own.shape[:2]:
+    if own is None or loaded is None or loaded.dim() != 4 or loaded.shape[:2] != own.shape[:2]:
         return  # refused for its shape
     before, size = tuple(loaded.shape[2:]), tuple(own.shape[2:])
     if before != size:

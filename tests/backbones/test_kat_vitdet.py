@@ -167,3 +167,21 @@ def test_wrong_value_is_refused_with_its_name_and_what_would_fit(arguments, word
         vitdet(**arguments)
     for word in words:
         assert word in str(raised.value)
+
+
+def test_no_attention_has_windows_beside_a_class_token():
+    with pytest.raises(ValueError, match='window_size=2.*with_cls_token=False'):
+        KAT(ARCH, img_size=32, patch_size=8, window_size=2, attn_cfg=dict(type='KArAt', rank=2))
+
+
+def test_a_wrapped_patch_projection_loads_its_own_state():
+    model = KAT(ARCH, img_size=32, patch_size=8)
+    model.patch_embed.proj = torch.nn.Sequential(model.patch_embed.proj)
+    model.load_state_dict(model.state_dict())
+
+
+def test_a_position_embedding_alone_loads_as_it_is():
+    model = randomise(KAT(ARCH, img_size=32, patch_size=8))
+    other = KAT(ARCH, img_size=32, patch_size=8)
+    other.load_state_dict({'pos_embed': model.pos_embed.detach()}, strict=False)
+    assert torch.equal(other.pos_embed, model.pos_embed)

@@ -107,7 +107,7 @@ def test_a_class_serves_as_type(package):
 def test_a_part_refuses_what_it_cannot_do(package):
     with pytest.raises(ValueError, match='MeanAttention: it has neither windows'):
         build(
-            attn_cfg=dict(type='MeanAttention'),
+            attn_cfg=dict(type='MeanAttention', _scope_='mmengine'),
             window_size=2,
             with_cls_token=False,
             out_type='featmap',
