@@ -135,6 +135,7 @@ class KAT(nn.Module):
         self.register_state_dict_post_hook(_note_grid)
         self.register_load_state_dict_pre_hook(_leave_out_unbuilt)
         self.register_load_state_dict_pre_hook(_fit_loaded_tokens)
+        self.register_load_state_dict_pre_hook(_add_absent)
         self._freeze_stages()
 
     def _check_choices(
@@ -166,7 +167,13 @@ class KAT(nn.Module):
             )
 
     def init_weights(self) -> None:
-        """Fill all weights, as ``init_cfg`` says; what is read from a file comes last."""
+        """Fill all weights, as ``init_cfg`` says; what is read from a file comes last.
+
+        A second call does nothing, as of mmengine's modules.
+        """
+        if self.is_init:
+            _logger.warning('init_weights of KAT has been called more than once')
+            return
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
         pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
         others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
@@ -362,3 +369,22 @@ def _fit_loaded_tokens(
         _logger.info('Position embedding resized from %s to %s', grid, module.grid_size)
         loaded = resize_pos_embed(loaded, grid, module.grid_size, module.num_extra_tokens)
     state_dict[prefix + 'pos_embed'] = loaded
+
+
+def _add_absent(module: KAT, state_dict: dict, prefix: str, *_) -> None:
+    """Give a checkpoint what it has in no block, and what computes nothing at zero.
+
+    So a classifier starts a detector: without relative positions it has those that are zero.
+    """
+    absent = {
+        f'{prefix}blocks.{index}.{part}.{name}': parameters[name]
+        for index, block in enumerate(module.blocks)
+        for part, parameters in (('attn', block.attn._parameters), ('mlp', block.mlp._parameters))
+        for name in getattr(getattr(block, part), 'zero_if_absent', ())
+        if name in parameters  # not where it is parametrised
+    }
+    given = any(key.startswith(f'{prefix}blocks.') for key in state_dict)
+    if absent and given and not state_dict.keys() & absent.keys():
+        names = sorted({key.rpartition('.')[2] for key in absent})
+        _logger.info('The checkpoint has no %s: they start at zero', ', '.join(names))
+        state_dict.update({key: torch.zeros_like(own) for key, own in absent.items()})

@@ -32,9 +32,8 @@ class SoftmaxAttention(nn.Module):
             Default: 'mimetic'.
         rel_pos_size: Grid (H, W) for which the tables of decomposed relative positions are made,
             ``rel_pos_h`` (2 H - 1, C / heads) and ``rel_pos_w`` (2 W - 1, C / heads), zero at the
-            start. On other grids and on loading they are resized linearly; a checkpoint of the
-            attention that has neither sets them to zero. The tokens must be the grid alone.
-            Default: None, without relative positions.
+            start. On other grids and on loading they are resized linearly. The tokens must be the
+            grid alone. Default: None, without relative positions.
         window_size: Side in tokens of the windows in which the patches attend to each other
             (ViTDet); the grid is padded with zeros to a multiple of it. The tokens must be the grid
             alone. Default: 0, attention over all tokens.
@@ -72,6 +71,7 @@ class SoftmaxAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
         self.use_rel_pos = rel_pos_size is not None
+        self.zero_if_absent = ('rel_pos_h', 'rel_pos_w') if self.use_rel_pos else ()
         if self.use_rel_pos:
             head = embed_dims // num_heads
             self.rel_pos_h, self.rel_pos_w = (
@@ -152,12 +152,8 @@ class SoftmaxAttention(nn.Module):
 
 
 def _fit_loaded_rel_pos(module: SoftmaxAttention, state_dict: dict, prefix: str, *_) -> None:
-    tables = {f'{prefix}{name}': getattr(module, name) for name in ('rel_pos_h', 'rel_pos_w')}
-    if f'{prefix}qkv.weight' in state_dict and not state_dict.keys() & tables.keys():
-        # A checkpoint without them, as of classification: zeros compute what it computed.
-        _logger.info('%srel_pos_{h,w} are not in the checkpoint: they start at zero', prefix)
-        state_dict.update({key: torch.zeros_like(own) for key, own in tables.items()})
-    for key, own in tables.items():
+    for name in module.zero_if_absent:
+        key, own = f'{prefix}{name}', getattr(module, name)
         loaded = state_dict.get(key)
         # Where even the channels differ, the shape is refused.
         if loaded is not None and len(loaded) != len(own) and loaded.shape[1:] == own.shape[1:]:

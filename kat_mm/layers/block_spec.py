@@ -17,7 +17,8 @@ class BlockSpec:
 
     each to x's shape. Where it has ``init_weights()``, that fills all of its parameters. Where
     blocks share something, the part has ``share_with(first)``, which is called with the part of the
-    first block on those of all others.
+    first block on those of all others. Names in ``zero_if_absent`` are parameters that compute
+    nothing at zero, which they get from a checkpoint that has them in no block.
 
     Attributes:
         embed_dims: Channels C of the tokens.

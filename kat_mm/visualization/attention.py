@@ -51,7 +51,7 @@ def collect_attention(
         Block number to weights (B, heads, N, N), and the grid of the patches.
 
     Raises:
-        ValueError: A block does not exist, or attends in windows.
+        ValueError: A block does not exist, attends in windows, or has an attention of another kind.
     """
     depth = len(backbone.blocks)
     for index in blocks:
@@ -59,7 +59,13 @@ def collect_attention(
             raise ValueError(
                 f'block {index} does not exist; the backbone has blocks 0 to {depth - 1}'
             )
-        if backbone.blocks[index].attn.window_size:
+        attn = backbone.blocks[index].attn
+        if not isinstance(attn, SoftmaxAttention):
+            raise ValueError(
+                f'block {index} has an attention of type {type(attn).__name__}, whose weights are '
+                'not known; choose a block with SoftmaxAttention or KArAt'
+            )
+        if attn.window_size:
             whole = [i for i, block in enumerate(backbone.blocks) if not block.attn.window_size]
             raise ValueError(
                 f'block {index} attends in windows; choose one that attends to the whole image: '

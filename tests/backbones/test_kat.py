@@ -337,6 +337,14 @@ def test_init_weights_fills_every_linear_map(ffn):
             assert (now.bias == 0).all(), name
 
 
+def test_a_second_initialisation_leaves_the_weights_alone():
+    model = small()
+    model.init_weights()
+    before = copy.deepcopy(model.state_dict())
+    model.init_weights()
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
 def test_init_weights_follows_the_mode_of_attention_and_feed_forward():
     torch.manual_seed(0)
     arch = dict(embed_dims=96, num_layers=1, num_heads=3, feedforward_channels=384)

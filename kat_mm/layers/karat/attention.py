@@ -14,7 +14,8 @@ class KArAt(SoftmaxAttention):
 
     Rows of scores q k^T / sqrt(d), of N tokens, go through learnable functions, separately for each
     head (Maity et al., Kolmogorov-Arnold Attention, 2025). The parameters belong to tokens; see
-    :class:`kat_mm.layers.karat.operators.ScoreOperator` for other grids.
+    :class:`kat_mm.layers.karat.operators.ScoreOperator` for other grids. A tracer of torch.fx needs
+    the class of its operator (``Phi1W2``, ``W1Phi2`` or ``FullOperator``) among its leaf modules.
 
     Args:
         embed_dims: Channels C of the tokens.
@@ -176,6 +177,10 @@ class KArAt(SoftmaxAttention):
         if self.project_l1:
             weights = project_l1_ball(weights)
         return F.dropout(weights, dropout) @ v
+
+
+# Sizes decide in it, which torch.fx cannot see: to it this is one step.
+torch.fx.wrap('_check_tokens')
 
 
 def _check_tokens(q: Tensor, grid: tuple[int, int], num_extra_tokens: int) -> None:
