@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 import kat_mm  # noqa: F401  registers the modules that the configs name
 from kat_mm.checkpoints import trust_mmengine_checkpoints
 from kat_mm.datasets import check_loading
+from kat_mm.engine.ending import communicates, end_communication, leave
 from kat_mm.engine.preflight import config_errors
 from kat_mm.engine.runner import CheckpointRunner
 from kat_mm.errors import UserError
@@ -29,14 +30,15 @@ def run_tool(main: Callable[[], None]) -> None:
     """Run a command line; a user's mistake ends in one message and exit status 1."""
     try:
         main()
-        # Not behind an error: the end of gloo waits for processes that may be gone.
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        end_communication()
     except Exception as error:
         message = _user_message(error)
         if message is None:
             traceback.print_exc()
             message = f'{type(error).__name__}: {error}'
+        if communicates():
+            print(f'error: {message}', file=sys.stderr)
+            leave(1)
         sys.exit(f'error: {message}')
 
 
