@@ -16,7 +16,6 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.fileio import list_dir_or_file
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
 from kat_mm.backbones import KAT
@@ -30,6 +29,7 @@ from kat_mm.engine.class_folders import (
     check_class_folders,
     find_class_folders,
 )
+from kat_mm.engine.finite import check_finite
 from kat_mm.errors import UserError
 
 _WHERE_TO_GET = {
@@ -311,17 +311,6 @@ def check_work_dir(work_dir: str, model: nn.Module) -> None:
         )
 
 
-def latest_checkpoint(work_dir: str) -> str:
-    """The checkpoint to resume from."""
-    latest = find_latest_checkpoint(work_dir)
-    if latest is None or not os.path.isfile(latest):
-        raise UserError(
-            f'--resume found no checkpoint in {work_dir}; name one, as --resume FILE, or start '
-            'anew without --resume'
-        )
-    return latest
-
-
 def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = False) -> None:
     """Refuse a checkpoint that does not belong to a model, by loading it.
 
@@ -360,3 +349,4 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
             f'checkpoint {path} does not fit the model of the config: {"; ".join(reasons)}. '
             'Use the config that it was trained with'
         )
+    check_finite(model, path)

@@ -196,16 +196,6 @@ def test_a_disk_without_room_for_one_checkpoint_is_refused(tmp_path, monkeypatch
     preflight.check_work_dir(str(tmp_path / 'new'), MODEL)
 
 
-def test_resuming_needs_a_checkpoint(tmp_path):
-    with pytest.raises(UserError, match='--resume found no checkpoint in'):
-        preflight.latest_checkpoint(str(tmp_path))
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_4.pth'))
-    with pytest.raises(UserError, match='--resume found no checkpoint in'):
-        preflight.latest_checkpoint(str(tmp_path))
-    (tmp_path / 'iter_4.pth').touch()
-    assert preflight.latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_4.pth')
-
-
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / 'model.pth'
