@@ -1,5 +1,7 @@
 """Numbers that are not finite end a run, or do not enter it."""
 
+import collections
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -52,6 +54,8 @@ class FiniteLossHook(Hook):
         self.patience = patience
         self.stop = stop
         self._in_a_row = None
+        # Of the latest iterations, for schedules may have ended when it is looked.
+        self._rates = collections.deque(maxlen=2 * patience)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
@@ -61,16 +65,17 @@ class FiniteLossHook(Hook):
         finite = torch.isfinite(torch.as_tensor(outputs['loss']).detach()).all()
         before = 0 if self._in_a_row is None else self._in_a_row
         self._in_a_row = torch.where(finite, 0, 1 + before)
+        self._rates.append(max(max(rates) for rates in runner.optim_wrapper.get_lr().values()))
         last = self.is_last_train_iter(runner)
         if not last and not self.every_n_train_iters(runner, self.patience):
             return
         in_a_row = self._in_a_row.item()
         if not in_a_row:
             return
-        rates = {rate for group in runner.optim_wrapper.get_lr().values() for rate in group}
+        rate = self._rates[-min(in_a_row, len(self._rates))]
         message = (
             f'the loss is not finite since iteration {runner.iter + 2 - in_a_row}, for {in_a_row} '
-            f'iterations; the last learning rate was {max(rates):.3g}. Try a lower learning rate '
+            f'iterations; the learning rate was {rate:.3g}. Try a lower learning rate '
             'or a longer warm-up, clip gradients (optim_wrapper.clip_grad=dict(max_norm=1.0)), or '
             'bfloat16 or float32 in place of float16'
         )

@@ -95,6 +95,11 @@ def load_config(args: argparse.Namespace) -> Config:
             '--launcher pytorch is for processes that torchrun starts, but RANK is not set; '
             'leave it out, or start several processes with tools/dist_train.sh or dist_test.sh'
         )
+    if args.launcher in ('slurm', 'mpi') and not torch.cuda.is_available():
+        raise UserError(
+            f'--launcher {args.launcher} needs GPUs, and there are none; on CPUs start with '
+            'tools/dist_train.sh (torchrun) and --launcher pytorch'
+        )
     cfg.launcher = args.launcher
     name = os.path.splitext(os.path.basename(args.config))[0]
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
@@ -141,11 +146,6 @@ def _drop_amp(cfg: Config) -> None:
 
 def _start_cpu_processes(cfg: Config) -> None:
     """Do on CPUs what mmengine does on GPUs alone: gloo, and DDP without device ids."""
-    if cfg.launcher != 'pytorch':
-        raise UserError(
-            f'--launcher {cfg.launcher} needs GPUs, and there are none; on CPUs start with '
-            'tools/dist_train.sh (torchrun) and --launcher pytorch'
-        )
     torch.distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',
