@@ -65,13 +65,20 @@ class PreemptionHook(Hook):
 
     Slurm, docker and spot machines send it some seconds before they kill. A validation is left at
     its next batch, and made again by the resumed run. Of several processes it is enough that one
-    gets the signal: they agree on the iteration beside the training, on the CPU, and so save one
-    iteration later.
+    gets the signal: they agree on the iteration on the CPU, beside the training.
+
+    Args:
+        interval: Every how many iterations several processes ask each other, which takes them a
+            third of a millisecond; they save in the iteration after that. Default: 8.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self):
+    def __init__(self, interval: int = 8):
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(f'PreemptionHook: interval={interval} must be an integer from 1 on')
+        self.interval = interval
+        self._iterations = 0
         self._asked = False
         self._group = None
         self._pending = None
@@ -117,21 +124,24 @@ class PreemptionHook(Hook):
     def _all_agree(self) -> bool:
         if self._group is None:
             return self._asked
-        flag = torch.tensor([int(self._asked)])
-        work = distributed.all_reduce(
-            flag, distributed.ReduceOp.MAX, group=self._group, async_op=True
-        )
         # What was asked an iteration ago has arrived meanwhile.
-        before, self._pending = self._pending, (work, flag)
-        if before is None:
-            return False
-        before[0].wait()
-        return bool(before[1])
+        agreed = self._settle()
+        self._iterations += 1
+        if self._iterations % self.interval == 0:
+            flag = torch.tensor([int(self._asked)])
+            work = distributed.all_reduce(
+                flag, distributed.ReduceOp.MAX, group=self._group, async_op=True
+            )
+            self._pending = work, flag
+        return agreed
 
-    def _settle(self) -> None:
-        if self._pending is not None:
-            self._pending[0].wait()
-            self._pending = None
+    def _settle(self) -> bool:
+        if self._pending is None:
+            return False
+        work, flag = self._pending
+        self._pending = None
+        work.wait()
+        return bool(flag)
 
     def _end(self, runner: Runner, save: Callable[[AtomicCheckpointHook], None]) -> NoReturn:
         for hook in runner.hooks:

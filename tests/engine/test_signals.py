@@ -47,7 +47,7 @@ def train():
         wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
         arguments = dict(cfg=dict(model_wrapper_cfg=wrapper), launcher='pytorch')
         arguments['env_cfg'] = dict(dist_cfg=dict(backend='gloo'))
-    hooks = [dict(type='PreemptionHook'), HoldHook()]
+    hooks = [dict(type='PreemptionHook', interval=1), HoldHook()]
     hooks += [dict(type='EMAHook', momentum=0.5)] if ema == 'True' else []
     checkpoint = dict(interval=int(interval))
     make_runner(
