@@ -31,15 +31,19 @@ def _register_all() -> None:
         registry.MODELS.register_module(module=model)
     registry.MODELS.register_module('LN2d', module=layers.LayerNorm2d)
     for hook in (
+        engine.AtomicCheckpointHook,
         engine.AverageLossHook,
+        engine.FiniteLossHook,
         engine.Float32BoxesHook,
         engine.PlotRationalsHook,
+        engine.PreemptionHook,
         engine.SeedIterationHook,
     ):
         registry.HOOKS.register_module(module=hook)
     registry.OPTIM_WRAPPER_CONSTRUCTORS.register_module(
         module=engine.LayerDecayOptimWrapperConstructor
     )
+    registry.LOOPS.register_module(module=engine.ResumableEpochLoop)
     registry.RUNNERS.register_module(module=engine.CheckpointRunner)
     if is_installed('mmcv'):  # whose transforms they are
         _register_datasets()

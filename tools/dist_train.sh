@@ -13,11 +13,21 @@ config=$1
 num_processes=$2
 tools=$(dirname "$0")
 
+# torchrun passes SIGTERM on and then has a status of its own: a run that saved ends with 143.
+stopped=
 PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}" \
-  exec "${PYTHON:-python}" -m torch.distributed.run \
+  "${PYTHON:-python}" -m torch.distributed.run \
   --nnodes="${NNODES:-1}" \
   --node_rank="${NODE_RANK:-0}" \
   --master_addr="${MASTER_ADDR:-127.0.0.1}" \
   --master_port="${PORT:-29500}" \
   --nproc_per_node="$num_processes" \
-  "$tools/train.py" "$config" --launcher pytorch "${@:3}"
+  "$tools/train.py" "$config" --launcher pytorch "${@:3}" &
+torchrun=$!
+trap 'stopped=1; kill -TERM "$torchrun"' TERM
+trap 'kill -INT "$torchrun"' INT
+while kill -0 "$torchrun" 2>/dev/null; do
+  # Ends early at a signal.
+  wait "$torchrun" && status=0 || status=$?
+done
+exit "$([ "$stopped" ] && echo 143 || echo "$status")"

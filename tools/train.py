@@ -1,11 +1,21 @@
 """Train a model: classification, detection or segmentation, as the config says."""
 
 import argparse
+import os
 
 import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
 
 from kat_mm import checks
-from kat_mm.engine.launch import add_common_arguments, build_runner, load_config, run_tool
+from kat_mm.engine.launch import (
+    add_common_arguments,
+    build_runner,
+    is_main_process,
+    load_config,
+    run_tool,
+)
+from kat_mm.engine.work_dir import claim_work_dir, latest_checkpoint
 from kat_mm.errors import UserError
 
 
@@ -17,7 +27,8 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from the checkpoint named here, or else from the latest in the work folder',
+        help='resume from the checkpoint named here, or else from the latest in the work folder, '
+        'or begin where there is none',
     )
     parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision')
     parser.add_argument(
@@ -27,6 +38,17 @@ def parse_args() -> argparse.Namespace:
     )
     add_common_arguments(parser)
     return parser.parse_args()
+
+
+def resume_latest(cfg: Config) -> None:
+    """Go on from the latest checkpoint of the work folder, or begin, as a requeued job needs."""
+    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    latest = latest_checkpoint(cfg.work_dir, hook.get('out_dir'))
+    cfg.resume = latest is not None
+    if cfg.resume:
+        cfg.load_from = latest
+    else:
+        print_log(f'No checkpoint in {cfg.work_dir}: training begins at iteration 1', 'current')
 
 
 def main() -> None:
@@ -45,11 +67,13 @@ def main() -> None:
                 '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config'
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    if cfg.get('resume') and not cfg.get('load_from'):
-        cfg.load_from = checks.latest_checkpoint(cfg.work_dir)
+    if args.resume not in (None, 'auto'):
+        cfg.resume, cfg.load_from = True, args.resume
+    goes_on = args.resume == 'auto' or (cfg.get('resume', False) and not cfg.get('load_from'))
+    if goes_on:
+        resume_latest(cfg)
+    elif cfg.get('resume'):
+        goes_on = os.path.realpath(os.path.dirname(cfg.load_from)) == os.path.realpath(cfg.work_dir)
 
     checks.check_config(cfg, ('train', 'val'))
     model = checks.build_model(cfg)
@@ -60,6 +84,8 @@ def main() -> None:
         resume = cfg.get('resume', False)
         checks.check_checkpoint(cfg.load_from, model, strict=resume, resume=resume)
     checks.check_work_dir(cfg.work_dir, model)
+    if is_main_process(cfg.launcher):
+        claim_work_dir(cfg.work_dir, goes_on)
     build_runner(cfg).train()
 
 

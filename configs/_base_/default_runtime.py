@@ -7,6 +7,9 @@ env_cfg = dict(
 )
 # With a fixed seed a resumed run goes on as if it had never been stopped.
 randomness = dict(seed=0)
+default_hooks = dict(
+    finite_loss=dict(type='FiniteLossHook'), preemption=dict(type='PreemptionHook')
+)
 custom_hooks = [dict(type='SeedIterationHook'), dict(type='AverageLossHook')]
 log_level = 'INFO'
 load_from = None

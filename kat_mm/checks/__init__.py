@@ -1,6 +1,6 @@
 """What is checked before a run starts: what would otherwise fail late, or deep inside a library."""
 
-from .checkpoint import check_checkpoint, check_pretrained, latest_checkpoint
+from .checkpoint import check_checkpoint, check_pretrained
 from .config import check_config
 from .model import build_model, check_channels, config_errors
 from .work_dir import check_out_dir, check_work_dir
@@ -14,5 +14,4 @@ __all__ = [
     'check_pretrained',
     'check_work_dir',
     'config_errors',
-    'latest_checkpoint',
 ]

@@ -1,8 +1,5 @@
 """Checkpoints that a run starts from, by loading them."""
 
-import os
-
-from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
 from kat_mm.backbones import KAT, convert_for_model, load_pretrained
@@ -23,17 +20,6 @@ def check_pretrained(model: nn.Module) -> None:
             for cfg in cfgs or []:
                 if cfg['type'] == 'Pretrained':
                     load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
-
-
-def latest_checkpoint(work_dir: str) -> str:
-    """The checkpoint to resume from."""
-    latest = find_latest_checkpoint(work_dir)
-    if latest is None or not os.path.isfile(latest):
-        raise UserError(
-            f'--resume found no checkpoint in {work_dir}; name one, as --resume FILE, or start '
-            'anew without --resume'
-        )
-    return latest
 
 
 def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = False) -> None:
@@ -59,7 +45,9 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
             f'give --cfg-options load_from={path}'
         )
     state = convert_for_model(content, model, path, strict)
-    check_finite(state, path)
+    # Buffers may be infinite, as masks are.
+    parameters = dict(model.named_parameters())
+    check_finite(keep_entries(state, lambda key: key in parameters), path)
     own = model.state_dict()
     if not strict:
         state = keep_entries(state, lambda key: key.startswith('backbone.'))

@@ -1,15 +1,23 @@
 """Training machinery: parameter groups, hooks, and what the command-line tools share."""
 
+from .checkpoint_hook import AtomicCheckpointHook
+from .epoch_loop import ResumableEpochLoop
+from .finite import FiniteLossHook
 from .float32_boxes import Float32BoxesHook
 from .hooks import AverageLossHook, PlotRationalsHook, SeedIterationHook
 from .optim import LayerDecayOptimWrapperConstructor
 from .runner import CheckpointRunner
+from .signals import PreemptionHook
 
 __all__ = [
+    'AtomicCheckpointHook',
     'AverageLossHook',
     'CheckpointRunner',
+    'FiniteLossHook',
     'Float32BoxesHook',
     'LayerDecayOptimWrapperConstructor',
     'PlotRationalsHook',
+    'PreemptionHook',
+    'ResumableEpochLoop',
     'SeedIterationHook',
 ]

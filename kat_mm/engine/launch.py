@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from kat_mm.checks import config_errors
 from kat_mm.datasets import check_loading
 from kat_mm.engine.ending import communicates, end_communication, leave
 from kat_mm.engine.runner import CheckpointRunner
+from kat_mm.engine.signals import Terminated, end_with_parent
 from kat_mm.errors import UserError
 
 # What is logged before the run makes its log file, which gets it then.
@@ -28,9 +30,15 @@ _EARLY_LOG = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
 
 def run_tool(main: Callable[[], None]) -> None:
     """Run a command line; a user's mistake ends in one message and exit status 1."""
+    status = 0
     try:
         main()
-        end_communication()
+    except Terminated:
+        status = Terminated.status
+    except KeyboardInterrupt:
+        if os.environ.get('RANK', '0') == '0':
+            print('interrupted', file=sys.stderr)
+        leave(128 + signal.SIGINT)
     except Exception as error:
         message = _user_message(error)
         if message is None:
@@ -40,6 +48,9 @@ def run_tool(main: Callable[[], None]) -> None:
             print(f'error: {message}', file=sys.stderr)
             leave(1)
         sys.exit(f'error: {message}')
+    end_communication()
+    if status:
+        sys.exit(status)
 
 
 def _user_message(error: Exception) -> str | None:
@@ -84,15 +95,28 @@ def load_config(args: argparse.Namespace) -> Config:
             '--launcher pytorch is for processes that torchrun starts, but RANK is not set; '
             'leave it out, or start several processes with tools/dist_train.sh or dist_test.sh'
         )
+    if args.launcher in ('slurm', 'mpi') and not torch.cuda.is_available():
+        raise UserError(
+            f'--launcher {args.launcher} needs GPUs, and there are none; on CPUs start with '
+            'tools/dist_train.sh (torchrun) and --launcher pytorch'
+        )
     cfg.launcher = args.launcher
     name = os.path.splitext(os.path.basename(args.config))[0]
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
     return cfg
 
 
+def is_main_process(launcher: str) -> bool:
+    """Whether this is the first process of a run, before their communication starts."""
+    ranks = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
+    return launcher == 'none' or os.environ.get(ranks[launcher], '0') == '0'
+
+
 def build_runner(cfg: Config) -> Runner:
     """Start the processes' communication where there are several, and build the runner."""
     trust_mmengine_checkpoints()
+    if cfg.launcher == 'pytorch':  # torchrun's own end, be it by SIGKILL
+        end_with_parent(signal.SIGTERM)
     if not torch.cuda.is_available():
         _drop_amp(cfg)
     if cfg.launcher != 'none' and not torch.cuda.is_available():
@@ -122,11 +146,6 @@ def _drop_amp(cfg: Config) -> None:
 
 def _start_cpu_processes(cfg: Config) -> None:
     """Do on CPUs what mmengine does on GPUs alone: gloo, and DDP without device ids."""
-    if cfg.launcher != 'pytorch':
-        raise UserError(
-            f'--launcher {cfg.launcher} needs GPUs, and there are none; on CPUs start with '
-            'tools/dist_train.sh (torchrun) and --launcher pytorch'
-        )
     torch.distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',

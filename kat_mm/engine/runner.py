@@ -1,10 +1,18 @@
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
+from torch.utils.data import DataLoader
 
 from kat_mm.backbones import convert_for_model
 from kat_mm.checkpoints import read_checkpoint
+from kat_mm.checkpoints.state_dict import check_finite
+from kat_mm.engine.signals import init_worker
 
 
 class CheckpointRunner(Runner):
@@ -15,31 +23,43 @@ class CheckpointRunner(Runner):
     """
 
     def train(self) -> nn.Module:
-        try:
+        with self._stopping_workers():
             return super().train()
-        finally:
-            self._stop_workers()
 
     def val(self) -> dict:
-        try:
+        with self._stopping_workers():
             return super().val()
-        finally:
-            self._stop_workers()
 
     def test(self) -> dict:
-        try:
+        with self._stopping_workers():
             return super().test()
-        finally:
-            self._stop_workers()
 
-    def _stop_workers(self) -> None:
+    @contextlib.contextmanager
+    def _stopping_workers(self) -> Iterator[None]:
         """At the interpreter's exit each persistent worker of a pinning loader takes 5 seconds."""
-        for loop in (self._train_loop, self._val_loop, self._test_loop):
-            loader = getattr(loop, 'dataloader', None)  # a loop that was not used is a dict
-            iterator = getattr(loader, '_iterator', None)
-            if iterator is not None:
-                iterator._shutdown_workers()
-                loader._iterator = None
+        try:
+            yield
+        finally:
+            for loop in (self._train_loop, self._val_loop, self._test_loop):
+                loader = getattr(loop, 'dataloader', None)  # a loop that was not used is a dict
+                iterator = getattr(loader, '_iterator', None)
+                if iterator is not None:
+                    iterator._shutdown_workers()
+                    loader._iterator = None
+
+    @staticmethod
+    def build_dataloader(*args, **kwargs) -> DataLoader:
+        """mmengine's, whose workers leave signals to this process, and end with it."""
+        loader = Runner.build_dataloader(*args, **kwargs)
+        loader.worker_init_fn = functools.partial(init_worker, os.getpid(), loader.worker_init_fn)
+        return loader
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, where training by epochs can go on within an epoch."""
+        if isinstance(loop, dict) and loop.get('by_epoch'):
+            loop = {key: value for key, value in loop.items() if key != 'by_epoch'}
+            loop['type'] = 'ResumableEpochLoop'
+        return super().build_train_loop(loop)
 
     def load_checkpoint(
         self, filename: str, map_location='cpu', strict: bool = False, revise_keys=None
@@ -58,6 +78,8 @@ class CheckpointRunner(Runner):
         checkpoint['state_dict'] = convert_for_model(content, model, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_state_dict(model, checkpoint['state_dict'], strict, self.logger)
+        # Buffers may be infinite, as masks are.
+        check_finite(dict(model.named_parameters()), filename)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint

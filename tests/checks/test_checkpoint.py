@@ -29,16 +29,6 @@ def test_pretrained_weights_are_tried(tmp_path):
         checks.check_pretrained(checks.build_model(wrong))
 
 
-def test_resuming_needs_a_checkpoint(tmp_path):
-    with pytest.raises(UserError, match='--resume found no checkpoint in'):
-        checks.latest_checkpoint(str(tmp_path))
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_4.pth'))
-    with pytest.raises(UserError, match='--resume found no checkpoint in'):
-        checks.latest_checkpoint(str(tmp_path))
-    (tmp_path / 'iter_4.pth').touch()
-    assert checks.latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_4.pth')
-
-
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / 'model.pth'

@@ -262,8 +262,19 @@ def test_weights_alone_to_resume_from(fails, tiny_config, trained, tmp_path):
     fails('train.py', tiny_config, '--resume', path, message=message)
 
 
-def test_nothing_to_resume_from(fails, tiny_config):
-    fails('train.py', tiny_config, '--resume', message='--resume found no checkpoint in .*existing')
+def test_weights_that_are_not_finite(fails, tiny_config, trained, tmp_path):
+    content = torch.load(trained / 'iter_6.pth', weights_only=False)
+    content['state_dict']['backbone.patch_embed.proj.weight'][0, 0, 0, 0] = float('nan')
+    path = tmp_path / 'broken.pth'
+    torch.save(content, path)
+    message = 'broken.pth holds NaN .* in 1 tensors, such as backbone.patch_embed.proj.weight'
+    fails('test.py', tiny_config, path, message=message)
+
+
+def test_a_work_folder_of_another_run(fails, tiny_config, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / 'other')
+    message = 'the work folder .*other holds iter_6.pth of another run.*--resume.*--work-dir'
+    fails('train.py', tiny_config, '--work-dir', tmp_path / 'other', message=message)
 
 
 # The work folder

@@ -82,3 +82,10 @@ def test_resume_with_a_file_resumes_from_that_file(config, uninterrupted, tmp_pa
     assert result.status == 0, result.stderr
     expected = read_losses(uninterrupted)
     assert read_losses(work_dir) == {step: expected[step] for step in (5, 6)}
+
+
+def test_nothing_to_resume_from_is_a_beginning(config, uninterrupted, tmp_path):
+    result = run_tool('train.py', config, '--work-dir', tmp_path, '--resume')
+    assert result.status == 0, result.stderr
+    assert f'No checkpoint in {tmp_path}: training begins at iteration 1' in result.stdout
+    assert read_losses(tmp_path) == read_losses(uninterrupted)
