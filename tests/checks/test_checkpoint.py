@@ -40,6 +40,20 @@ def test_a_checkpoint_of_the_model_passes(checkpoint):
     checks.check_checkpoint(checkpoint, weights(backbone_a=(2, 3), head_b=(4,)), strict=True)
 
 
+@pytest.mark.parametrize('strict', [True, False])
+def test_parameters_are_finite_and_masks_in_buffers_need_not_be(tmp_path, strict):
+    model = weights(backbone_a=(2, 3), backbone_b=(4,))
+    model.backbone.register_buffer('mask', torch.tensor([-float('inf')]))
+    state = model.state_dict()
+    path = str(tmp_path / 'model.pth')
+    torch.save(state, path)
+    checks.check_checkpoint(path, model, strict)
+    state['backbone.b'][2] = float('nan')
+    torch.save(state, path)
+    with pytest.raises(UserError, match='model.pth has weights that are NaN .*backbone.b'):
+        checks.check_checkpoint(path, model, strict)
+
+
 def test_other_heads_pass_for_fine_tuning_alone(checkpoint):
     model = weights(backbone_a=(2, 3), head_b=(5,))
     checks.check_checkpoint(checkpoint, model, strict=False)
