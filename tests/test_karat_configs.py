@@ -56,7 +56,7 @@ def test_the_universal_and_the_both_in_one_model_are_built():
 
 
 def test_the_recipe_is_that_of_the_paper():
-    # FACTS.md, section 7: 100 epochs, batch 128, AdamW, 5e-4 scaled by batch / 512, drop path 0.1.
+    # 100 epochs, batch 128, AdamW, 5e-4 scaled by batch / 512, drop path 0.1.
     for name in CLASSIFIERS:
         cfg = load(name)
         optimizer = cfg.optim_wrapper.optimizer
