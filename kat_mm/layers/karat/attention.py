@@ -46,7 +46,7 @@ class KArAt(SoftmaxAttention):
             projected onto the probability simplex. This and ``attn_drop_rate`` need the weights of
             all pairs of tokens, as a (B, heads, N, N) tensor. 'hidden' projects, with 'phi1_w2',
             the r outputs of the functions instead, before the linear map. Default: False.
-        operator_init: 'normal': coefficients of functions start from N(0, 1); 'scaled': such that
+        function_init: 'normal': coefficients of functions start from N(0, 1); 'scaled': such that
             outputs of every layer have about the variance of its inputs. Default: 'normal'.
         fused: Whether the expansions of the scores in the basis are used up where they are made,
             and made again in the backward pass. False holds them all: the same numbers, for
@@ -75,7 +75,7 @@ class KArAt(SoftmaxAttention):
         freeze_base: bool = False,
         num_karat_heads: int | str | None = None,
         project_l1: bool | str = False,
-        operator_init: str = 'normal',
+        function_init: str = 'normal',
         fused: bool = True,
         qkv_bias: bool = True,
         attn_drop_rate: float = 0.0,
@@ -112,7 +112,7 @@ class KArAt(SoftmaxAttention):
             modular,
             rank,
             project_l1,
-            operator_init,
+            function_init,
             kan_cfg,
         )
 

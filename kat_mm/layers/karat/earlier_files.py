@@ -64,7 +64,9 @@ def rename_earlier(operator: nn.Module, state_dict: dict, prefix: str, *_) -> No
 
 def _check_meaning(project_l1: bool | str, layer: nn.Module, has_base: bool, prefix: str) -> None:
     if project_l1:
-        raise _refusal(prefix, 'knows a projection onto the l1 ball alone, and not onto the simplex')
+        raise _refusal(
+            prefix, 'knows a projection onto the l1 ball alone, and not onto the simplex'
+        )
     if isinstance(layer.basis, Rational):
         raise _refusal(prefix, 'has rational functions with another denominator')
     if isinstance(layer.basis, Wavelet) and layer.basis.wavelet in ('meyer', 'shannon'):

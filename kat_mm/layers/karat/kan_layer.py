@@ -34,8 +34,8 @@ _recompute = functools.partial(checkpoint, use_reentrant=False, preserve_rng_sta
 class KANLayer(nn.Module):
     """y_o = sum_i base(x_i) + phi_oi(x_i), with functions of its own for each head.
 
-    With ``scales`` it is c_oi base(x_i) + d_oi phi_oi(x_i), as in pykan, with learnable c and d that
-    start at 1. All parameters have (outputs, inputs) as their last dimensions.
+    With ``scales`` it is c_oi base(x_i) + d_oi phi_oi(x_i), as in pykan, with learnable c and d
+    that start at 1. All parameters have (outputs, inputs) as their last dimensions.
 
     Args:
         num_heads: Heads.

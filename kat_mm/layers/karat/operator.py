@@ -95,7 +95,7 @@ class ScoreOperator(nn.Module):
             )
         if start not in ('normal', 'scaled'):
             raise ValueError(
-                f"KArAt: operator_init={start!r} is unknown; choose 'normal' or 'scaled'"
+                f"KArAt: function_init={start!r} is unknown; choose 'normal' or 'scaled'"
             )
         self.layers = nn.ModuleList()
         widths = [tokens, *[rank] * (depth - 1), tokens]
