@@ -8,9 +8,10 @@ from scipy.stats import kstest
 from torch import nn
 
 from kat_mm.errors import UserError
-from kat_mm.layers.karat import ScoreOperator, project_simplex
+from kat_mm.layers.karat import ScoreOperator, kan_layer, project_simplex
 from kat_mm.layers.karat.linear_map import LinearMap
 from kat_mm.layers.karat.token_axis import resize_token_axis
+from kat_mm.ops import fourier_low_rank
 
 HEADS, RANK, GRID = 2, 5, (2, 3)
 KAN = dict(basis='fourier', base='zero', scales=False)
@@ -101,6 +102,32 @@ def test_projections_act_on_the_weights_of_a_row_or_before_the_linear_map(kind, 
         weights = operator(q, k, None, GRID)
         assert weights.min() >= 0 and weights.max() <= 1
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, HEADS, 7).double())
+
+
+@pytest.mark.parametrize(
+    'kind, options, calls',
+    [
+        *((kind, {}, int(kind not in ('w1_phi2', 'phi3_phi2_w1'))) for kind in KINDS),
+        ('phi1_w2', dict(scales=True), 1),
+        ('phi1_w2', dict(base='silu'), 1),
+        ('phi1_w2', dict(project_l1='hidden'), 1),
+        ('phi1_w2', dict(project_l1=True), 1),
+        ('phi1_w2', dict(fused=False), 0),
+        ('phi1_w2', dict(basis='bspline'), 0),
+        ('phi1_w2', dict(basis='wavelet'), 0),
+        ('phi1_w2', dict(basis='rational'), 0),
+    ],
+)
+def test_one_fused_operator_serves_the_functions_of_scores(kind, options, calls, monkeypatch):
+    called = []
+
+    def counted(*args):
+        called.append(args)
+        return fourier_low_rank(*args)
+
+    monkeypatch.setattr(kan_layer, 'fourier_low_rank', counted)
+    make(kind, **options)(*tokens(7), GRID)
+    assert len(called) == calls
 
 
 @pytest.mark.parametrize('basis, per_pair', [('fourier', 2 * 3), ('wavelet', 3), ('rational', 10)])
