@@ -58,6 +58,13 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
             reasons = [f'it lacks {len(missing)} tensors, such as {missing[0]}'] if missing else []
     except RuntimeError as error:
         reasons = [line.strip() for line in str(error).splitlines()[1:4]]
+    renamed = sorted(parameters.keys() - state.keys())
+    if resume and renamed and not reasons:
+        raise UserError(
+            f'checkpoint {path} has parameters of other names than the model, such as '
+            f'{renamed[0]}: their weights can be loaded, but the state of the optimizer is in '
+            f'another order. Leave out --resume and give --cfg-options load_from={path}'
+        )
     if reasons:
         raise UserError(
             f'checkpoint {path} does not fit the model of the config: {"; ".join(reasons)}. '
