@@ -7,6 +7,7 @@ from .group_rational import group_rational
 from .linear import linear
 from .low_rank import low_rank_attend
 from .qkv_linear import qkv_linear, split_heads
+from .resize import resize
 
 __all__ = [
     'FeedForwardParameters',
@@ -19,5 +20,6 @@ __all__ = [
     'linear',
     'low_rank_attend',
     'qkv_linear',
+    'resize',
     'split_heads',
 ]
