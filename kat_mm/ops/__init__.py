@@ -8,9 +8,11 @@ from .linear import linear
 from .low_rank import low_rank_attend
 from .qkv_linear import qkv_linear, split_heads
 from .resize import resize
+from .resized_cross_entropy import ResizedCrossEntropy, resized_cross_entropy
 
 __all__ = [
     'FeedForwardParameters',
+    'ResizedCrossEntropy',
     'add_branch',
     'add_layer_norm',
     'end_branch',
@@ -21,5 +23,6 @@ __all__ = [
     'low_rank_attend',
     'qkv_linear',
     'resize',
+    'resized_cross_entropy',
     'split_heads',
 ]

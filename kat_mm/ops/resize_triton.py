@@ -52,30 +52,24 @@ def first_output(i, size_in, size_out, taps, ALIGN: tl.constexpr):
 
 
 @triton.jit
-def _tile_of_program(
-    channels, width, pixels, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, LAST: tl.constexpr
-):
-    """Image, channels, rows and columns of a tile, the contiguous ones along its last dimension."""
+def _tile_of_program(channels, width, pixels, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Image, channels, rows, columns and mask of a tile of (pixels, channels)."""
     blocks = tl.cdiv(channels, CHANNELS)
     program = tl.program_id(0)
-    c = (program % blocks) * CHANNELS + tl.arange(0, CHANNELS)
+    c = (program % blocks) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     program = program // blocks
     tiles = tl.cdiv(pixels, PIXELS)
-    p = (program % tiles) * PIXELS + tl.arange(0, PIXELS)
+    p = (program % tiles) * PIXELS + tl.arange(0, PIXELS)[:, None]
     image = (program // tiles).to(tl.int64)
-    if LAST:
-        c, p = c[None, :], p[:, None]
-    else:
-        c, p = c[:, None], p[None, :]
     mask = (c < channels) & (p < pixels)
     p = tl.minimum(p, pixels - 1)  # positions of no pixel overflow otherwise
     return image, c, p // width, p % width, mask
 
 
-SIZES = ['height_in', 'width_in', 'height_out', 'width_out', 'channels']
+_SIZES = ['height_in', 'width_in', 'height_out', 'width_out']
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=_SIZES)
 def _resize_kernel(
     x_ptr,
     y_ptr,
@@ -93,13 +87,12 @@ def _resize_kernel(
     y_row,
     y_column,
     ALIGN: tl.constexpr,
-    LAST: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
     image, c, row, column, mask = _tile_of_program(
-        channels, width_out, height_out * width_out, PIXELS, CHANNELS, LAST
+        channels, width_out, height_out * width_out, PIXELS, CHANNELS
     )
     top, bottom, down = neighbours(row, height_in, height_out, ALIGN, DTYPE)
     left, right, across = neighbours(column, width_in, width_out, ALIGN, DTYPE)
@@ -123,7 +116,7 @@ def hat(o, i, size_in, size_out, ALIGN: tl.constexpr, DTYPE: tl.constexpr):
     return tl.maximum(divisor - distance, 0).to(DTYPE) / divisor.to(DTYPE)
 
 
-@triton.jit(do_not_specialize=[*SIZES, 'taps_y'])
+@triton.jit(do_not_specialize=[*_SIZES, 'taps_y'])
 def _resize_backward_kernel(
     grad_ptr,
     grad_x_ptr,
@@ -144,13 +137,12 @@ def _resize_backward_kernel(
     TAPS_X: tl.constexpr,
     UNROLL: tl.constexpr,
     ALIGN: tl.constexpr,
-    LAST: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
     image, c, row, column, mask = _tile_of_program(
-        channels, width_in, height_in * width_in, PIXELS, CHANNELS, LAST
+        channels, width_in, height_in * width_in, PIXELS, CHANNELS
     )
     top = first_output(row, height_in, height_out, taps_y, ALIGN)
     left = first_output(column, width_in, width_out, TAPS_X, ALIGN)
@@ -199,7 +191,6 @@ def _constants(
     column = min(triton.next_power_of_2(others_in_row), tile // row)
     return Constants(
         ALIGN=align_corners,
-        LAST=channels_last,
         PIXELS=column if channels_last else row,
         CHANNELS=row if channels_last else column,
         DTYPE=tl.float64 if torch.float64 in dtypes else tl.float32,
@@ -255,14 +246,15 @@ def _gather(grad: Tensor, grad_x: Tensor, align_corners: bool) -> Tensor:
         return grad_x
     height, width = grad_x.shape[2:]
     taps_x = taps(width, grad.shape[3], align_corners)
+    channels_last = _is_channels_last(grad)
     constants = _constants(
         grad.shape[1],
         height * width,
         align_corners,
-        _is_channels_last(grad),
+        channels_last,
         (grad.dtype, grad_x.dtype),
         TAPS_X=taps_x,
-        UNROLL=min(taps_x, 8),
+        UNROLL=min(taps_x, 8 if channels_last else 2),
     )
     launch(
         _resize_backward_kernel,
