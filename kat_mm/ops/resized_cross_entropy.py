@@ -67,7 +67,7 @@ def resized_cross_entropy(
     check_maps(name, 'logits', logits)
     _check(name, logits, labels, class_weight)
     sums, _, _ = _operator(logits, labels, class_weight, ignore_index, align_corners)
-    return ResizedCrossEntropy(*sums.unbind())
+    return ResizedCrossEntropy(sums[0], *sums.detach()[1:].unbind())
 
 
 def _check(name: str, logits: Tensor, labels: Tensor, class_weight: Tensor | None) -> None:
