@@ -31,7 +31,8 @@ def resize(x: Tensor, size: tuple[int, int], align_corners: bool = False) -> Ten
             the corners of these pixels. Default: False.
 
     Returns:
-        Tensor (B, C, H, W) of x's dtype, channels last in memory where x is, else contiguous.
+        Tensor (B, C, H, W) of x's dtype, channels last in memory where x is (single
+        pixels are), else contiguous.
 
     Raises:
         ValueError: x has not four dimensions, or a side is not positive or too long.
@@ -64,8 +65,8 @@ def check_size(operator: str, size, name: str = 'size') -> tuple[int, int]:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """What ``x`` is in memory, or nearest to: channels last or contiguous."""
-    channels_last = x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous()
+    """What ``x`` is in memory, or nearest to; single pixels, which are both, are channels last."""
+    channels_last = x.stride(1) == 1 and x.shape[1] > 1
     return torch.channels_last if channels_last else torch.contiguous_format
 
 

@@ -327,10 +327,7 @@ def backward(
     )
     launch(
         _backward_kernel,
-        batch
-        * cdiv(height, rows)
-        * cdiv(width, columns)
-        * cdiv(classes, constants['BLOCK_K']),
+        batch * cdiv(height, rows) * cdiv(width, columns) * cdiv(classes, constants['BLOCK_K']),
         constants,
         (grad, logits, lse, targets, class_weight, grad_logits),
         (height, width, *targets.shape[1:]),

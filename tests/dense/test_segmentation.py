@@ -20,9 +20,7 @@ CLASSES, WIDTH = 7, 16
 ARCH = dict(embed_dims=WIDTH, num_layers=4, num_heads=2, feedforward_channels=32)
 NORM = dict(type='BN')
 COMMON = dict(num_classes=CLASSES, dropout_ratio=0.0, align_corners=False, norm_cfg=NORM)
-PYRAMID = dict(
-    in_channels=[WIDTH] * 4, in_index=[0, 1, 2, 3], channels=8, num_classes=CLASSES
-)
+PYRAMID = dict(in_channels=[WIDTH] * 4, in_index=[0, 1, 2, 3], channels=8, num_classes=CLASSES)
 HEADS = {
     'UPerHead': dict(type='UPerHead', **{**COMMON, **PYRAMID}, pool_scales=(1, 2, 3)),
     'FCNHead': dict(type='FCNHead', **COMMON, in_channels=WIDTH, in_index=2, channels=8),

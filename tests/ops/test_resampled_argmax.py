@@ -74,9 +74,7 @@ def test_taps_are_the_nonzero_entries_of_a_matrix():
 def test_the_operator_keeps_the_rules_of_torch_library(device):
     logits = random(1, 5, 3, 4).to(device)
     sizes = taps(3, 6, device=device), taps(4, 7, device=device)
-    torch.library.opcheck(
-        torch.ops.kat_mm.resampled_argmax.default, (logits, *sizes[0], *sizes[1])
-    )
+    torch.library.opcheck(torch.ops.kat_mm.resampled_argmax.default, (logits, *sizes[0], *sizes[1]))
 
 
 def test_what_does_not_fit_is_refused():

@@ -42,9 +42,7 @@ def make(case, dtype=torch.float64, device='cpu', weighted=False, ignored=0.2):
 def truth(logits, labels, weight, align_corners):
     logits = logits.detach().cpu().double().requires_grad_()
     labels, weight = labels.cpu().long(), None if weight is None else weight.cpu().double()
-    resized = F.interpolate(
-        logits, labels.shape[1:], mode='bilinear', align_corners=align_corners
-    )
+    resized = F.interpolate(logits, labels.shape[1:], mode='bilinear', align_corners=align_corners)
     loss = F.cross_entropy(resized, labels, weight, ignore_index=255, reduction='sum')
     valid = labels != 255
     weights = torch.ones_like(logits[0, :, 0, 0]) if weight is None else weight
@@ -66,9 +64,7 @@ def run_operator(logits, labels, weight, align_corners):
 def run_kernels(logits, labels, weight, align_corners):
     sums, lse, targets = triton_backend.forward(logits, labels, weight, 255, align_corners)
     grad = torch.ones_like(sums[0])
-    return sums.unbind(), triton_backend.backward(
-        grad, logits, lse, targets, weight, align_corners
-    )
+    return sums.unbind(), triton_backend.backward(grad, logits, lse, targets, weight, align_corners)
 
 
 BACKENDS = {'operator': run_operator, 'kernels': run_kernels}
@@ -155,7 +151,9 @@ def test_pixels_that_are_all_ignored_have_no_loss_and_no_gradient(backend):
 def test_large_logits_do_not_overflow(backend):
     logits, labels, _ = make(CASES[0], torch.float32)
     logits *= 1000
-    assert_close(BACKENDS[backend](logits, labels, None, False), truth(logits, labels, None, False), 1e-4)
+    assert_close(
+        BACKENDS[backend](logits, labels, None, False), truth(logits, labels, None, False), 1e-4
+    )
 
 
 def test_an_unknown_label_raises_on_a_cpu():
