@@ -38,6 +38,7 @@ def _register_all() -> None:
         engine.PlotRationalsHook,
         engine.PreemptionHook,
         engine.SeedIterationHook,
+        engine.SegmentationKernelsHook,
     ):
         registry.HOOKS.register_module(module=hook)
     registry.OPTIM_WRAPPER_CONSTRUCTORS.register_module(

@@ -7,6 +7,7 @@ from .float32_boxes import Float32BoxesHook
 from .hooks import AverageLossHook, PlotRationalsHook, SeedIterationHook
 from .optim import LayerDecayOptimWrapperConstructor
 from .runner import CheckpointRunner
+from .segmentation_kernels import SegmentationKernelsHook
 from .signals import PreemptionHook
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     'PreemptionHook',
     'ResumableEpochLoop',
     'SeedIterationHook',
+    'SegmentationKernelsHook',
 ]
