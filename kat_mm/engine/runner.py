@@ -78,11 +78,9 @@ class CheckpointRunner(Runner):
             return
         if not torch.cuda.is_available():
             self.logger.info('cuda_graphs needs a GPU: there are none')
-        elif wrapper is not model and not isinstance(
-            wrapper, DistributedDataParallel | BaseTTAModel
-        ):
+        elif is_model_wrapper(self.model) and not isinstance(self.model, DistributedDataParallel):
             self.logger.warning(
-                f'CUDA graphs: none, since parameters move about in {type(wrapper).__name__}'
+                f'CUDA graphs: none, since parameters move about in {type(self.model).__name__}'
             )
         else:
             graph_parts(model, *([] if parts is True else [parts]))

@@ -78,7 +78,7 @@ def test_what_cannot_be_compiled_is_left_and_said_once(caplog):
     with caplog.at_level(logging.WARNING, logger='kat_mm'):
         for _ in range(2):
             assert model(x).item() == plain(x).item()
-    messages = [record.getMessage() for record in caplog.records if record.name.startswith('kat')]
+    messages = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
     assert len(messages) == 2
     assert 'backbone cannot be compiled and is left as it is' in messages[0]
     assert 'no such operator' in messages[0]
