@@ -6,6 +6,7 @@ from .fourier_low_rank import fourier_low_rank
 from .group_rational import group_rational
 from .linear import linear
 from .low_rank import low_rank_attend
+from .nms import suppress
 from .qkv_linear import qkv_linear, split_heads
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     'low_rank_attend',
     'qkv_linear',
     'split_heads',
+    'suppress',
 ]
