@@ -27,6 +27,11 @@ from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'kat_b_mask_rcnn_lsj_coco.py'
 QUICK_CONFIG = CONFIG.with_name('kat_t_mask_rcnn_sample.py')
+QUICK = {
+    'model.backbone.arch': dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64),
+    'model.backbone.global_attn_indices': (1,),
+    'model.neck.in_channels': 32,
+}
 # Which of our heads, CUDA graphs and torch.compile a variant has.
 VARIANTS = {
     'mmdet': (),
@@ -275,12 +280,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(out_dir: Path, images: list[int], variants: list[str], quick: bool, profiles: bool) -> None:
-    size = 128 if quick else 1024
+    size = 64 if quick else 1024
     cfg = load_config(QUICK_CONFIG if quick else CONFIG, size)
-    rounds, steps = (2, 1) if quick else (5, 5)
+    if quick:
+        cfg.merge_from_dict(QUICK)
+    rounds, steps = (1, 1) if quick else (5, 5)
     results = dict(
         settings=dict(
-            config=cfg.filename.rpartition('/')[2], size=size, rounds=rounds, steps=steps
+            config=(QUICK_CONFIG if quick else CONFIG).name, size=size, rounds=rounds, steps=steps
         ),
         machine=machine(),
         images={},
