@@ -188,3 +188,43 @@ def test_images_without_objects(same_draws):
 
 def test_images_that_do_not_fill_the_batch(same_draws):
     compare(load_config(), *batch(3, 5, pad=(48, 40)))
+
+
+def predict(model, images, samples, rescale):
+    with torch.no_grad():
+        return [
+            sample.pred_instances
+            for sample in model.eval().predict(images, copy.deepcopy(samples), rescale)
+        ]
+
+
+@pytest.mark.parametrize(
+    'changes, rescale',
+    [
+        ({}, True),
+        ({'roi_head.bbox_head.reg_class_agnostic': False}, False),
+        ({'roi_head.mask_head': None, 'roi_head.mask_roi_extractor': None}, True),
+        ({'test_cfg.rcnn.score_thr': 1.0}, True),
+        ({'test_cfg.rcnn.nms.type': 'soft_nms', 'test_cfg.rcnn.score_thr': 0.3}, True),
+    ],
+)
+def test_predictions_are_those_of_mmdet(changes, rescale, monkeypatch):
+    monkeypatch.undo()  # mmcv's own suppression
+    cfg = load_config(**{'test_cfg.rcnn.max_per_img': 30, **changes})
+    plain = build(cfg).float()
+    images, samples = batch(2, 3, 1)
+    for sample in samples:
+        sample.set_metainfo(dict(scale_factor=(0.5, 0.25), ori_shape=(256, 128)))
+    fast = copy.deepcopy(plain)
+    use_fast_heads(fast)
+    want, got = (predict(model, images.float(), samples, rescale) for model in (plain, fast))
+    for one, other in zip(want, got, strict=True):
+        assert set(one.keys()) == set(other.keys())
+        for key in one.keys():
+            if one[key].dtype == torch.bool:
+                assert one[key].shape == other[key].shape
+                assert (one[key] != other[key]).sum() <= 1e-3 * one[key].numel()
+            else:
+                torch.testing.assert_close(other[key], one[key], rtol=1e-4, atol=1e-3)
+    found = sum(map(len, want))
+    assert (found == 0) == (changes.get('test_cfg.rcnn.score_thr') == 1.0)
