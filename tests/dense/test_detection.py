@@ -1,12 +1,14 @@
 """Heads of mmdet with and without ours: the same losses, gradients and predictions."""
 
 import copy
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from mmdet.models import MaskRCNN, RPNHead
 from mmdet.models.dense_heads import rpn_head
 from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.structures import DetDataSample
@@ -205,7 +207,7 @@ def predict(model, images, samples, rescale):
         ({'roi_head.bbox_head.reg_class_agnostic': False}, False),
         ({'roi_head.mask_head': None, 'roi_head.mask_roi_extractor': None}, True),
         ({'test_cfg.rcnn.score_thr': 1.0}, True),
-        ({'test_cfg.rcnn.nms.type': 'soft_nms', 'test_cfg.rcnn.score_thr': 0.3}, True),
+        ({'test_cfg.rcnn.nms.type': 'soft_nms'}, True),
     ],
 )
 def test_predictions_are_those_of_mmdet(changes, rescale, monkeypatch):
@@ -228,3 +230,49 @@ def test_predictions_are_those_of_mmdet(changes, rescale, monkeypatch):
                 torch.testing.assert_close(other[key], one[key], rtol=1e-4, atol=1e-3)
     found = sum(map(len, want))
     assert (found == 0) == (changes.get('test_cfg.rcnn.score_thr') == 1.0)
+
+
+def test_other_parts_keep_the_way_of_mmdet_and_the_log_says_which(caplog):
+    cfg = load_config(
+        **{
+            'train_cfg.rpn.sampler.type': 'InstanceBalancedPosSampler',
+            'roi_head.bbox_head.loss_cls': dict(type='FocalLoss', use_sigmoid=True),
+            'roi_head.bbox_roi_extractor.roi_layer.sampling_ratio': 2,
+        }
+    )
+    model = build(cfg)
+    classes = {name: type(module) for name, module in model.named_modules()}
+    with caplog.at_level(logging.INFO, logger='kat_mm'):
+        assert use_fast_heads(model) == ['roi_head.mask_roi_extractor']
+    for name, module in model.named_modules():
+        assert (type(module) is classes[name]) == (name != 'roi_head.mask_roi_extractor')
+    assert "rpn_head keeps mmdet's way: sampler" in caplog.text
+    assert "roi_head keeps mmdet's way: bbox_head.loss_cls" in caplog.text
+
+
+def test_other_models_of_the_process_and_the_state_are_left_alone():
+    cfg = load_config()
+    model, other = build(cfg), build(cfg)
+    names = list(model.state_dict())
+    use_fast_heads(model)
+    assert list(model.state_dict()) == names
+    assert isinstance(model, MaskRCNN) and isinstance(model.rpn_head, FastRPNHead)
+    assert type(other) is MaskRCNN and type(other.rpn_head) is RPNHead
+    images, samples = batch(2)
+    same = copy.deepcopy(model)
+    assert losses_and_gradients(same, images, samples)[0].keys()
+    assert isinstance(same.rpn_head, FastRPNHead)
+
+
+def test_proposals_are_those_of_mmdet_to_heads_that_are_not_ours():
+    plain = build(load_config())
+    fast = copy.deepcopy(plain)
+    use_fast_heads(fast)
+    images, samples = batch(2, 3)
+    maps = [torch.randn(2, 64, 16 // 2**i, 16 // 2**i).double() for i in range(4)]
+    want, got = (model.rpn_head.predict(maps, samples) for model in (plain, fast))
+    assert len(want) == len(got) == 2
+    for one, other in zip(want, got, strict=True):
+        assert len(one) > 20
+        for key in ('bboxes', 'scores', 'labels'):
+            torch.testing.assert_close(other[key], one[key])
