@@ -33,6 +33,7 @@ def _register_all() -> None:
     for hook in (
         engine.AtomicCheckpointHook,
         engine.AverageLossHook,
+        engine.FastDetectionHook,
         engine.FiniteLossHook,
         engine.Float32BoxesHook,
         engine.PlotRationalsHook,

@@ -2,6 +2,7 @@
 
 from .checkpoint_hook import AtomicCheckpointHook
 from .epoch_loop import ResumableEpochLoop
+from .fast_detection import FastDetectionHook
 from .finite import FiniteLossHook
 from .float32_boxes import Float32BoxesHook
 from .hooks import AverageLossHook, PlotRationalsHook, SeedIterationHook
@@ -14,6 +15,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'AverageLossHook',
     'CheckpointRunner',
+    'FastDetectionHook',
     'FiniteLossHook',
     'Float32BoxesHook',
     'LayerDecayOptimWrapperConstructor',

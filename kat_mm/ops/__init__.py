@@ -6,6 +6,7 @@ from .fourier_low_rank import fourier_low_rank
 from .group_rational import group_rational
 from .linear import linear
 from .low_rank import low_rank_attend
+from .nms import suppress
 from .qkv_linear import qkv_linear, split_heads
 from .resampled_argmax import Taps, bilinear_rows, resampled_argmax
 from .resize import resize
@@ -29,4 +30,5 @@ __all__ = [
     'resize',
     'resized_cross_entropy',
     'split_heads',
+    'suppress',
 ]

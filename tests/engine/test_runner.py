@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from kat_mm.engine import CheckpointRunner
+from kat_mm.engine import runner as runner_module
 
 
 class Numbers(Dataset):
@@ -63,3 +64,24 @@ def test_workers_end_with_a_run_that_fails(tmp_path):
     with pytest.raises(RuntimeError, match='as it was told'):
         make_runner(tmp_path, fails=True).train()
     assert not set(multiprocessing.active_children()) - before
+
+
+def test_a_config_compiles_and_graphs_the_parts_of_a_model(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    for name in ('compile_parts', 'graph_parts'):
+        monkeypatch.setattr(
+            runner_module, name, lambda *args, _name=name, **kwargs: told.append((_name, kwargs))
+        )
+    runner = make_runner(tmp_path, fails=False)
+    runner._maybe_compile('train_step')
+    assert not told
+    runner.cfg.merge_from_dict(dict(compile=dict(backend='eager'), cuda_graphs=True))
+    runner._maybe_compile('train_step')
+    runner.cfg.merge_from_dict(dict(compile=True, cuda_graphs=False))
+    runner._maybe_compile('test_step')
+    assert told == [
+        ('compile_parts', dict(training=True, backend='eager')),
+        ('graph_parts', {}),
+        ('compile_parts', dict(training=False)),
+    ]
