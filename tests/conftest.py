@@ -2,7 +2,6 @@ import os
 
 import pytest
 import torch
-
 # Without a GPU the kernels run under Triton's interpreter, which must be chosen before they load.
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
@@ -30,3 +29,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def trust_of_the_process(monkeypatch):
+    """A tool that a test runs decides for its own process alone, as if it had one."""
+    from kat_mm.checkpoints import trust
+
+    monkeypatch.setattr(trust, '_trusted', None)

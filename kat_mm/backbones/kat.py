@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kat_mm.arguments import check_int, check_rate
+from kat_mm.checkpoints import guard_files_of
 from kat_mm.layers import BlockSpec, PatchEmbed, find_grid, resize_pos_embed
 from kat_mm.layers.init import init_children
 
@@ -92,6 +93,7 @@ class KAT(nn.Module):
         init_cfg: dict | None = None,
     ):
         super().__init__()
+        guard_files_of(KAT)
         arch = resolve_arch(arch)
         self.embed_dims = arch['embed_dims']
         self.depth = arch['num_layers']  # of the arch; num_layers are built
