@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+
 # Without a GPU the kernels run under Triton's interpreter, which must be chosen before they load.
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')

@@ -1,7 +1,7 @@
 """Files that may run code as they are read: who reads them, and what is read of them instead.
 
-A pickle, as which ``torch.save`` writes, may call anything. Here it may hold tensors, arrays and what
-the logs of mmengine consist of. That holds
+A pickle, as which ``torch.save`` writes, may call anything. Here it may hold tensors, arrays and
+what the logs of mmengine consist of. That holds
 
 - for :func:`kat_mm.checkpoints.read_checkpoint`;
 - for whatever OpenMMLab's libraries read for a model that holds a KAT, once there is one; what they
@@ -211,10 +211,12 @@ class _DataUnpickler(pickle.Unpickler):
     """Reads arrays, and mmengine's structures of them."""
 
     def find_class(self, module: str, name: str):
-        known = _data_globals()
-        if f'{module}.{name}' not in known:
-            raise pickle.UnpicklingError(f'it wants {module}.{name}')
-        return known[f'{module}.{name}']
+        name = (
+            f'{IMPORT_MAPPING.get(module, module)}.{name}'
+        )
+        if name not in _data_globals():
+            raise pickle.UnpicklingError(f'it wants {name}')
+        return _data_globals()[name]
 
 
 @functools.cache
@@ -224,7 +226,8 @@ def _data_globals() -> dict:
     from mmengine.structures import BaseDataElement, InstanceData
 
     known = dict(reversed(item) for item in _checkpoint_globals() if isinstance(item, tuple))
-    for item in (*_checkpoint_globals(), encode, OrderedDict, BaseDataElement, InstanceData):
+    structures = BaseDataElement, InstanceData
+    for item in (*_checkpoint_globals(), *structures, OrderedDict, set, frozenset, encode):
         if not isinstance(item, tuple):
             known[f'{item.__module__}.{item.__qualname__}'] = item
             # Where its package shows it.
@@ -273,8 +276,8 @@ def _checkpoint_globals() -> list:
 
         def history_buffer_method(owner: type, name: str):
             """The only ``getattr`` that reading may do: log buffers name their methods."""
-            if owner is not HistoryBuffer:
-                raise pickle.UnpicklingError(f'it asks for {owner}.{name}')
+            if owner is not HistoryBuffer or name.startswith('_'):
+                raise pickle.UnpicklingError(f'it asks for {name} of {owner}')
             return getattr(owner, name)
 
         names += [
