@@ -211,9 +211,7 @@ class _DataUnpickler(pickle.Unpickler):
     """Reads arrays, and mmengine's structures of them."""
 
     def find_class(self, module: str, name: str):
-        name = (
-            f'{IMPORT_MAPPING.get(module, module)}.{name}'
-        )
+        name = f'{IMPORT_MAPPING.get(module, module)}.{name}'
         if name not in _data_globals():
             raise pickle.UnpicklingError(f'it wants {name}')
         return _data_globals()[name]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from mmengine.structures import InstanceData
 from torch import nn
@@ -96,6 +97,13 @@ def init_detector(checkpoint):
     return init_detector(detector(), checkpoint, device='cpu')
 
 
+def init_neck(checkpoint):
+    cfg = detector()
+    cfg.model.neck.init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+    with MODELS.switch_scope_and_registry('mmdet') as registry:
+        registry.build(cfg.model).init_weights()
+
+
 def init_segmentor(checkpoint):
     from mmseg.apis import init_model
 
@@ -108,6 +116,7 @@ WAYS = {
     'model.init_cfg': lambda path: init_weights(classifier(), checkpoint=path),
     'backbone.init_cfg': lambda path: init_weights(classifier(), 'backbone', checkpoint=path),
     'head.init_cfg': lambda path: init_weights(classifier(), 'head', checkpoint=path),
+    'neck.init_cfg': init_neck,
     'prefix': lambda path: init_weights(classifier(), 'head', checkpoint=path, prefix='head.'),
     'init_detector': init_detector,
     'init_model': init_segmentor,
@@ -125,7 +134,11 @@ def test_code_in_a_file_does_not_run_for_a_model_that_holds_a_kat(way, evil, ran
     assert not ran.exists()
 
 
-@pytest.mark.parametrize('way', set(WAYS) - {'load_checkpoint', 'backbone.init_cfg', 'prefix'})
+# Each reader once.
+LOADING = ('get_model', 'model.pretrained', 'head.init_cfg', 'init_detector', 'init_model')
+
+
+@pytest.mark.parametrize('way', LOADING)
 def test_weights_and_logs_load_on_the_same_ways(way, tmp_path, logged):
     model = WAYS[way](None if way.startswith('init_') else logged({}))
     state = {key: torch.full_like(value, 0.5) for key, value in model.state_dict().items()}
