@@ -43,6 +43,10 @@ class GroupRational(nn.Module):
     Parameters have the official KAT's names: ``weight_numerator`` of (num_numerator_groups, m + 1)
     and ``weight_denominator`` of (num_groups, n).
 
+    The packaged fits are finite, forward and backward, up to an input of 65504 in float16, 2e7 in
+    bfloat16 and float32, and 2e61 in float64; what is infinite or NaN gives NaN. For the reason,
+    and for other coefficients, see :func:`kat_mm.ops.group_rational`.
+
     Args:
         num_channels: Channels of the input, its last dimension.
         num_groups: Groups of the denominator; must divide ``num_channels``. Default: 8.
