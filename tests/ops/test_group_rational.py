@@ -550,22 +550,21 @@ def test_beyond_the_edges_overflow_shows(dtype, beyond, backend, device):
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('backend', BACKENDS)
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-@pytest.mark.parametrize('order', [(5, 4), (1, 3), (2, 0)])
-def test_infinite_or_undefined_input_shows_in_its_gradients_alone(order, value, backend, device):
-    x, a, b, grad = make((2,), 4, (2, 2), order, torch.float32, device)
+@pytest.mark.parametrize('order', [(5, 4), (2, 0)])
+def test_infinite_or_undefined_input_shows_in_its_own_gradients_alone(order, backend, device):
+    x, a, b, grad = make((2,), 8, (4, 4), order, torch.float32, device)
     want = BACKENDS[backend](x, a, b, grad)
-    x[1, 2] = value
+    # One in each group but the first.
+    own = torch.zeros(2, 8, dtype=torch.bool, device=device)
+    own[1, 2::2] = True
+    x[own] = torch.tensor([float('nan'), float('inf'), -float('inf')], device=device)
     got = BACKENDS[backend](x, a, b, grad)
-    assert got[0][1, 2].isnan()
-    for index in (0, 1):
-        others = torch.ones(2, 4, dtype=torch.bool, device=device)
-        others[1, 2] = False
-        assert torch.equal(got[index][others], want[index][others])
-        assert not got[index][1, 2].isfinite()
-    for index, first in ((2, 1), (3, 0)):
-        assert torch.equal(got[index][0], want[index][0])
-        assert not got[index][1, first:].isfinite().any()
+    for g, w in zip(got[:2], want[:2], strict=True):
+        assert g[own].isnan().all()
+        assert torch.equal(g[~own], w[~own])
+    for g, w, first in zip(got[2:], want[2:], (1, 0), strict=True):
+        assert torch.equal(g[0], w[0])
+        assert not g[1:, first:].isfinite().any()
 
 
 @pytest.mark.parametrize('device', DEVICES)
