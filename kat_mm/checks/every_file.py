@@ -10,12 +10,11 @@ from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, Dataset
 
 from kat_mm.checks.classes import class_names
-from kat_mm.checks.model import config_errors
 from kat_mm.checks.progress import Progress
 from kat_mm.datasets.image_files import bits_per_channel, jpeg_problem
 from kat_mm.datasets.loading import check_loading, is_loading
 from kat_mm.datasets.wrappers import inner_datasets
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, config_errors
 
 
 class Report(NamedTuple):

@@ -17,12 +17,11 @@ from mmengine.runner import Runner
 
 import kat_mm  # noqa: F401  registers the modules that the configs name
 from kat_mm.checkpoints import trust_files
-from kat_mm.checks import config_errors
 from kat_mm.datasets import check_loading
 from kat_mm.engine.ending import communicates, end_communication, leave
 from kat_mm.engine.runner import CheckpointRunner
 from kat_mm.engine.signals import Terminated, end_with_parent
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, config_errors
 
 # What is logged before the run makes its log file, which gets it then.
 _EARLY_LOG = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
