@@ -61,7 +61,12 @@ def _register_datasets() -> None:
         datasets.SeededSampler,
     ):
         registry.DATA_SAMPLERS.register_module(module=sampler)
-    for transform in (datasets.CheckLabels, datasets.LoadChecked, datasets.SeedAugmentation):
+    for transform in (
+        datasets.CheckLabels,
+        datasets.LoadChecked,
+        datasets.ResizeChecked,
+        datasets.SeedAugmentation,
+    ):
         registry.TRANSFORMS.register_module(module=transform)
     registry.FUNCTIONS.register_module(module=datasets.compact_collate)
 

@@ -2,11 +2,13 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_int, check_rate
+from kat_mm.arguments import check_bools, check_int, check_rate
+from kat_mm.checkpoints import guard_files_of
 from kat_mm.layers import BlockSpec, PatchEmbed, find_grid, resize_pos_embed
 from kat_mm.layers.init import init_children
 
@@ -92,6 +94,7 @@ class KAT(nn.Module):
         init_cfg: dict | None = None,
     ):
         super().__init__()
+        guard_files_of(KAT)
         arch = resolve_arch(arch)
         self.embed_dims = arch['embed_dims']
         self.depth = arch['num_layers']  # of the arch; num_layers are built
@@ -102,11 +105,20 @@ class KAT(nn.Module):
         self.frozen_stages = frozen_stages
         self.init_cfg = init_cfg
         self.is_init = False  # what mmengine asks before it calls init_weights
+        check_bools(
+            'KAT',
+            with_cls_token=with_cls_token,
+            final_norm=final_norm,
+            use_rel_pos=use_rel_pos,
+            with_cp=with_cp,
+        )
+        check_rate('KAT', 'drop_rate', drop_rate)
+        _check_init_cfg(init_cfg)
+        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
+        self.grid_size = _resolve_grid(img_size, patch_size)
         self._check_choices(
             with_cls_token, drop_path_rate, window_size, use_rel_pos, global_attn_indices
         )
-        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
-        self.grid_size = _resolve_grid(img_size, patch_size)
         self.num_extra_tokens = int(with_cls_token)
         if with_cls_token:
             self.cls_token = nn.Parameter(_embedding(1, self.embed_dims))
@@ -126,8 +138,8 @@ class KAT(nn.Module):
                 window_size=0 if index in global_attn_indices else window_size,
                 use_rel_pos=use_rel_pos,
             )
-            attn = build_part('attn_cfg', attn_cfg or dict(type='SoftmaxAttention'), spec)
-            mlp = build_part('ffn_cfg', ffn_cfg or dict(type='GRKAN'), spec)
+            attn = build_part('attn_cfg', _given(attn_cfg, 'SoftmaxAttention'), spec)
+            mlp = build_part('ffn_cfg', _given(ffn_cfg, 'GRKAN'), spec)
             self.blocks.append(FusedBlock(self.embed_dims, attn, mlp, rates[index]))
         share_parts(self.blocks)
         has_norm = final_norm and self.num_layers == self.depth
@@ -155,15 +167,22 @@ class KAT(nn.Module):
         check_int('KAT', 'frozen_stages', self.frozen_stages, -1, self.num_layers)
         check_rate('KAT', 'drop_path_rate', drop_path_rate, below_one=True)
         check_int('KAT', 'window_size', window_size, least=0)
+        if window_size > max(self.grid_size):
+            raise ValueError(
+                f'KAT: window_size={window_size} is larger than the grid of {self.grid_size} '
+                'tokens that img_size and patch_size make; it is given in tokens, not in pixels'
+            )
         if (window_size or use_rel_pos) and with_cls_token:
             raise ValueError(
                 f'KAT: window_size={window_size} and use_rel_pos={use_rel_pos} need '
                 'with_cls_token=False, since a class token has no place in the grid'
             )
-        if not all(index in range(self.depth) for index in global_attn_indices):
+        indices = global_attn_indices
+        known = _are_whole(indices) and all(0 <= index < self.depth for index in indices)
+        if not known or len(set(indices)) < len(indices):
             raise ValueError(
-                f'KAT: global_attn_indices={tuple(global_attn_indices)} must be block numbers '
-                f'from 0 to {self.depth - 1}'
+                f'KAT: global_attn_indices={indices!r} must be block numbers from 0 to '
+                f'{self.depth - 1}, without repeats'
             )
 
     def init_weights(self) -> None:
@@ -288,6 +307,10 @@ def share_parts(blocks: Sequence[nn.Module]) -> None:
                 part.share_with(first)
 
 
+def _given(cfg: dict | None, default: str) -> dict:
+    return dict(type=default) if cfg is None else cfg
+
+
 def _embedding(num_tokens: int, embed_dims: int) -> Tensor:
     return nn.init.trunc_normal_(torch.empty(1, num_tokens, embed_dims), std=0.02)
 
@@ -303,7 +326,12 @@ def _resolve_grid(img_size: int | tuple[int, int], patch_size: int) -> tuple[int
 
 
 def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
-    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    given = (out_indices,) if isinstance(out_indices, int) else out_indices
+    if not _are_whole(given):
+        raise ValueError(
+            f'KAT: out_indices={out_indices!r} must be the number of a block, or several of them'
+        )
+    given = tuple(given)
     resolved = tuple(index + num_layers if index < 0 else index for index in given)
     if not resolved or not all(0 <= index < num_layers for index in resolved):
         raise ValueError(
@@ -313,6 +341,24 @@ def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> t
     if sorted(set(resolved)) != list(resolved):
         raise ValueError(f'KAT: out_indices={given} must rise, without repeats')
     return resolved
+
+
+def _are_whole(values: Sequence[int]) -> bool:
+    """Whether these are whole numbers, several or none."""
+    return isinstance(values, Sequence) and all(type(value) is int for value in values)
+
+
+def _check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
+    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
+        if cfg is None:
+            continue
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise ValueError(
+                f'KAT: init_cfg={init_cfg!r} must be a dict with a type, or several of them, for '
+                "example dict(type='Pretrained', checkpoint=FILE)"
+            )
+        if cfg['type'] == 'Pretrained' and not isinstance(cfg.get('checkpoint'), str | Path):
+            raise ValueError(f'KAT: init_cfg={init_cfg!r} must name a file as checkpoint')
 
 
 def _note_grid(module: KAT, state_dict: dict, prefix: str, local_metadata: dict) -> None:

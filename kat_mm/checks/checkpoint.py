@@ -1,5 +1,6 @@
 """Checkpoints that a run starts from, by loading them."""
 
+from mmengine.model import PretrainedInit
 from torch import nn
 
 from kat_mm.backbones import KAT, convert_for_model, load_pretrained
@@ -9,17 +10,20 @@ from kat_mm.errors import UserError
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Load the pretrained weights that the backbone's ``init_cfg`` names, as a run will.
+    """Read the pretrained weights that an ``init_cfg`` names, as a run will; load the backbone's.
 
     Raises:
-        UserError: The checkpoint cannot be read, or does not fit.
+        UserError: A checkpoint cannot be read, or does not fit.
     """
     for module in model.modules():
-        if isinstance(module, KAT):
-            cfgs = [module.init_cfg] if isinstance(module.init_cfg, dict) else module.init_cfg
-            for cfg in cfgs or []:
-                if cfg['type'] == 'Pretrained':
-                    load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
+        given = getattr(module, 'init_cfg', None) or []
+        for cfg in [given] if isinstance(given, dict) else given:
+            if cfg['type'] not in ('Pretrained', PretrainedInit):
+                continue
+            if isinstance(module, KAT):
+                load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
+            elif '://' not in cfg['checkpoint']:
+                read_checkpoint(cfg['checkpoint'])
 
 
 def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = False) -> None:

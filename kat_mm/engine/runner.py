@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
@@ -16,6 +17,7 @@ from kat_mm.checkpoints import read_checkpoint
 from kat_mm.checkpoints.state_dict import check_finite
 from kat_mm.dense import compile_parts, graph_parts
 from kat_mm.engine.signals import init_worker
+from kat_mm.errors import config_errors
 
 
 class CheckpointRunner(Runner):
@@ -62,7 +64,26 @@ class CheckpointRunner(Runner):
         if isinstance(loop, dict) and loop.get('by_epoch'):
             loop = {key: value for key, value in loop.items() if key != 'by_epoch'}
             loop['type'] = 'ResumableEpochLoop'
-        return super().build_train_loop(loop)
+        with config_errors('train_cfg with train_dataloader'):
+            return super().build_train_loop(loop)
+
+    # Built once the run begins, as the training loop is.
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        with config_errors('val_cfg with val_dataloader and val_evaluator'):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        with config_errors('test_cfg with test_dataloader and test_evaluator'):
+            return super().build_test_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: OptimWrapper | dict) -> OptimWrapper:
+        with config_errors('optim_wrapper'):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler):
+        with config_errors('param_scheduler'):
+            return super().build_param_scheduler(scheduler)
 
     def _maybe_compile(self, target: str) -> None:
         """What mmengine does with ``compile``, part by part, and ``cuda_graphs``.

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_int, check_rate
+from kat_mm.arguments import check_bools, check_choice, check_int, check_pair, check_rate
 from kat_mm.ops import split_heads
 
 from .block_spec import BlockSpec
@@ -51,6 +51,7 @@ class SoftmaxAttention(nn.Module):
         window_size: int = 0,
     ):
         super().__init__()
+        check_int('SoftmaxAttention', 'embed_dims', embed_dims, least=1)
         check_int('SoftmaxAttention', 'num_heads', num_heads, least=1)
         check_int('SoftmaxAttention', 'window_size', window_size, least=0)
         check_rate('SoftmaxAttention', 'attn_drop_rate', attn_drop_rate)
@@ -59,10 +60,10 @@ class SoftmaxAttention(nn.Module):
             raise ValueError(
                 f'SoftmaxAttention: num_heads={num_heads} does not divide embed_dims={embed_dims}'
             )
-        if init not in ('mimetic', 'trunc_normal'):
-            raise ValueError(
-                f"SoftmaxAttention: init={init!r} is unknown; choose 'mimetic' or 'trunc_normal'"
-            )
+        check_bools('SoftmaxAttention', qkv_bias=qkv_bias)
+        check_choice('SoftmaxAttention', 'init', init, ('mimetic', 'trunc_normal'))
+        if rel_pos_size is not None:
+            check_pair('SoftmaxAttention', 'rel_pos_size', rel_pos_size, 1, 'a grid (H, W)')
         self.num_heads = num_heads
         self.init = init
         self.attn_drop_rate = attn_drop_rate

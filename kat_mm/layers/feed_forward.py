@@ -1,6 +1,7 @@
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_rate
+from kat_mm.arguments import check_bools, check_choice, check_int, check_interval, check_rate
+from kat_mm.fits import available_fits
 
 from .block_spec import BlockSpec
 from .init import trunc_normal_, variance_preserving_
@@ -41,16 +42,17 @@ class GRKAN(nn.Module):
         init: str = 'variance_preserving',
     ):
         super().__init__()
-        check_rate('GRKAN', 'drop_rate', drop_rate)
-        if init not in ('variance_preserving', 'trunc_normal'):
-            raise ValueError(
-                f"GRKAN: init={init!r} is unknown; choose 'variance_preserving' or 'trunc_normal'"
-            )
-        if isinstance(act_init, str) or len(act_init) != 2:
+        _check('GRKAN', embed_dims, hidden_dims, bias, drop_rate)
+        check_choice('GRKAN', 'init', init, ('variance_preserving', 'trunc_normal'))
+        if not isinstance(act_init, list | tuple) or len(act_init) != 2:
             raise ValueError(
                 f'GRKAN: act_init={act_init!r} must name two functions, those of act1 and act2, '
                 "for example ('identity', 'swish')"
             )
+        for index, name in enumerate(act_init):
+            check_choice('GRKAN', f'act_init[{index}]', name, available_fits())
+        if act_interval is not None:
+            check_interval('GRKAN', 'act_interval', act_interval)
         self.init = init
         form = (num_groups, num_numerator_groups, order)
         self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
@@ -92,7 +94,7 @@ class MLP(nn.Module):
         self, embed_dims: int, hidden_dims: int, bias: bool = True, drop_rate: float = 0.0
     ):
         super().__init__()
-        check_rate('MLP', 'drop_rate', drop_rate)
+        _check('MLP', embed_dims, hidden_dims, bias, drop_rate)
         self.fc1 = nn.Linear(embed_dims, hidden_dims, bias=bias)
         self.act = nn.GELU()
         self.drop1 = nn.Dropout(drop_rate)
@@ -112,3 +114,10 @@ class MLP(nn.Module):
         """(..., embed_dims) to the same shape."""
         x = self.drop1(self.act(self.fc1(x)))
         return self.drop2(self.fc2(x))
+
+
+def _check(caller: str, embed_dims: int, hidden_dims: int, bias: bool, drop_rate: float) -> None:
+    check_int(caller, 'embed_dims', embed_dims, least=1)
+    check_int(caller, 'hidden_dims', hidden_dims, least=1)
+    check_bools(caller, bias=bias)
+    check_rate(caller, 'drop_rate', drop_rate)

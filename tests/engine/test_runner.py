@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from kat_mm.engine import CheckpointRunner
 from kat_mm.engine import runner as runner_module
+from kat_mm.errors import UserError
 
 
 class Numbers(Dataset):
@@ -50,6 +51,41 @@ def make_runner(work_dir, fails, iterations=True):
         log_level='ERROR',
         experiment_name=work_dir.name,
     )
+
+
+BUILT_LATE = {
+    'dataset': (
+        lambda runner: runner._train_dataloader.update(dataset=dict(type=Numbers, size=3)),
+        'train_cfg with train_dataloader cannot be built: TypeError: Numbers.. takes no arguments',
+    ),
+    'sampler': (
+        lambda runner: runner._train_dataloader.update(sampler=dict(type='NoSampler')),
+        'train_cfg with train_dataloader cannot be built: KeyError: .*NoSampler',
+    ),
+    'optimizer': (
+        lambda runner: runner.optim_wrapper.update(optimizer=dict(type='SGD', rate=0.1)),
+        "optim_wrapper cannot be built: TypeError: .*'rate'",
+    ),
+    'learning rate': (
+        lambda runner: runner.optim_wrapper.update(optimizer=dict(type='SGD', lr=-1.0)),
+        'optim_wrapper cannot be built: ValueError: .*-1.0',
+    ),
+    'schedule': (
+        lambda runner: setattr(
+            runner, 'param_schedulers', [dict(type='PolyLR', by_epoch=False, ende=3)]
+        ),
+        "param_scheduler cannot be built: TypeError: .*'ende'",
+    ),
+}
+
+
+@pytest.mark.parametrize('part', BUILT_LATE)
+def test_what_mmengine_builds_late_is_named_as_the_config_names_it(part, tmp_path):
+    spoil, message = BUILT_LATE[part]
+    runner = make_runner(tmp_path, fails=False)
+    spoil(runner)
+    with pytest.raises(UserError, match=message):
+        runner.train()
 
 
 @pytest.mark.parametrize('iterations', [True, False])

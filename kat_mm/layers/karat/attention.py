@@ -2,6 +2,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kat_mm.arguments import check_bools, check_int, check_pair
 from kat_mm.layers.attention import SoftmaxAttention
 from kat_mm.layers.block_spec import BlockSpec
 
@@ -83,6 +84,15 @@ class KArAt(SoftmaxAttention):
         init: str = 'mimetic',
         window_size: int = 0,
     ):
+        check_pair('KArAt', 'grid_size', grid_size, 1, '(H, W) in tokens')
+        check_int('KArAt', 'num_extra_tokens', num_extra_tokens, least=0)
+        check_bools(
+            'KArAt',
+            scales=scales,
+            freeze_basis=freeze_basis,
+            freeze_base=freeze_base,
+            fused=fused,
+        )
         super().__init__(
             embed_dims,
             num_heads,

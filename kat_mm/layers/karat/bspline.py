@@ -2,6 +2,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from kat_mm.arguments import check_int, check_interval
+
 from .basis import LinearBasis
 
 
@@ -33,15 +35,9 @@ class BSpline(LinearBasis):
         order: int = 3,
         range: tuple[float, float] = (-4.0, 4.0),
     ):
-        if grid < 1:
-            raise ValueError(f'BSpline: grid={grid} must be at least 1, one interval')
-        if not 1 <= order <= grid:
-            raise ValueError(
-                f'BSpline: order={order} does not fit grid={grid}; it must be at least 1, and a '
-                f'grid of {grid} intervals carries orders up to {grid}'
-            )
-        if not range[0] < range[1]:
-            raise ValueError(f'BSpline: range={tuple(range)} must rise, for example (-4, 4)')
+        check_int('BSpline', 'grid', grid, least=1)
+        check_int('BSpline', 'order', order, 1, grid)  # more than a grid of so many carries
+        check_interval('BSpline', 'range', range)
         super().__init__(grid + order, num_heads, out_features, in_features, 1, gain)
         self.grid = grid
         self.order = order

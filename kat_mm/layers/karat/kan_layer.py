@@ -71,7 +71,7 @@ class KANLayer(nn.Module):
         fused: bool,
     ):
         super().__init__()
-        options = {'type': basis} if isinstance(basis, str) else dict(basis)
+        options = dict(basis) if isinstance(basis, dict) else {'type': basis}
         kind = options.pop('type', None)
         if kind not in BASES:
             raise ValueError(f'KArAt: basis {kind!r} is unknown; choose one of {", ".join(BASES)}')

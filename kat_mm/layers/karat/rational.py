@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor, nn
 
+from kat_mm.arguments import check_pair
 from kat_mm.ops.group_rational_eager import compute_dtype
 
 from .basis import Basis
@@ -31,9 +32,8 @@ class Rational(Basis):
         gain: float | None = None,
         order: tuple[int, int] = (5, 4),
     ):
+        check_pair('Rational', 'order', order, 0, 'the degrees (m, n)')
         m, n = order
-        if m < 0 or n < 0:
-            raise ValueError(f'Rational: order={tuple(order)} must be degrees of 0 or more')
         super().__init__(in_features, m + 1, gain)
         self.numerator = nn.Parameter(
             self.amplitude_std * torch.randn(num_heads, m + 1, out_features, in_features)
