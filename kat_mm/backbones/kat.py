@@ -62,7 +62,8 @@ class KAT(nn.Module):
         with_cp: Recompute each block in the backward pass to save memory. Default: False.
         frozen_stages: -1: nothing is frozen; 0: the patch and position embedding and the class
             token; n: these and the first n blocks. Default: -1.
-        init_cfg: Initialisation, for example ``dict(type='Pretrained', checkpoint=FILE)``, with
+        init_cfg: Initialisation, for example ``dict(type='Pretrained', checkpoint='kat_s_in1k')``:
+            the name of a published model, a URL, a file, or None for from scratch; with
             ``prefix='backbone.'`` for where the backbone is in a file that has more. Of other types
             mmengine has the initialisers.
 
@@ -175,7 +176,7 @@ class KAT(nn.Module):
             _logger.warning('init_weights of KAT has been called more than once')
             return
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
-        pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
+        pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained' and cfg['checkpoint']]
         others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
         if others:
             from mmengine.model import initialize

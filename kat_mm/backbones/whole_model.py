@@ -28,7 +28,7 @@ def convert_for_model(
     with a word in the log.
 
     Args:
-        content: As :func:`read_checkpoint` returns it.
+        content: As :func:`kat_mm.weights.read_weights` returns it.
         model: The model; one without a KAT gets the state dict as it is.
         path: Where the content comes from, for messages.
         strict: Refuse what has other shapes outside of the backbone too. Default: False.

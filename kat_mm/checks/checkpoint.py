@@ -3,9 +3,9 @@
 from torch import nn
 
 from kat_mm.backbones import KAT, convert_for_model, load_pretrained
-from kat_mm.checkpoints import read_checkpoint
 from kat_mm.checkpoints.state_dict import check_finite, keep_entries
 from kat_mm.errors import UserError
+from kat_mm.weights import read_weights
 
 
 def check_pretrained(model: nn.Module) -> None:
@@ -18,7 +18,7 @@ def check_pretrained(model: nn.Module) -> None:
         if isinstance(module, KAT):
             cfgs = [module.init_cfg] if isinstance(module.init_cfg, dict) else module.init_cfg
             for cfg in cfgs or []:
-                if cfg['type'] == 'Pretrained':
+                if cfg['type'] == 'Pretrained' and cfg['checkpoint']:
                     load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
 
 
@@ -26,7 +26,7 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
     """Refuse a checkpoint that does not belong to a model, by loading it.
 
     Args:
-        path: The checkpoint file.
+        path: The checkpoint: a name, a URL or a file.
         model: The model of the config; gets the weights.
         strict: Whether every weight of the model must be there, as for testing and resuming.
             Otherwise those of the backbone must have its shapes, after the conversion from other
@@ -36,7 +36,7 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
     Raises:
         UserError: The checkpoint cannot be read, does not fit, or is not finite.
     """
-    content = read_checkpoint(path)
+    content = read_weights(path)
     lacking = {'meta', 'message_hub', 'optimizer'} - content.keys()
     if resume and lacking:
         raise UserError(

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 import torch
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
-from mmengine.runner.checkpoint import load_state_dict
+from mmengine.runner.checkpoint import find_latest_checkpoint, load_state_dict
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from kat_mm.backbones import convert_for_model
-from kat_mm.checkpoints import read_checkpoint
 from kat_mm.checkpoints.state_dict import check_finite
 from kat_mm.dense import compile_parts, graph_parts
 from kat_mm.engine.signals import init_worker
+from kat_mm.weights import read_weights
 
 
 class CheckpointRunner(Runner):
@@ -91,6 +91,12 @@ class CheckpointRunner(Runner):
             model = model.module
         return model
 
+    def _init_model_weights(self) -> None:
+        """A run that goes on has all weights from its checkpoint: nothing is downloaded for it."""
+        if self._resume and (self._load_from or find_latest_checkpoint(self.work_dir)):
+            return
+        super()._init_model_weights()
+
     def load_checkpoint(
         self, filename: str, map_location='cpu', strict: bool = False, revise_keys=None
     ) -> dict:
@@ -99,7 +105,7 @@ class CheckpointRunner(Runner):
         ``map_location`` and ``revise_keys`` are mmengine's, and not needed.
         """
         model = self._unwrapped_model()
-        content = read_checkpoint(filename)
+        content = read_weights(filename)
         # In a file with averaged weights (EMA) these are the state dict. Only a resumed run needs
         # what else is in it.
         checkpoint = content if self._resume else {}
