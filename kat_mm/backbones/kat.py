@@ -13,7 +13,7 @@ from kat_mm.layers.init import init_children
 from .archs import resolve_arch
 from .fused import FusedBlock, run_blocks
 from .parts import build_part
-from .pretrained import load_pretrained
+from .pretrained import load_pretrained, split_init_cfg
 
 _logger = logging.getLogger(__name__)
 
@@ -175,9 +175,7 @@ class KAT(nn.Module):
         if self.is_init:
             _logger.warning('init_weights of KAT has been called more than once')
             return
-        cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
-        pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained' and cfg['checkpoint']]
-        others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
+        pretrained, others = split_init_cfg(self.init_cfg)
         if others:
             from mmengine.model import initialize
 

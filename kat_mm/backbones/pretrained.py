@@ -56,6 +56,17 @@ def load_pretrained(backbone: nn.Module, path: str | Path, prefix: str = 'backbo
     _report(backbone, missing, left_over, [*heads, *rest])
 
 
+def split_init_cfg(init_cfg: dict | list[dict] | None) -> tuple[list[dict], list[dict]]:
+    """The checkpoints that an ``init_cfg`` names, and the initialisers in it.
+
+    A checkpoint of None is none.
+    """
+    cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
+    pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
+    others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
+    return [cfg for cfg in pretrained if cfg['checkpoint'] is not None], others
+
+
 def check_fit(state: State, backbone: nn.Module, path: str | Path) -> None:
     """Refuse the weights of another model than a backbone can be made to fit.
 

@@ -12,9 +12,16 @@ from kat_mm.checkpoints.state_dict import add_prefix, keep_entries
 from kat_mm.errors import UserError
 
 from .kat import KAT
-from .pretrained import check_fit, other_shapes
+from .pretrained import check_fit, other_shapes, split_init_cfg
 
 _logger = logging.getLogger(__name__)
+
+
+def drop_start_weights(model: nn.Module) -> None:
+    """Have a model read no checkpoint as it is initialised, for another one is loaded into it."""
+    for module in model.modules():
+        if isinstance(module, KAT):
+            module.init_cfg = split_init_cfg(module.init_cfg)[1]
 
 
 def convert_for_model(

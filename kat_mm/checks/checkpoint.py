@@ -3,6 +3,7 @@
 from torch import nn
 
 from kat_mm.backbones import KAT, convert_for_model, load_pretrained
+from kat_mm.backbones.pretrained import split_init_cfg
 from kat_mm.checkpoints.state_dict import check_finite, keep_entries
 from kat_mm.errors import UserError
 from kat_mm.weights import read_weights
@@ -16,10 +17,8 @@ def check_pretrained(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, KAT):
-            cfgs = [module.init_cfg] if isinstance(module.init_cfg, dict) else module.init_cfg
-            for cfg in cfgs or []:
-                if cfg['type'] == 'Pretrained' and cfg['checkpoint']:
-                    load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
+            for cfg in split_init_cfg(module.init_cfg)[0]:
+                load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
 
 
 def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = False) -> None:

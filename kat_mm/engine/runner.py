@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from kat_mm.backbones import convert_for_model
+from kat_mm.backbones import convert_for_model, drop_start_weights
 from kat_mm.checkpoints.state_dict import check_finite
 from kat_mm.dense import compile_parts, graph_parts
 from kat_mm.engine.signals import init_worker
@@ -92,9 +92,13 @@ class CheckpointRunner(Runner):
         return model
 
     def _init_model_weights(self) -> None:
-        """A run that goes on has all weights from its checkpoint: nothing is downloaded for it."""
-        if self._resume and (self._load_from or find_latest_checkpoint(self.work_dir)):
-            return
+        """mmengine's, but that weights which a checkpoint replaces are not got first.
+
+        A run that goes on has all of them from its checkpoint; one that starts from another, those
+        of the backbone.
+        """
+        if self._load_from or (self._resume and find_latest_checkpoint(self.work_dir)):
+            drop_start_weights(self.model)
         super()._init_model_weights()
 
     def load_checkpoint(
