@@ -66,6 +66,7 @@ class KAT(nn.Module):
             the name of a published model, a URL, a file, or None for from scratch; with
             ``prefix='backbone.'`` for where the backbone is in a file that has more. Of other types
             mmengine has the initialisers.
+        pretrained: None; what a config that is built upon another backbone's left here is refused.
 
     Raises:
         ValueError: An argument has a value that does not fit; the message says what would.
@@ -91,8 +92,15 @@ class KAT(nn.Module):
         with_cp: bool = False,
         frozen_stages: int = -1,
         init_cfg: dict | None = None,
+        pretrained: None = None,
     ):
         super().__init__()
+        if pretrained is not None:  # mmseg gives it a model's
+            raise ValueError(
+                f'KAT: pretrained={pretrained!r} is what the config of another backbone starts '
+                "from. Set pretrained=None in the model, and give KAT's own start as "
+                "backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+            )
         arch = resolve_arch(arch)
         self.embed_dims = arch['embed_dims']
         self.depth = arch['num_layers']  # of the arch; num_layers are built
