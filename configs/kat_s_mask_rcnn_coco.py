@@ -4,3 +4,6 @@ _base_ = [
     './_base_/detection_runtime.py',
     './_base_/schedules/mask_rcnn_3x.py',
 ]
+
+# A name, a file, a URL, or checkpoint=None for from scratch: docs/checkpoints.md
+model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='kat_s_in1k')))

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
-from kat_mm.checkpoints import find_state_dict, read_checkpoint
+from kat_mm.checkpoints import find_state_dict
 from kat_mm.checkpoints.convert import convert_backbone, depth, describe, split_model
 from kat_mm.checkpoints.layouts import State
 from kat_mm.checkpoints.state_dict import keep_entries
 from kat_mm.errors import UserError
 from kat_mm.layers import find_grid
+from kat_mm.weights import read_weights
 
 from .archs import ARCHS
 
@@ -32,13 +33,14 @@ def load_pretrained(backbone: nn.Module, path: str | Path, prefix: str = 'backbo
 
     Args:
         backbone: The model to load into.
-        path: The checkpoint file; see :func:`read_checkpoint`.
+        path: The checkpoint: a name, a URL or a file, as for :func:`kat_mm.weights.find_weights`.
         prefix: Where the backbone's keys are in a file that has more.
 
     Raises:
-        UserError: The file cannot be read, has weights of other shapes, or is of another layout.
+        UserError: The file cannot be got or read, has weights of other shapes, or is of another
+            layout.
     """
-    state, rest = split_model(find_state_dict(read_checkpoint(path)), prefix)
+    state, rest = split_model(find_state_dict(read_weights(path)), prefix)
     state = convert_backbone(state, path)
     heads = [key for key in state if key.startswith(('head.', 'head_dist.'))]
     state = keep_entries(state, lambda key: key not in heads)
@@ -52,6 +54,17 @@ def load_pretrained(backbone: nn.Module, path: str | Path, prefix: str = 'backbo
     # Not all but the missing: hooks of the model add what a file need not have.
     _logger.info('Loaded %d of %d tensors from %s', len(own & state.keys()), len(own), path)
     _report(backbone, missing, left_over, [*heads, *rest])
+
+
+def split_init_cfg(init_cfg: dict | list[dict] | None) -> tuple[list[dict], list[dict]]:
+    """The checkpoints that an ``init_cfg`` names, and the initialisers in it.
+
+    A checkpoint of None is none.
+    """
+    cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
+    pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
+    others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
+    return [cfg for cfg in pretrained if cfg['checkpoint'] is not None], others
 
 
 def check_fit(state: State, backbone: nn.Module, path: str | Path) -> None:
