@@ -176,7 +176,8 @@ class KAT(nn.Module):
         check_int('KAT', 'frozen_stages', self.frozen_stages, -1, self.num_layers)
         check_rate('KAT', 'drop_path_rate', drop_path_rate, below_one=True)
         check_int('KAT', 'window_size', window_size, least=0)
-        if window_size > max(self.grid_size):
+        # Windows of a few tokens more than a small image has are padded; these would not end.
+        if window_size > max(self.grid_size) and window_size >= 2 * self.patch_embed.patch_size:
             raise ValueError(
                 f'KAT: window_size={window_size} is larger than the grid of {self.grid_size} '
                 'tokens that img_size and patch_size make; it is given in tokens, not in pixels'
