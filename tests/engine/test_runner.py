@@ -74,12 +74,12 @@ def test_workers_end_with_a_run_that_fails(tmp_path):
 
 def test_a_config_compiles_and_graphs_the_parts_of_a_model(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     for name in ('compile_parts', 'graph_parts'):
         monkeypatch.setattr(
             runner_module, name, lambda *args, _name=name, **kwargs: told.append((_name, kwargs))
         )
     runner = make_runner(tmp_path, fails=False)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     runner._maybe_compile('train_step')
     assert not told
     runner.cfg.merge_from_dict(dict(compile=dict(backend='eager'), cuda_graphs=True))
