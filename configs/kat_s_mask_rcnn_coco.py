@@ -5,5 +5,5 @@ _base_ = [
     './_base_/schedules/mask_rcnn_3x.py',
 ]
 
-# A name, a file, a URL, or checkpoint=None for from scratch: docs/checkpoints.md
-model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='kat_s_in1k')))
+# Published; a file, a URL, or None for from scratch: docs/weights.md
+model = dict(backbone=dict(init_cfg=dict(checkpoint='kat_s_in1k')))

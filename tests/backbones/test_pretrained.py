@@ -272,3 +272,19 @@ def test_a_vit_is_taken_over_with_its_function(tmp_path):
     assert distance(act_init=gelu, order=(7, 6), act_interval=(-6, 6)) < 4e-3
     assert distance(act_init=gelu, order=(9, 8)) < 3e-4
     assert distance(act_init=('identity', 'swish')) > 0.1
+
+
+@pytest.mark.parametrize('init_cfg', [dict(checkpoint='kat_t_in1k'), [dict(type='Pretrained')]])
+def test_an_init_cfg_that_lacks_its_type_or_its_checkpoint_is_refused(init_cfg):
+    with pytest.raises(UserError, match=r"init_cfg=.* must be dict\(type='Pretrained', checkpoint"):
+        small(init_cfg=init_cfg).init_weights()
+
+
+def test_no_checkpoint_is_from_scratch():
+    models = []
+    for init_cfg in (None, dict(type='Pretrained', checkpoint=None)):
+        torch.manual_seed(0)
+        models.append(small(init_cfg=init_cfg))
+        models[-1].init_weights()
+    for first, second in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(first, second)
