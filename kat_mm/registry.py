@@ -39,6 +39,7 @@ def _register_all() -> None:
         engine.FastDetectionHook,
         engine.FiniteLossHook,
         engine.Float32BoxesHook,
+        engine.LateRuntimeInfoHook,
         engine.PlotRationalsHook,
         engine.PreemptionHook,
         engine.SeedIterationHook,
