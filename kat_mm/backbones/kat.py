@@ -2,7 +2,6 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +121,7 @@ class KAT(nn.Module):
             with_cp=with_cp,
         )
         check_rate('KAT', 'drop_rate', drop_rate)
-        _check_init_cfg(init_cfg)
+        split_init_cfg(init_cfg)  # which refuses a wrong one
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.grid_size = _resolve_grid(img_size, patch_size)
         self._check_choices(
@@ -354,19 +353,6 @@ def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> t
 def _are_whole(values: Sequence[int]) -> bool:
     """Whether these are whole numbers, several or none."""
     return isinstance(values, Sequence) and all(type(value) is int for value in values)
-
-
-def _check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
-    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
-        if cfg is None:
-            continue
-        if not isinstance(cfg, dict) or 'type' not in cfg:
-            raise ValueError(
-                f'KAT: init_cfg={init_cfg!r} must be a dict with a type, or several of them, for '
-                "example dict(type='Pretrained', checkpoint=FILE)"
-            )
-        if cfg['type'] == 'Pretrained' and not isinstance(cfg.get('checkpoint'), str | Path):
-            raise ValueError(f'KAT: init_cfg={init_cfg!r} must name a file as checkpoint')
 
 
 def _note_grid(module: KAT, state_dict: dict, prefix: str, local_metadata: dict) -> None:

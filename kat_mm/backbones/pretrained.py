@@ -64,11 +64,16 @@ def split_init_cfg(init_cfg: dict | list[dict] | None) -> tuple[list[dict], list
     Raises:
         UserError: A part does not tell its type, or names no checkpoint.
     """
-    cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
+    if init_cfg is None:
+        return [], []
+    cfgs = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
     for cfg in cfgs:
-        if 'type' not in cfg or (cfg['type'] == 'Pretrained' and 'checkpoint' not in cfg):
+        right = isinstance(cfg, dict) and 'type' in cfg
+        if right and cfg['type'] == 'Pretrained':
+            right = isinstance(cfg.get('checkpoint', 0), str | Path | None)
+        if not right:
             raise UserError(
-                f"init_cfg={dict(cfg)} must be dict(type='Pretrained', checkpoint=...), or one of "
+                f"init_cfg={cfg!r} must be dict(type='Pretrained', checkpoint=...), or one of "
                 "mmengine's initialisers by its type"
             )
     pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']

@@ -5,7 +5,6 @@ from torch import nn
 
 from kat_mm.backbones import KAT, convert_for_model, load_pretrained
 from kat_mm.backbones.pretrained import split_init_cfg
-from kat_mm.checkpoints import read_checkpoint
 from kat_mm.checkpoints.state_dict import check_finite, keep_entries
 from kat_mm.errors import UserError
 from kat_mm.weights import read_weights
@@ -24,9 +23,9 @@ def check_pretrained(model: nn.Module) -> None:
             continue
         given = getattr(module, 'init_cfg', None) or []
         for cfg in [given] if isinstance(given, dict) else given:
-            local = cfg['type'] in ('Pretrained', PretrainedInit) and '://' not in cfg['checkpoint']
-            if local:
-                read_checkpoint(cfg['checkpoint'])
+            # Those of mmengine's addresses it fetches itself.
+            if cfg['type'] in ('Pretrained', PretrainedInit) and '://' not in cfg['checkpoint']:
+                read_weights(cfg['checkpoint'])
 
 
 def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = False) -> None:
