@@ -365,8 +365,13 @@ def _check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
                 f'KAT: init_cfg={init_cfg!r} must be a dict with a type, or several of them, for '
                 "example dict(type='Pretrained', checkpoint=FILE)"
             )
-        if cfg['type'] == 'Pretrained' and not isinstance(cfg.get('checkpoint'), str | Path):
-            raise ValueError(f'KAT: init_cfg={init_cfg!r} must name a file as checkpoint')
+        if cfg['type'] == 'Pretrained' and not isinstance(
+            cfg.get('checkpoint', ...), str | Path | None
+        ):
+            raise ValueError(
+                f'KAT: init_cfg={init_cfg!r} must have as checkpoint the name of a published '
+                'model, a file, a URL, or None for from scratch'
+            )
 
 
 def _note_grid(module: KAT, state_dict: dict, prefix: str, local_metadata: dict) -> None:
