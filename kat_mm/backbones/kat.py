@@ -355,6 +355,24 @@ def _are_whole(values: Sequence[int]) -> bool:
     return isinstance(values, Sequence) and all(type(value) is int for value in values)
 
 
+def _check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
+    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
+        if cfg is None:
+            continue
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise ValueError(
+                f'KAT: init_cfg={init_cfg!r} must be a dict with a type, or several of them, for '
+                "example dict(type='Pretrained', checkpoint=FILE)"
+            )
+        if cfg['type'] == 'Pretrained' and not isinstance(
+            cfg.get('checkpoint', ...), str | Path | None
+        ):
+            raise ValueError(
+                f'KAT: init_cfg={init_cfg!r} must have as checkpoint the name of a published '
+                'model, a file, a URL, or None for from scratch'
+            )
+
+
 def _note_grid(module: KAT, state_dict: dict, prefix: str, local_metadata: dict) -> None:
     local_metadata['grid_size'] = module.grid_size
 

@@ -60,22 +60,8 @@ def split_init_cfg(init_cfg: dict | list[dict] | None) -> tuple[list[dict], list
     """The checkpoints that an ``init_cfg`` names, and the initialisers in it.
 
     A checkpoint of None is none.
-
-    Raises:
-        UserError: A part does not tell its type, or names no checkpoint.
     """
-    if init_cfg is None:
-        return [], []
-    cfgs = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
-    for cfg in cfgs:
-        right = isinstance(cfg, dict) and 'type' in cfg
-        if right and cfg['type'] == 'Pretrained':
-            right = isinstance(cfg.get('checkpoint', 0), str | Path | None)
-        if not right:
-            raise UserError(
-                f"init_cfg={cfg!r} must be dict(type='Pretrained', checkpoint=...), or one of "
-                "mmengine's initialisers by its type"
-            )
+    cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
     pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
     others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
     return [cfg for cfg in pretrained if cfg['checkpoint'] is not None], others

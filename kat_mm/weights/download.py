@@ -88,9 +88,9 @@ def _lock(path: Path) -> Iterator[None]:
 def _download(url: str, path: Path, allow_pickle: bool) -> None:
     # Of the same ending, which tells how it is read.
     part = path.with_name(f'part-{path.name}')
-    _logger.info('Downloading %s to %s', url, path)
     try:
         with open(part, 'wb') as file:
+            _logger.info('Downloading %s to %s', url, path)
             for chunk in _receive(url):
                 file.write(chunk)
             file.flush()
@@ -111,6 +111,8 @@ def _receive(url: str) -> Iterator[bytes]:
         request = urllib.request.Request(url, headers={'User-Agent': f'kat_mm/{__version__}'})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             total = response.length  # None where the server does not tell
+            if total is not None:
+                _logger.info('It has %.1f MB', total / 1e6)
             size, start = 0, time.monotonic()
             told = start
             while chunk := response.read1(_CHUNK):
@@ -119,8 +121,8 @@ def _receive(url: str) -> Iterator[bytes]:
                 now = time.monotonic()
                 if now - told >= PROGRESS:
                     told = now
-                    of = f' of {total / 1e6:.1f}' if total else ''
-                    _logger.info('%.1f%s MB, %.1f MB/s', size / 1e6, of, size / 1e6 / (now - start))
+                    speed = size / (now - start)
+                    _logger.info('%.1f MB so far, %.1f MB/s', size / 1e6, speed / 1e6)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise UserError(f'cannot download {url}: {_reason(error)}') from error
     if total is not None and size != total:

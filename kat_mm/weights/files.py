@@ -55,9 +55,10 @@ def find_weights(source: str | Path, allow_pickle: bool = False) -> Path:
         if not path.exists():
             download(url, path, allow_pickle)
     except UserError as error:
+        end = '' if str(error).endswith(('.', '?')) else '.'
         raise UserError(
-            f'{error}. Or fetch it elsewhere and put it here as {path}, or give the path of a file '
-            'in its place; None as the checkpoint of init_cfg trains from scratch'
+            f'{error}{end} Or fetch it elsewhere and put it here as {path}, or give the path of a '
+            'file in its place; None as the checkpoint of init_cfg trains from scratch'
         ) from error
     found = sha256(path)
     if not found.startswith(expected_sha256(url)):

@@ -172,7 +172,8 @@ def test_a_slow_server_is_waited_for_with_words_of_progress(server, monkeypatch,
     with caplog.at_level(logging.INFO, 'kat_mm'):
         assert read_weights(f'{server.address}/a.pth').keys() == {'a'}
     told = [r.getMessage() for r in caplog.records if 'MB/s' in r.getMessage()]
-    assert len(told) >= 3 and ' of 0.1 MB' in told[0]
+    assert len(told) >= 3 and all(text.startswith('0.') for text in told)
+    assert 'It has 0.1 MB' in [record.getMessage() for record in caplog.records]
 
 
 def test_a_server_that_stops_sending_is_given_up(server, kept, monkeypatch):
