@@ -24,6 +24,7 @@ def _register_all() -> None:
         backbones.KAT,
         layers.GRKAN,
         layers.MLP,
+        layers.SwiGLU,
         layers.SoftmaxAttention,
         layers.KArAt,
         necks.SimpleFeaturePyramid,

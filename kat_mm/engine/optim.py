@@ -6,14 +6,15 @@ from torch.nn.modules.batchnorm import _NormBase
 from kat_mm.layers import GroupRational
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
-_EMBEDDINGS = ('cls_token', 'pos_embed', 'rel_pos_h', 'rel_pos_w')
+_EMBEDDINGS = ('cls_token', 'reg_token', 'pos_embed', 'rel_pos_h', 'rel_pos_w')
+_VECTORS = ('bias', 'q_bias', 'v_bias', 'gamma')
 
 
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Parameter groups for transformers: layer-wise learning rates, decay only where it belongs.
 
-    Weight decay spares norms, biases, position embeddings, class tokens and the coefficients of
-    rational functions. A parameter at depth d of D gets ``lr * layer_decay_rate ** (D - 1 - d)``
+    Weight decay spares norms, biases, LayerScale, position embeddings, class and register tokens, and
+    the coefficients of rational functions. A parameter at depth d of D gets ``lr * layer_decay_rate ** (D - 1 - d)``
     (ViTDet's and BEiT's rule): 0 is the patch embedding, i + 1 block i, and D - 1 all that comes
     behind the backbone. Depths come from the ``get_layer_depth`` method of the backbone.
 
@@ -81,7 +82,7 @@ def _spared_from_decay(model: nn.Module) -> set[str]:
     for prefix, module in model.named_modules():
         whole = isinstance(module, (*_NORMS, GroupRational))
         for name, _ in module.named_parameters(recurse=False):
-            if whole or name == 'bias' or name in _EMBEDDINGS:
+            if whole or name in _VECTORS or name in _EMBEDDINGS:
                 names.add(f'{prefix}.{name}' if prefix else name)
     return names
 

@@ -1,3 +1,4 @@
+import torch
 from torch import Tensor, nn
 
 from kat_mm.arguments import check_rate
@@ -84,24 +85,37 @@ class MLP(nn.Module):
     Args:
         embed_dims: Channels C of the tokens.
         hidden_dims: Channels between the two linear maps.
+        act: 'gelu', 'gelu_tanh' (SigLIP), 'quick_gelu' (OpenAI's CLIP) or 'silu'. No checkpoint
+            tells which. Default: 'gelu'.
+        inner_norm: Whether there is a norm before the second linear map. Default: False.
+        norm_eps: What it adds to the variance. Default: 1e-6.
         bias: Whether the linear maps have biases. Default: True.
         drop_rate: Dropout after each linear map. Default: 0.
     """
 
     def __init__(
-        self, embed_dims: int, hidden_dims: int, bias: bool = True, drop_rate: float = 0.0
+        self,
+        embed_dims: int,
+        hidden_dims: int,
+        act: str = 'gelu',
+        inner_norm: bool = False,
+        norm_eps: float = 1e-6,
+        bias: bool = True,
+        drop_rate: float = 0.0,
     ):
         super().__init__()
         check_rate('MLP', 'drop_rate', drop_rate)
         self.fc1 = nn.Linear(embed_dims, hidden_dims, bias=bias)
-        self.act = nn.GELU()
+        self.act = _activation('MLP', act)
         self.drop1 = nn.Dropout(drop_rate)
+        self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
         self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
         self.drop2 = nn.Dropout(drop_rate)
 
     @classmethod
     def from_spec(cls, spec: BlockSpec, **options) -> 'MLP':
         """The feed-forward of a block; see :class:`BlockSpec`."""
+        options.setdefault('norm_eps', spec.norm_eps)
         return cls(spec.embed_dims, spec.feedforward_channels, **options)
 
     def init_weights(self) -> None:
@@ -110,5 +124,81 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to the same shape."""
-        x = self.drop1(self.act(self.fc1(x)))
+        x = self.norm(self.drop1(self.act(self.fc1(x))))
         return self.drop2(self.fc2(x))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward, fc2(act(gate) * value), gate and value of one linear map (Shazeer 2020).
+
+    That of DINOv2 g, DINOv3 S+ and H+, and EVA-02. Checkpoints that have gate and value apart are
+    joined on loading.
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        hidden_dims: Channels of the gate and of the value, the rows of ``fc1`` in this order.
+        act: Function of the gate, as of :class:`MLP`. Default: 'silu'.
+        inner_norm: Whether there is a norm before ``fc2`` (EVA-02 B and L). Default: False.
+        norm_eps: What it adds to the variance. Default: 1e-6.
+        bias: Whether the linear maps have biases. Default: True.
+        drop_rate: Dropout after the product and after fc2. Default: 0.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        hidden_dims: int,
+        act: str = 'silu',
+        inner_norm: bool = False,
+        norm_eps: float = 1e-6,
+        bias: bool = True,
+        drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        check_rate('SwiGLU', 'drop_rate', drop_rate)
+        self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims, bias=bias)
+        self.act = _activation('SwiGLU', act)
+        self.drop1 = nn.Dropout(drop_rate)
+        self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
+        self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
+        self.drop2 = nn.Dropout(drop_rate)
+
+    @classmethod
+    def from_spec(cls, spec: BlockSpec, **options) -> 'SwiGLU':
+        """The feed-forward of a block; see :class:`BlockSpec`."""
+        options.setdefault('norm_eps', spec.norm_eps)
+        return cls(spec.embed_dims, spec.feedforward_channels, **options)
+
+    def init_weights(self) -> None:
+        trunc_normal_(self.fc1)
+        trunc_normal_(self.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., embed_dims) to the same shape."""
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        x = self.norm(self.drop1(self.act(gate) * value))
+        return self.drop2(self.fc2(x))
+
+
+class QuickGELU(nn.Module):
+    """x sigmoid(1.702 x), for which OpenAI's CLIP has GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+_ACTIVATIONS = {
+    'gelu': nn.GELU,
+    'gelu_tanh': lambda: nn.GELU(approximate='tanh'),
+    'quick_gelu': QuickGELU,
+    'silu': nn.SiLU,
+}
+
+
+def _activation(caller: str, name: str) -> nn.Module:
+    if name not in _ACTIVATIONS:
+        raise ValueError(
+            f'{caller}: act={name!r} is unknown; choose one of {", ".join(_ACTIVATIONS)}'
+        )
+    return _ACTIVATIONS[name]()

@@ -290,18 +290,21 @@ def test_nothing_is_recomputed_without_gradients():
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
 def test_frozen_stages_get_no_gradient_and_stay_in_eval_mode(frozen_stages):
-    model = small(frozen_stages=frozen_stages, drop_rate=0.1).train()
+    model = small(frozen_stages=frozen_stages, drop_rate=0.1, num_registers=2, pre_norm=True)
+    model.train()
     frozen = set()
     if frozen_stages >= 0:
-        frozen = {'cls_token', 'pos_embed', 'patch_embed', 'drop_after_pos'}
-        frozen |= {f'blocks.{i}' for i in range(frozen_stages)}
+        frozen = {'cls_token', 'reg_token', 'pos_embed', 'patch_embed', 'drop_after_pos'}
+        frozen |= {'norm_pre', *(f'blocks.{i}' for i in range(frozen_stages))}
+    if frozen_stages == 4:  # as mmpretrain's
+        frozen.add('norm')
 
     def is_frozen(name):
         return any(name == part or name.startswith(part + '.') for part in frozen)
 
     for name, module in model.named_modules():
         assert module.training != is_frozen(name), name
-    model(images())[0].square().sum().backward()
+    model(images().requires_grad_())[0].square().sum().backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is None) == is_frozen(name), name
     assert not any(module.training for module in model.eval().modules())
@@ -312,6 +315,8 @@ def test_layer_depth_counts_from_the_embeddings_to_what_is_behind_the_blocks():
     for name, depth in {
         'backbone.cls_token': 0,
         'backbone.pos_embed': 0,
+        'backbone.reg_token': 0,
+        'backbone.norm_pre.weight': 0,
         'backbone.patch_embed.proj.weight': 0,
         'backbone.blocks.0.norm1.weight': 1,
         'backbone.blocks.3.mlp.act1.weight_numerator': 4,
