@@ -5,9 +5,11 @@ Reads official KAT, FlashKAT, this project's runs, and ViTs of timm, DeiT, MAE, 
 """
 
 import argparse
+import re
 
 from kat_mm.checkpoints import from_official, read_checkpoint, to_official, write_checkpoint
 from kat_mm.checkpoints.convert import WRITERS, describe
+from kat_mm.checkpoints.state_dict import keep_entries
 from kat_mm.engine.launch import run_tool
 
 
@@ -23,6 +25,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--prefix', default='backbone.', help='of the backbone in a whole model')
     parser.add_argument(
+        '--ignore',
+        metavar='PATTERN',
+        action='append',
+        default=[],
+        help='regular expression of names that are left out, from their beginning; may be repeated',
+    )
+    parser.add_argument(
         '--allow-pickle',
         action='store_true',
         help='unpickle whatever IN holds, which runs the code in it: for files that you trust',
@@ -34,6 +43,9 @@ def main() -> None:
     args = parse_args()
     content = read_checkpoint(args.source, args.allow_pickle)
     official, left_out = to_official(content, args.source, args.prefix)
+    ignored = [key for key in official for pattern in args.ignore if re.match(pattern, key)]
+    official = keep_entries(official, lambda key: key not in ignored)
+    left_out += ignored
     write_checkpoint(from_official(official, args.layout), args.target)
     print(f'{args.source} is {describe(official)}')
     if left_out:

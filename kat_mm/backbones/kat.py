@@ -80,8 +80,9 @@ class KAT(nn.Module):
         frozen_stages: -1: nothing is frozen; 0: what comes before the blocks; n: this and the first
             n blocks, and with all blocks the final norm. Default: -1.
         init_cfg: Initialisation, for example ``dict(type='Pretrained', checkpoint=FILE)``, with
-            ``prefix='backbone.'`` for where the backbone is in a file that has more. Of other types
-            mmengine has the initialisers.
+            ``prefix='backbone.'`` for where the backbone is in a file that has more, and ``ignore``
+            for what may differ; see :func:`load_pretrained`. Of other types mmengine has the
+            initialisers.
 
     Raises:
         ValueError: An argument has a value that does not fit; the message says what would.
@@ -223,10 +224,10 @@ class KAT(nn.Module):
             from mmengine.model import initialize
 
             initialize(self, others)
-        if others or not pretrained:
-            init_children(self)
+        init_children(self)
         for cfg in pretrained:
-            load_pretrained(self, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
+            options = {key: cfg[key] for key in ('prefix', 'ignore') if key in cfg}
+            load_pretrained(self, cfg['checkpoint'], **options)
         self.is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

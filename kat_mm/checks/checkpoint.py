@@ -19,7 +19,8 @@ def check_pretrained(model: nn.Module) -> None:
             cfgs = [module.init_cfg] if isinstance(module.init_cfg, dict) else module.init_cfg
             for cfg in cfgs or []:
                 if cfg['type'] == 'Pretrained':
-                    load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
+                    options = {key: cfg[key] for key in ('prefix', 'ignore') if key in cfg}
+                    load_pretrained(module, cfg['checkpoint'], **options)
 
 
 def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = False) -> None:

@@ -13,10 +13,11 @@ _VECTORS = ('bias', 'q_bias', 'v_bias', 'gamma')
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Parameter groups for transformers: layer-wise learning rates, decay only where it belongs.
 
-    Weight decay spares norms, biases, LayerScale, position embeddings, class and register tokens, and
-    the coefficients of rational functions. A parameter at depth d of D gets ``lr * layer_decay_rate ** (D - 1 - d)``
-    (ViTDet's and BEiT's rule): 0 is the patch embedding, i + 1 block i, and D - 1 all that comes
-    behind the backbone. Depths come from the ``get_layer_depth`` method of the backbone.
+    Weight decay spares norms, biases, LayerScale, position embeddings, class and register tokens,
+    and the coefficients of rational functions. A parameter at depth d of D gets
+    ``lr * layer_decay_rate ** (D - 1 - d)`` (ViTDet's and BEiT's rule): 0 is the patch embedding,
+    i + 1 block i, and D - 1 all that comes behind the backbone. Depths come from the
+    ``get_layer_depth`` method of the backbone.
 
     Options in ``paramwise_cfg``:
 

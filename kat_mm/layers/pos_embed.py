@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 INTERPOLATIONS = ('bicubic', 'bicubic_antialias', 'bicubic_offset')
 
 

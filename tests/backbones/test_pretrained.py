@@ -85,7 +85,11 @@ def test_a_class_token_that_one_of_both_lacks(has, wants, tmp_path, log):
         small(with_cls_token=token, out_type='featmap', img_size=size)
         for token, size in ((has, 32), (wants, 48))
     )
-    load_pretrained(model, file_of(source.state_dict(), tmp_path))
+    path = file_of(source.state_dict(), tmp_path)
+    if wants:
+        with pytest.raises(UserError, match='lacks .* cls_token;.*with_cls_token.*ignore='):
+            load_pretrained(model, path)
+    load_pretrained(model, path, ignore='cls_token' if wants else ())
     patches = source.pos_embed[:, int(has) :]
     torch.testing.assert_close(
         model.pos_embed[:, int(wants) :], resize_pos_embed(patches, (4, 4), (6, 6), 0)
@@ -202,7 +206,7 @@ def test_the_arch_of_the_file_is_named(tmp_path):
         ('resnet18', 'ResNet', 'layer1.0.conv1.weight'),
         ('swin_tiny_patch4_window7_224', 'Swin', 'attn.relative_position_bias_table'),
         ('convnext_atto', 'ConvNeXt', 'conv_dw.weight'),
-        ('beit_base_patch16_224', 'BEiT', 'blocks.0.attn.q_bias'),
+        ('beit_base_patch16_224', 'BEiT', 'blocks.0.attn.relative_position_bias_table'),
         ('cait_xxs24_224', 'CaiT', 'blocks.0.attn.proj_l.weight'),
         ('xcit_nano_12_p16_224', 'XCiT', 'blocks.0.attn.temperature'),
         ('pvt_v2_b0', 'PVT', 'stages.0.blocks.0.attn.kv.weight'),

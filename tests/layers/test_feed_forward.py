@@ -148,7 +148,7 @@ def test_mlp_initialises_with_the_std_of_deit():
 )
 @pytest.mark.parametrize('gated', [False, True])
 def test_each_activation_with_a_norm_inside_is_timms(gated, act, layer):
-    def norm(channels):
+    def norm(channels, **_):
         return nn.LayerNorm(channels, eps=1e-5)
 
     options = dict(act_layer=layer, norm_layer=norm)
