@@ -181,8 +181,8 @@ def _check_grid(state: State, backbone: nn.Module, path: str | Path) -> None:
     noted = getattr(state, '_metadata', {}).get('', {}).get('grid_size')
     if find_positions(count, has_cls_token, noted, backbone.grid_size)[0] is None:
         raise UserError(
-            f'checkpoint {path} has a position embedding for {count - has_cls_token} patches, which '
-            'make no square: its grid is unknown, and it cannot be resized. Load it with the '
+            f'checkpoint {path} has a position embedding for {count - has_cls_token} patches, '
+            'which make no square: its grid is unknown, and it cannot be resized. Load it with the '
             'img_size and patch_size that it was trained with'
         )
 
@@ -239,7 +239,7 @@ def _advice(keys: Iterable[str], path: str | Path) -> str:
     for key in keys:
         found = [words for pattern, words in _OPTIONS.items() if re.match(pattern, key)]
         options += [words for words in found[:1] if words not in options]
-    part = re.escape(next(iter(keys)))
+    part = re.sub(r'^blocks\\\.\d+', r'blocks\.\\d+', re.escape(next(iter(keys))))
     return (
         f'Give the backbone {", ".join(options)} as the model of the file has it. '
         if options
@@ -250,10 +250,11 @@ def _advice(keys: Iterable[str], path: str | Path) -> str:
     )
 
 
-def _summary(keys: Sequence[str], most: int = 6) -> str:
-    """The names, or, of many, the first ones and how many there are."""
-    shown = ', '.join(keys[:most])
-    return shown if len(keys) <= most else f'{shown} and {len(keys) - most} more'
+def _summary(keys: Iterable[str], most: int = 6) -> str:
+    """The names, those of all blocks as one; of many, the first ones and how many there are."""
+    names = list(dict.fromkeys(re.sub(r'^blocks\.\d+\.', 'blocks.*.', key) for key in keys))
+    shown = ', '.join(names[:most])
+    return shown if len(names) <= most else f'{shown} and {len(names) - most} more'
 
 
 def _report_missing(missing: list[str], backbone: nn.Module) -> None:
@@ -262,7 +263,7 @@ def _report_missing(missing: list[str], backbone: nn.Module) -> None:
         _logger.info('A ViT has no rational functions: these start as act_init says')
         missing = [key for key in missing if key not in rational]
     if missing:
-        _logger.warning('Missing: %s', ', '.join(missing))
+        _logger.warning('Missing: %s', _summary(missing))
 
 
 def other_shapes(state: State, own: State) -> dict[str, str]:

@@ -12,3 +12,13 @@ __all__ = [
     'trust_mmengine_checkpoints',
     'write_checkpoint',
 ]
+
+
+def __getattr__(name: str):
+    # Where scripts of others look for them: loading into a model is a matter of the backbone, which
+    # imports this package, not the other way round.
+    if name in ('convert_for_model', 'load_pretrained'):
+        from kat_mm import backbones
+
+        return getattr(backbones, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -6,7 +6,6 @@ mlp.act1,mlp.fc1,mlp.act2,mlp.fc2}.*``, ``norm.*``, ``head.*``. A ViT has no act
 """
 
 import logging
-import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,8 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from kat_mm.errors import UserError
 
 from .state_dict import keep_entries
 
@@ -54,8 +51,8 @@ def _from_flashkat(state: State) -> State:
     return rename(state, {r'(.*\.act[12])\.(numerator|denominator)_v': r'\1.weight_\2'})
 
 
-# Names that relatives of timm's ViT have for the same: the original codes of DINOv2, DINOv3 and EVA,
-# DeiT-III's, and timm's own EVA.
+# Names that relatives of timm's ViT have for the same: the original codes of DINOv2, DINOv3, EVA-02
+# and DeiT-III, and timm's own EVA.
 _TIMM = {
     r'(register|storage)_tokens': 'reg_token',
     r'(blocks\.\d+\.)gamma_([12])': r'\1ls\2.gamma',

@@ -223,10 +223,15 @@ def _fit_loaded_bias(module: SoftmaxAttention, state_dict: dict, prefix: str, *_
 
 
 def _fit_loaded_rel_pos(module: SoftmaxAttention, state_dict: dict, prefix: str, *_) -> None:
+    stored = dict(module.named_parameters())
     for name in module.neutral:
-        key, own = f'{prefix}{name}', getattr(module, name)
-        loaded = state_dict.get(key)
-        # Where even the channels differ, the shape is refused.
-        if loaded is not None and len(loaded) != len(own) and loaded.shape[1:] == own.shape[1:]:
-            _logger.info('%s resized from %d to %d distances', key, len(loaded), len(own))
-            state_dict[key] = resize_rel_pos(loaded, (len(own) + 1) // 2)
+        # A parametrised table is stored under the second name.
+        for place in (name, f'parametrizations.{name}.original'):
+            key, own = f'{prefix}{place}', stored.get(place)
+            loaded = state_dict.get(key)
+            if own is None or loaded is None:
+                continue
+            # Where even the channels differ, the shape is refused.
+            if len(loaded) != len(own) and loaded.shape[1:] == own.shape[1:]:
+                _logger.info('%s resized from %d to %d distances', key, len(loaded), len(own))
+                state_dict[key] = resize_rel_pos(loaded, (len(own) + 1) // 2)
