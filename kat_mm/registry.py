@@ -23,6 +23,7 @@ def _register_all() -> None:
     for model in (
         backbones.KAT,
         layers.GRKAN,
+        layers.GatedGRKAN,
         layers.MLP,
         layers.SwiGLU,
         layers.SoftmaxAttention,

@@ -1,16 +1,24 @@
 """Convert a checkpoint of a KAT or a plain ViT between the layouts of projects.
 
-Reads official KAT, FlashKAT, this project's runs, and ViTs of timm, DeiT, MAE, DINOv2, AugReg
-(.npz) and mmpretrain, by their keys. Writes weights alone, without optimizer and logs.
+Reads official KAT, FlashKAT, this project's runs, and ViTs of timm, transformers, OpenCLIP,
+mmpretrain, AugReg (.npz) and the authors of DeiT, MAE, DINOv2, DINOv3 and EVA-02, by their keys.
+Writes weights alone, without optimizer and logs.
 """
 
 import argparse
 import re
 
-from kat_mm.checkpoints import from_official, read_checkpoint, to_official, write_checkpoint
+from kat_mm.checkpoints import (
+    from_official,
+    read_checkpoint,
+    to_kat,
+    to_official,
+    write_checkpoint,
+)
 from kat_mm.checkpoints.convert import WRITERS, describe
 from kat_mm.checkpoints.state_dict import keep_entries
 from kat_mm.engine.launch import run_tool
+from kat_mm.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,6 +30,20 @@ def parse_args() -> argparse.Namespace:
         choices=list(WRITERS),
         default='kat',
         help='kat: the official one (default); flashkat; kat_mm: a classifier of this project',
+    )
+    parser.add_argument(
+        '--to-kat',
+        action='store_true',
+        help='write a ViT as the KAT that starts as it, with fits of its activation',
+    )
+    parser.add_argument(
+        '--act',
+        choices=['gelu', 'gelu_tanh', 'quick_gelu', 'silu'],
+        help='with --to-kat: the activation of the ViT, which no file tells (default: gelu, or '
+        'silu of a gated feed-forward)',
+    )
+    parser.add_argument(
+        '--groups', type=int, default=8, help='with --to-kat: groups of channels (default: 8)'
     )
     parser.add_argument('--prefix', default='backbone.', help='of the backbone in a whole model')
     parser.add_argument(
@@ -46,6 +68,11 @@ def main() -> None:
     ignored = [key for key in official for pattern in args.ignore if re.match(pattern, key)]
     official = keep_entries(official, lambda key: key not in ignored)
     left_out += ignored
+    if args.to_kat:
+        try:
+            official = to_kat(official, args.act, args.groups)
+        except UserError as error:
+            raise UserError(f'checkpoint {args.source} becomes no KAT: {error}') from error
     write_checkpoint(from_official(official, args.layout), args.target)
     print(f'{args.source} is {describe(official)}')
     if left_out:

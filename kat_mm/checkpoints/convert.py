@@ -1,11 +1,15 @@
 """From every layout to the official KAT's, and from that to those that others read."""
 
 import logging
+import math
 import re
 from collections import OrderedDict
 from pathlib import Path
 
+import torch
+
 from kat_mm.errors import UserError
+from kat_mm.fits import get_fit
 
 from .layouts import (
     LAYOUTS,
@@ -157,6 +161,46 @@ def from_official(state: State, layout: str) -> State:
         layout: 'kat' (the official itself), 'flashkat', or 'kat_mm' (a classifier of this project).
     """
     return WRITERS[layout](state)
+
+
+def to_kat(state: State, act: str | None = None, num_groups: int = 8) -> State:
+    """A ViT as the KAT that starts as it: with rational functions that are fits of what it computes.
+
+    act1 is the identity, exactly, and act2 the fit of ``act``, of order (5, 4); see
+    :mod:`kat_mm.fits`. Weights of a gated feed-forward become those of
+    :class:`kat_mm.layers.GatedGRKAN`.
+
+    Args:
+        state: A ViT in the official layout.
+        act: Its activation: 'gelu', 'gelu_tanh', 'quick_gelu' or 'silu'. Default: 'gelu', or
+            'silu' of a gated one.
+        num_groups: Groups of the denominators; must divide the channels.
+
+    Raises:
+        UserError: It is a KAT, or has no such form.
+    """
+    first = 'blocks.0.mlp.'
+    channels, hidden = state[f'{first}fc1.weight'].shape[1], state[f'{first}fc2.weight'].shape[1]
+    gated = state[f'{first}fc1.weight'].shape[0] == 2 * hidden
+    if f'{first}act1.weight_numerator' in state:
+        raise UserError('it is a KAT already')
+    if not gated and f'{first}norm.weight' in state:
+        raise UserError(f'its feed-forward has a norm inside ({first}norm), which GRKAN has not')
+    if channels % num_groups or hidden % num_groups:
+        raise UserError(
+            f'{num_groups} groups do not divide its {channels} and {hidden} channels; choose a '
+            f'divisor of {math.gcd(channels, hidden)}'
+        )
+    kat = keep_entries(state, lambda key: True)
+    for index in range(count_blocks(state)):
+        for name, function in (
+            ('act1', 'identity'),
+            ('act2', act or ('silu' if gated else 'gelu')),
+        ):
+            fit, key = get_fit(function), f'blocks.{index}.mlp.{name}.weight_'
+            kat[f'{key}numerator'] = torch.tensor([fit.numerator])
+            kat[f'{key}denominator'] = torch.tensor([fit.denominator]).repeat(num_groups, 1)
+    return kat
 
 
 def describe(state: State) -> str:

@@ -3,7 +3,7 @@
 from .attention import SoftmaxAttention
 from .block_spec import BlockSpec
 from .drop_path import DropPath
-from .feed_forward import GRKAN, MLP, SwiGLU
+from .feed_forward import GRKAN, MLP, GatedGRKAN, SwiGLU
 from .karat import KArAt
 from .layer_scale import LayerScale
 from .norm import LayerNorm2d
@@ -18,6 +18,7 @@ __all__ = [
     'MLP',
     'BlockSpec',
     'DropPath',
+    'GatedGRKAN',
     'GroupRational',
     'KArAt',
     'LayerNorm2d',

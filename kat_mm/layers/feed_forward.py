@@ -47,11 +47,7 @@ class GRKAN(nn.Module):
             raise ValueError(
                 f"GRKAN: init={init!r} is unknown; choose 'variance_preserving' or 'trunc_normal'"
             )
-        if isinstance(act_init, str) or len(act_init) != 2:
-            raise ValueError(
-                f'GRKAN: act_init={act_init!r} must name two functions, those of act1 and act2, '
-                "for example ('identity', 'swish')"
-            )
+        _check_act_init('GRKAN', act_init)
         self.init = init
         form = (num_groups, num_numerator_groups, order)
         self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
@@ -77,6 +73,77 @@ class GRKAN(nn.Module):
         """(..., embed_dims) to the same shape."""
         x = self.act2(self.fc1(self.drop1(self.act1(x))))
         return self.fc2(self.drop2(x))
+
+
+class GatedGRKAN(nn.Module):
+    """Gated feed-forward of KAT: a :class:`SwiGLU` whose gate is a group-rational function.
+
+    act1 -> dropout -> fc1, whose rows are gate and value -> act2(gate) * value -> dropout -> norm
+    -> fc2. Weights of a SwiGLU are weights of it.
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        hidden_dims: Channels of the gate and of the value.
+        num_groups: As of :class:`GRKAN`, and so the next three.
+        num_numerator_groups: Default: 1.
+        order: Default: (5, 4).
+        act_init: Default: ('identity', 'silu').
+        act_interval: Default: the intervals of the packaged fits.
+        inner_norm: Whether there is a norm before ``fc2`` (EVA-02 B and L). Default: False.
+        norm_eps: What it adds to the variance. Default: 1e-6.
+        bias: Whether the linear maps have biases. Default: True.
+        drop_rate: Dropout after act1 and after the product. Default: 0.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        hidden_dims: int,
+        num_groups: int = 8,
+        num_numerator_groups: int = 1,
+        order: tuple[int, int] = (5, 4),
+        act_init: tuple[str, str] = ('identity', 'silu'),
+        act_interval: tuple[float, float] | None = None,
+        inner_norm: bool = False,
+        norm_eps: float = 1e-6,
+        bias: bool = True,
+        drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        check_rate('GatedGRKAN', 'drop_rate', drop_rate)
+        _check_act_init('GatedGRKAN', act_init)
+        form = (num_groups, num_numerator_groups, order)
+        self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
+        self.drop1 = nn.Dropout(drop_rate)
+        self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims, bias=bias)
+        self.act2 = GroupRational(hidden_dims, *form, act_init[1], act_interval)
+        self.drop2 = nn.Dropout(drop_rate)
+        self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
+        self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
+
+    @classmethod
+    def from_spec(cls, spec: BlockSpec, **options) -> 'GatedGRKAN':
+        """The feed-forward of a block; see :class:`BlockSpec`."""
+        options.setdefault('norm_eps', spec.norm_eps)
+        return cls(spec.embed_dims, spec.feedforward_channels, **options)
+
+    def init_weights(self) -> None:
+        # The value has unit variance, so the product that of act2 alone.
+        variance_preserving_(self.fc1, self.act1.fit)
+        variance_preserving_(self.fc2, self.act2.fit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., embed_dims) to the same shape."""
+        gate, value = self.fc1(self.drop1(self.act1(x))).chunk(2, dim=-1)
+        return self.fc2(self.norm(self.drop2(self.act2(gate) * value)))
+
+
+def _check_act_init(caller: str, act_init: tuple[str, str]) -> None:
+    if isinstance(act_init, str) or len(act_init) != 2:
+        raise ValueError(
+            f'{caller}: act_init={act_init!r} must name two functions, those of act1 and act2, '
+            "for example ('identity', 'swish')"
+        )
 
 
 class MLP(nn.Module):

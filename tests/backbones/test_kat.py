@@ -538,6 +538,8 @@ def test_maps_with_their_class_tokens_are_what_mmsegs_dpt_reads():
         assert torch.equal(featmap, want_map) and torch.equal(cls_token, want_token)
     head = DPTHead(
         in_channels=(32, 32, 32, 32),
+        in_index=(0, 1, 2, 3),
+        input_transform='multiple_select',
         channels=16,
         embed_dims=32,
         post_process_channels=[8, 16, 24, 32],
