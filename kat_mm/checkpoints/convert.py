@@ -164,7 +164,7 @@ def from_official(state: State, layout: str) -> State:
 
 
 def to_kat(state: State, act: str | None = None, num_groups: int = 8) -> State:
-    """A ViT as the KAT that starts as it: with rational functions that are fits of what it computes.
+    """A ViT as the KAT that starts as it: with rational functions that are fits of its own.
 
     act1 is the identity, exactly, and act2 the fit of ``act``, of order (5, 4); see
     :mod:`kat_mm.fits`. Weights of a gated feed-forward become those of

@@ -608,3 +608,37 @@ def test_a_vit_is_taken_over_with_its_function(tmp_path):
     assert distance(act_init=gelu, order=(7, 6), act_interval=(-6, 6)) < 4e-3
     assert distance(act_init=gelu, order=(9, 8)) < 3e-4
     assert distance(act_init=('identity', 'swish')) > 0.1
+
+
+@pytest.mark.parametrize('act', ['gelu', 'gelu_tanh', 'quick_gelu', 'silu'])
+@pytest.mark.parametrize('gated', [False, True])
+@torch.no_grad()
+def test_a_vit_of_each_activation_starts_a_kat(gated, act, tmp_path):
+    """With all that foundation models have besides."""
+    torch.manual_seed(0)
+    arch = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
+    options = dict(
+        arch=arch,
+        num_registers=2,
+        layer_scale=1.0,
+        with_pos_embed=False,
+        out_type='featmap',
+        attn_cfg=dict(type='SoftmaxAttention', qkv_bias='qv', rope=dict(), qk_norm=True),
+    )
+    kind = dict(type='SwiGLU', inner_norm=True) if gated else dict(type='MLP')
+    vit = small(**options, ffn_cfg=dict(kind, act=act)).eval()
+    for parameter in vit.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
+        nn.init.normal_(parameter, std=fan_in**-0.5)
+    path, images = file_of(vit.state_dict(), tmp_path), torch.randn(8, 3, 32, 32)
+    (expected,) = vit(images)
+
+    def distance(**ffn_cfg):
+        kind = dict(type='GatedGRKAN', inner_norm=True) if gated else dict(type='GRKAN')
+        model = small(**options, ffn_cfg={**kind, **ffn_cfg}).eval()
+        load_pretrained(model, path)
+        return ((model(images)[0] - expected).norm() / expected.norm()).item()
+
+    assert distance(act_init=('identity', act)) < 0.02
+    assert distance(act_init=('identity', act), order=(9, 8)) < 5e-4
+    assert distance(act_init=('identity', 'tanh')) > 0.1

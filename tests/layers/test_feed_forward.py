@@ -5,7 +5,7 @@ from timm.layers import GluMlp, Mlp, QuickGELU
 from torch import nn
 
 from kat_mm.fits.fitter import FUNCTIONS
-from kat_mm.layers import GRKAN, MLP, SwiGLU
+from kat_mm.layers import GRKAN, MLP, GatedGRKAN, SwiGLU
 
 
 def randomise(module):
@@ -165,3 +165,24 @@ def test_each_activation_with_a_norm_inside_is_timms(gated, act, layer):
 def test_an_unknown_activation_is_refused_with_those_that_are_known(ffn):
     with pytest.raises(ValueError, match=f"{ffn.__name__}: act='relu'.*gelu_tanh, quick_gelu"):
         ffn(16, 32, 'relu')
+
+
+def test_a_gated_grkan_is_rational_linear_rational_gate_norm_linear():
+    ffn, x = GatedGRKAN(16, 32, inner_norm=True).double(), torch.randn(2, 5, 16).double()
+    for parameter in ffn.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    gate, value = ffn.fc1(ffn.act1(x)).split(32, dim=-1)
+    want = ffn.fc2(ffn.norm(ffn.act2(gate.contiguous()) * value))
+    torch.testing.assert_close(ffn(x), want)
+    shapes = {key: tuple(value.shape) for key, value in ffn.state_dict().items()}
+    assert shapes['act2.weight_denominator'] == (8, 4) and shapes['fc1.weight'] == (64, 16)
+    assert shapes.keys() >= SwiGLU(16, 32, inner_norm=True).state_dict().keys()
+
+
+def test_a_gated_grkan_starts_with_unit_variance():
+    torch.manual_seed(0)
+    ffn = GatedGRKAN(64, 512)
+    ffn.init_weights()
+    x = torch.randn(4096, 64)
+    assert abs(ffn(x).std().item() - 1) < 0.05
+    assert abs(ffn.fc1(ffn.act1(x)).std().item() - 1) < 0.05
