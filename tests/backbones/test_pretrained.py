@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from mmengine.model import BaseModel
+from mmpretrain.models import LoRAModel
 from timm.layers import resample_patch_embed
 from torch import nn
 from torch.nn.utils import parametrize
@@ -399,6 +400,23 @@ def test_adapters_that_were_not_merged_are_refused(trained, tmp_path):
     model = small()
     load_pretrained(model, file_of({**trained, **extra}, tmp_path), ignore=r'.*\.lora_')
     assert_holds(model, trained)
+
+
+def test_adapters_of_mmpretrain_train_a_backbone_that_starts_from_a_file(trained, tmp_path):
+    cfg = dict(
+        type='KAT',
+        arch=SMALL,
+        img_size=32,
+        patch_size=8,
+        init_cfg=dict(type='Pretrained', checkpoint=str(file_of(trained, tmp_path))),
+    )
+    model = LoRAModel(cfg, alpha=2, rank=2, targets=[dict(type='qkv')])
+    plain, x = small(), torch.randn(2, 3, 32, 32)
+    plain.load_state_dict(trained)
+    torch.testing.assert_close(model(x), plain(x))  # adapters start at zero
+    model(x)[0].sum().backward()
+    learn = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert len(learn) == 2 * 2 and all('.attn.qkv.lora_' in name for name in learn)
 
 
 def test_rational_functions_are_no_part_of_a_vit(trained, tmp_path):
