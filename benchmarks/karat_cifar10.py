@@ -1,16 +1,19 @@
 """ViT-T with softmax and with KArAt, and KAT-T with KArAt, on CIFAR-10, from finished runs.
 
     for name in vit_t_softmax vit_t_karat vit_t_karat_universal kat_t_karat; do
-        python tools/train.py configs/${name}_cifar10.py
+        python tools/train.py configs/${name}_cifar10.py \\
+            --cfg-options train_cfg.max_epochs=30 param_scheduler.1.end=30
     done
     python benchmarks/karat_cifar10.py
 
-Runs of fewer epochs: --cfg-options train_cfg.max_epochs=30 param_scheduler.1.end=30. Runs that are
-missing are left out. Writes results.json and curves.png, with the published top-1 accuracies after
-100 epochs (KArAt, Maity et al. 2025) beside those of the runs. karat.py measures their speed.
+Without --cfg-options there are 100 epochs, as published. A run that is missing keeps what
+results.json says of it. Writes results.json and curves.png, with the published top-1 accuracies
+after 100 epochs (KArAt, Maity et al. 2025) beside those of the runs, and with how the functions
+started (``function_init``). karat.py measures their speed.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from mmengine.config import Config
@@ -49,6 +52,8 @@ def summarize(work_dir: Path, title: str, published: float | None) -> dict:
         title=title,
         epochs=scores[-1]['step'],
         seed=cfg.randomness.seed,
+        device=machine()['device'],
+        function_init=function_init(cfg.model.backbone.attn_cfg),
         top1=round(scores[-1]['accuracy/top1'], 2),
         top5=round(scores[-1]['accuracy/top5'], 2),
         published_top1_after_100_epochs=published,
@@ -59,19 +64,34 @@ def summarize(work_dir: Path, title: str, published: float | None) -> dict:
     )
 
 
+def function_init(attn_cfg: dict) -> str | None:
+    """How functions started; before ``modular`` was an argument all as they now do if 'scaled'."""
+    if attn_cfg['type'] != 'KArAt':
+        return None
+    return attn_cfg.get('function_init', 'scaled' if 'operator' in attn_cfg else 'normal')
+
+
+def title_of(result: dict) -> str:
+    scaled = result['function_init'] == 'scaled'
+    return result['title'] + ', scaled start' * scaled
+
+
 def main() -> None:
     args = parse_args()
-    results = {
+    found = {
         name: summarize(args.work_dirs / name, *run)
         for name, run in RUNS.items()
         if (args.work_dirs / name).is_dir()
     }
-    if not results:
+    if not found:
         raise UserError(f'{args.work_dirs} holds none of the runs {", ".join(RUNS)}')
-    for result in results.values():
+    for result in found.values():
         print({key: value for key, value in result.items() if 'curve' not in key})
-    save(dict(results, machine=machine()), args.out_dir / 'results.json')
-    titles = {result['title']: result for result in results.values()}
+    path = args.out_dir / 'results.json'
+    before = json.loads(path.read_text()) if path.exists() else {}
+    results = {name: (before | found)[name] for name in RUNS if name in before | found}
+    save(dict(results, machine=machine()), path)
+    titles = {title_of(result): result for result in results.values()}
     plot_curves(titles, PANELS, args.out_dir / 'curves.png')
 
 

@@ -17,7 +17,12 @@ model = dict(
 )
 
 max_epochs = 100
-optim_wrapper = dict(dtype='bfloat16', clip_grad=dict(max_norm=1.0))
+optim_wrapper = dict(
+    dtype='bfloat16',
+    clip_grad=dict(max_norm=1.0),
+    # No decay on the coefficients of rational functions, unlike in the published scripts.
+    paramwise_cfg=dict(_delete_=True),
+)
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 param_scheduler = [
     dict(

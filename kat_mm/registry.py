@@ -35,11 +35,13 @@ def _register_all() -> None:
     for hook in (
         engine.AtomicCheckpointHook,
         engine.AverageLossHook,
+        engine.FastDetectionHook,
         engine.FiniteLossHook,
         engine.Float32BoxesHook,
         engine.PlotRationalsHook,
         engine.PreemptionHook,
         engine.SeedIterationHook,
+        engine.SegmentationKernelsHook,
     ):
         registry.HOOKS.register_module(module=hook)
     registry.OPTIM_WRAPPER_CONSTRUCTORS.register_module(
@@ -61,7 +63,12 @@ def _register_datasets() -> None:
         datasets.SeededSampler,
     ):
         registry.DATA_SAMPLERS.register_module(module=sampler)
-    for transform in (datasets.CheckLabels, datasets.LoadChecked, datasets.SeedAugmentation):
+    for transform in (
+        datasets.CheckLabels,
+        datasets.LoadChecked,
+        datasets.ResizeChecked,
+        datasets.SeedAugmentation,
+    ):
         registry.TRANSFORMS.register_module(module=transform)
     registry.FUNCTIONS.register_module(module=datasets.compact_collate)
 

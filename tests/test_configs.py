@@ -95,7 +95,7 @@ def test_a_training_step_reaches_every_weight(name, one_thread):
 
 
 def test_the_recipe_is_that_of_the_paper():
-    # FACTS.md, section 5: AdamW, 1e-4, total batch 16, 160k iterations, 512x512.
+    # KAT, section 5: AdamW, 1e-4, total batch 16, 160k iterations, 512x512.
     cfg = load('kat_s_upernet_ade20k')
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr) == ('AdamW', 1e-4)

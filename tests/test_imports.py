@@ -63,6 +63,18 @@ for registry, name in (
     assert result.returncode == 0, result.stderr
 
 
+def test_an_import_leaves_how_other_models_read_files():
+    code = """
+import torch
+from mmengine.fileio.handlers import PickleHandler
+before = torch.load, PickleHandler.load_from_fileobj
+import kat_mm
+assert (torch.load, PickleHandler.load_from_fileobj) == before
+"""
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_broken_mmengine_raises(tmp_path):
     (tmp_path / 'mmengine').mkdir()
     (tmp_path / 'mmengine' / '__init__.py').write_text("raise OSError('broken installation')")

@@ -1,5 +1,6 @@
 """Configs of KArAt: what they say."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,11 @@ def test_the_attention_is_what_the_name_says(name):
     assert backbone.ffn_cfg.type == ('GRKAN' if name.startswith('kat') else 'MLP')
     mode = 'universal' if 'universal' in name else 'blockwise'
     assert backbone.attn_cfg.get('mode', 'blockwise') == mode
+    # What the authors' command lines say, in the file or by default.
+    said = dict(depth=2, modular='phi1_w2', rank=12, base='zero', project_l1=False, scales=False)
+    defaults = inspect.signature(KArAt).parameters
+    for argument, value in said.items():
+        assert backbone.attn_cfg.get(argument, defaults[argument].default) == value
 
 
 def test_the_comparison_differs_in_the_attention_alone():
@@ -55,17 +61,49 @@ def test_the_universal_and_the_both_in_one_model_are_built():
     assert (type(plain.attn), type(plain.mlp)) == (SoftmaxAttention, MLP)
 
 
-def test_the_recipe_is_that_of_the_paper():
-    # FACTS.md, section 7: 100 epochs, batch 128, AdamW, 5e-4 scaled by batch / 512, drop path 0.1.
-    for name in CLASSIFIERS:
-        cfg = load(name)
-        optimizer = cfg.optim_wrapper.optimizer
-        assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1.25e-4, 0.05)
-        assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == 128
-        assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == 100
-        assert (cfg.model.backbone.drop_path_rate, cfg.model.backbone.img_size) == (0.1, 224)
-        (crop,) = (s for s in cfg.train_dataloader.dataset.pipeline if s.type.endswith('Crop'))
-        assert crop.scale == 224
+@pytest.mark.parametrize('name', CLASSIFIERS)
+def test_the_recipe_is_that_of_the_command_lines_or_of_the_papers_third_version(name):
+    # 5e-4 scaled by batch / 512, for 100 epochs of which 5 warm up, from 1e-6 and down to 1e-5.
+    cfg, batch = load(name), 32 if '_v3_' in name else 128
+    optimizer, (warm_up, cosine) = cfg.optim_wrapper.optimizer, cfg.param_scheduler
+    assert (optimizer.type, optimizer.lr) == ('AdamW', pytest.approx(5e-4 * batch / 512))
+    assert optimizer.weight_decay == 0.05
+    assert warm_up.start_factor * optimizer.lr == pytest.approx(1e-6)
+    assert (warm_up.end, cosine.end, cosine.eta_min, cfg.train_cfg.max_epochs) == (
+        5,
+        100,
+        1e-5,
+        100,
+    )
+    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == batch
+    assert (cfg.model.backbone.drop_path_rate, cfg.model.backbone.img_size) == (0.1, 224)
+    (crop,) = (s for s in cfg.train_dataloader.dataset.pipeline if s.type.endswith('Crop'))
+    assert crop.scale == 224
+
+
+@pytest.mark.parametrize('data', ['cifar10', 'cifar100'])
+def test_the_third_version_differs_as_its_table_5_says(data):
+    cfg, before = load(f'vit_t_karat_v3_{data}'), load(f'vit_t_karat_{data}')
+    assert cfg.model == before.model
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for key in ('type', 'data_root', 'split'):
+            assert cfg[loader].dataset[key] == before[loader].dataset[key]
+    steps, earlier = (
+        {s.type: s for s in c.train_dataloader.dataset.pipeline} for c in (cfg, before)
+    )
+    augment, crop = steps['RandAugment'], steps['RandomResizedCrop']
+    assert augment.policies == 'timm_increasing'
+    assert (augment.magnitude_level, augment.num_policies, augment.magnitude_std) == (15, 2, 1.0)
+    assert (crop.crop_ratio_range, crop.aspect_ratio_range) == ((0.08, 1.0), (0.67, 1.5))
+    changed = {name for name in steps if steps[name] != earlier[name]}
+    assert steps.keys() == earlier.keys() and changed == {'RandAugment', 'RandomResizedCrop'}
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        resize, crop, _ = loader.dataset.pipeline
+        assert crop.crop_size / resize.scale == pytest.approx(0.9, abs=1e-3)
+    assert cfg.optim_wrapper.optimizer.eps == 1e-6
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=1.0)
+    *_, average = cfg.custom_hooks
+    assert average.type == 'EMAHook' and 1 - average.momentum == pytest.approx(0.99992)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -22,6 +22,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--num-workers', type=int, default=4, help='default: %(default)s')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as for tools/train.py')
+    parser.add_argument('--allow-pickle', action='store_true', help='as for tools/train.py')
     parser.set_defaults(launcher='none', work_dir=None, local_rank=0)
     return parser.parse_args()
 

@@ -25,7 +25,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--config', help='config of its model, for the histograms')
     parser.add_argument('--num-images', type=int, default=64, help='default: %(default)s')
     parser.add_argument('--out', type=Path, help='default: CHECKPOINT, as .png')
-    parser.set_defaults(cfg_options=None, launcher='none', work_dir=None, local_rank=0)
+    parser.set_defaults(
+        cfg_options=None, launcher='none', work_dir=None, local_rank=0, allow_pickle=False
+    )
     return parser.parse_args()
 
 

@@ -32,6 +32,17 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision')
     parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='torch.compile the backbone, the neck and the heads (compile=True in the config)',
+    )
+    parser.add_argument(
+        '--cuda-graphs',
+        action='store_true',
+        help='start the kernels of backbone, neck and RPN as CUDA graphs, where all images have '
+        'one size (cuda_graphs=True in the config)',
+    )
+    parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help="scale the learning rate with the total batch size, from the config's base",
@@ -61,6 +72,12 @@ def main() -> None:
             raise UserError(f'--amp does not go with optim_wrapper.type={cfg.optim_wrapper.type}')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.compile:
+        cfg.compile = cfg.get('compile') or True
+    if args.cuda_graphs:
+        if not torch.cuda.is_available():
+            raise UserError('--cuda-graphs needs a GPU, and there is none; leave it out on a CPU')
+        cfg.cuda_graphs = cfg.get('cuda_graphs') or True
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(

@@ -2,11 +2,13 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_int, check_rate
+from kat_mm.arguments import check_bools, check_int, check_rate
+from kat_mm.checkpoints import guard_files_of
 from kat_mm.layers import BlockSpec, PatchEmbed, find_positions, resize_pos_embed
 from kat_mm.layers.init import init_children
 from kat_mm.layers.pos_embed import INTERPOLATIONS
@@ -118,6 +120,7 @@ class KAT(nn.Module):
         init_cfg: dict | None = None,
     ):
         super().__init__()
+        guard_files_of(KAT)
         arch = resolve_arch(arch)
         self.embed_dims = arch['embed_dims']
         self.depth = arch['num_layers']  # of the arch; num_layers are built
@@ -131,12 +134,25 @@ class KAT(nn.Module):
         self.frozen_stages = frozen_stages
         self.init_cfg = init_cfg
         self.is_init = False  # what mmengine asks before it calls init_weights
+        check_bools(
+            'KAT',
+            output_cls_token=output_cls_token,
+            with_cls_token=with_cls_token,
+            with_pos_embed=with_pos_embed,
+            pre_norm=pre_norm,
+            final_norm=final_norm,
+            norm_intermediate=norm_intermediate,
+            use_rel_pos=use_rel_pos,
+            with_cp=with_cp,
+        )
         check_int('KAT', 'num_registers', num_registers, least=0)
+        check_rate('KAT', 'drop_rate', drop_rate)
+        _check_init_cfg(init_cfg)
+        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
+        self.grid_size = _resolve_grid(img_size, patch_size)
         self.num_cls_tokens = int(with_cls_token)
         self.num_extra_tokens = self.num_cls_tokens + num_registers
         self._check_choices(drop_path_rate, window_size, use_rel_pos, global_attn_indices)
-        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
-        self.grid_size = _resolve_grid(img_size, patch_size)
         num_positions = self.num_cls_tokens + math.prod(self.grid_size)
         for name, tokens in (
             ('cls_token', self.num_cls_tokens),
@@ -161,8 +177,8 @@ class KAT(nn.Module):
                 use_rel_pos=use_rel_pos,
                 norm_eps=norm_eps,
             )
-            attn = build_part('attn_cfg', attn_cfg or dict(type='SoftmaxAttention'), spec)
-            mlp = build_part('ffn_cfg', ffn_cfg or dict(type='GRKAN'), spec)
+            attn = build_part('attn_cfg', _given(attn_cfg, 'SoftmaxAttention'), spec)
+            mlp = build_part('ffn_cfg', _given(ffn_cfg, 'GRKAN'), spec)
             self.blocks.append(
                 FusedBlock(self.embed_dims, attn, mlp, rates[index], norm_eps, layer_scale)
             )
@@ -198,15 +214,22 @@ class KAT(nn.Module):
         check_int('KAT', 'frozen_stages', self.frozen_stages, -1, self.num_layers)
         check_rate('KAT', 'drop_path_rate', drop_path_rate, below_one=True)
         check_int('KAT', 'window_size', window_size, least=0)
+        if window_size > max(self.grid_size):
+            raise ValueError(
+                f'KAT: window_size={window_size} is larger than the grid of {self.grid_size} '
+                'tokens that img_size and patch_size make; it is given in tokens, not in pixels'
+            )
         if use_rel_pos and self.num_extra_tokens:
             raise ValueError(
                 'KAT: use_rel_pos=True needs with_cls_token=False and num_registers=0, since only '
                 'patches have places in the grid'
             )
-        if not all(index in range(self.depth) for index in global_attn_indices):
+        indices = global_attn_indices
+        known = _are_whole(indices) and all(0 <= index < self.depth for index in indices)
+        if not known or len(set(indices)) < len(indices):
             raise ValueError(
-                f'KAT: global_attn_indices={tuple(global_attn_indices)} must be block numbers '
-                f'from 0 to {self.depth - 1}'
+                f'KAT: global_attn_indices={indices!r} must be block numbers from 0 to '
+                f'{self.depth - 1}, without repeats'
             )
 
     def init_weights(self) -> None:
@@ -341,6 +364,10 @@ def share_parts(blocks: Sequence[nn.Module]) -> None:
                 part.share_with(first)
 
 
+def _given(cfg: dict | None, default: str) -> dict:
+    return dict(type=default) if cfg is None else cfg
+
+
 def _embedding(num_tokens: int, embed_dims: int) -> Tensor:
     return nn.init.trunc_normal_(torch.empty(1, num_tokens, embed_dims), std=0.02)
 
@@ -362,7 +389,12 @@ def _resolve_grid(img_size: int | tuple[int, int], patch_size: int) -> tuple[int
 
 
 def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
-    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    given = (out_indices,) if isinstance(out_indices, int) else out_indices
+    if not _are_whole(given):
+        raise ValueError(
+            f'KAT: out_indices={out_indices!r} must be the number of a block, or several of them'
+        )
+    given = tuple(given)
     resolved = tuple(index + num_layers if index < 0 else index for index in given)
     if not resolved or not all(0 <= index < num_layers for index in resolved):
         raise ValueError(
@@ -372,6 +404,24 @@ def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> t
     if sorted(set(resolved)) != list(resolved):
         raise ValueError(f'KAT: out_indices={given} must rise, without repeats')
     return resolved
+
+
+def _are_whole(values: Sequence[int]) -> bool:
+    """Whether these are whole numbers, several or none."""
+    return isinstance(values, Sequence) and all(type(value) is int for value in values)
+
+
+def _check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
+    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
+        if cfg is None:
+            continue
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise ValueError(
+                f'KAT: init_cfg={init_cfg!r} must be a dict with a type, or several of them, for '
+                "example dict(type='Pretrained', checkpoint=FILE)"
+            )
+        if cfg['type'] == 'Pretrained' and not isinstance(cfg.get('checkpoint'), str | Path):
+            raise ValueError(f'KAT: init_cfg={init_cfg!r} must name a file as checkpoint')
 
 
 def _note_grid(module: KAT, state_dict: dict, prefix: str, local_metadata: dict) -> None:

@@ -2,7 +2,7 @@
 
 from .checkpoint import check_checkpoint, check_pretrained
 from .config import check_config
-from .model import build_model, check_channels, config_errors
+from .model import build_model, check_channels
 from .work_dir import check_out_dir, check_work_dir
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     'check_out_dir',
     'check_pretrained',
     'check_work_dir',
-    'config_errors',
 ]

@@ -1,5 +1,6 @@
 """Checkpoints that a run starts from, by loading them."""
 
+from mmengine.model import PretrainedInit
 from torch import nn
 
 from kat_mm.backbones import KAT, convert_for_model, load_pretrained
@@ -9,18 +10,21 @@ from kat_mm.errors import UserError
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Load the pretrained weights that the backbone's ``init_cfg`` names, as a run will.
+    """Read the pretrained weights that an ``init_cfg`` names, as a run will; load the backbone's.
 
     Raises:
-        UserError: The checkpoint cannot be read, or does not fit.
+        UserError: A checkpoint cannot be read, or does not fit.
     """
     for module in model.modules():
-        if isinstance(module, KAT):
-            cfgs = [module.init_cfg] if isinstance(module.init_cfg, dict) else module.init_cfg
-            for cfg in cfgs or []:
-                if cfg['type'] == 'Pretrained':
-                    options = {key: cfg[key] for key in ('prefix', 'ignore') if key in cfg}
-                    load_pretrained(module, cfg['checkpoint'], **options)
+        given = getattr(module, 'init_cfg', None) or []
+        for cfg in [given] if isinstance(given, dict) else given:
+            if cfg['type'] not in ('Pretrained', PretrainedInit):
+                continue
+            if isinstance(module, KAT):
+                options = {key: cfg[key] for key in ('prefix', 'ignore') if key in cfg}
+                load_pretrained(module, cfg['checkpoint'], **options)
+            elif '://' not in cfg['checkpoint']:
+                read_checkpoint(cfg['checkpoint'])
 
 
 def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = False) -> None:
@@ -59,6 +63,13 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
             reasons = [f'it lacks {len(missing)} tensors, such as {missing[0]}'] if missing else []
     except RuntimeError as error:
         reasons = [line.strip() for line in str(error).splitlines()[1:4]]
+    renamed = sorted(parameters.keys() - state.keys())
+    if resume and renamed and not reasons:
+        raise UserError(
+            f'checkpoint {path} has parameters of other names than the model, such as '
+            f'{renamed[0]}: their weights can be loaded, but the state of the optimizer is in '
+            f'another order. Leave out --resume and give --cfg-options load_from={path}'
+        )
     if reasons:
         raise UserError(
             f'checkpoint {path} does not fit the model of the config: {"; ".join(reasons)}. '

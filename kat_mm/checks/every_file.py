@@ -10,12 +10,11 @@ from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, Dataset
 
 from kat_mm.checks.classes import class_names
-from kat_mm.checks.model import config_errors
 from kat_mm.checks.progress import Progress
-from kat_mm.datasets.image_files import bits_per_channel
+from kat_mm.datasets.image_files import bits_per_channel, jpeg_problem
 from kat_mm.datasets.loading import check_loading, is_loading
 from kat_mm.datasets.wrappers import inner_datasets
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, config_errors
 
 
 class Report(NamedTuple):
@@ -106,6 +105,11 @@ class _Samples(Dataset):
         labels = (results or {}).get('gt_seg_map')
         if labels is not None:
             labels = np.bincount(labels.ravel(), minlength=256)[:256] > 0
-        is_local = path is not None and os.path.isfile(path)
-        many = path if is_local and bits_per_channel(path) > 8 else None
-        return _Sample(None, many, labels)
+        if path is None or not os.path.isfile(path):
+            return _Sample(None, None, labels)
+        said = jpeg_problem(path)
+        problem = said and (
+            f'{path} is damaged, and what cannot be read of it becomes grey or noise: {said}. '
+            'Replace it, or remove the sample from the data set'
+        )
+        return _Sample(problem, path if bits_per_channel(path) > 8 else None, labels)

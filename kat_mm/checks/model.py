@@ -2,8 +2,6 @@
 
 import copy
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config
@@ -11,7 +9,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from kat_mm.backbones import KAT
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, config_errors
 
 # Pixels of the image that a model is tried with: any size does.
 _SIDE = 64
@@ -20,17 +18,6 @@ _CHANNELS = re.compile(
     r'to have (\d+) channels, but got (\d+) channels|mat1 and mat2 shapes cannot be multiplied'
     r'|normalized_shape|number of channels in input'
 )
-
-
-@contextmanager
-def config_errors() -> Iterator[None]:
-    """What fails while things are built from a config is a mistake in the config."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (TypeError, ValueError, KeyError, AssertionError, FileNotFoundError) as error:
-        raise UserError(f'the config cannot be built: {type(error).__name__}: {error}') from error
 
 
 def build_model(cfg: Config) -> nn.Module:

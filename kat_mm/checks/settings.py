@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -16,7 +17,9 @@ from kat_mm.errors import UserError
 
 _RUNNER_KEYS = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
 # Besides the Runner's: what mmengine, its libraries and their tools read at the top of a config.
-_TOP_KEYS = _RUNNER_KEYS | {'custom_imports', 'tta_model', 'runner_type'}
+_TOP_KEYS = _RUNNER_KEYS | {
+    'compile', 'cuda_graphs', 'custom_imports', 'tta_model', 'runner_type'
+}  # fmt: skip
 _SINGLE_VALUES = {
     'work_dir', 'load_from', 'resume', 'launcher', 'log_level', 'default_scope', 'experiment_name',
     'runner_type',
@@ -34,6 +37,7 @@ def check_settings(cfg: Config) -> None:
             keep the best checkpoint by is none that is computed.
     """
     _check_top_keys(cfg)
+    _check_speed(cfg)
     for where, value, is_right, right in _settings(cfg):
         if not is_right(value):
             raise UserError(f'{where}={value!r} must be {right}')
@@ -58,6 +62,23 @@ def _check_top_keys(cfg: Config) -> None:
                 near = difflib.get_close_matches(key, _LOADER_KEYS, n=1)
                 hint = f'; did you mean {near[0]}?' if near else ''
                 raise UserError(f'{split}_dataloader.{key} is no argument of a data loader{hint}')
+
+
+def _check_speed(cfg: Config) -> None:
+    compiled, graphed = cfg.get('compile'), cfg.get('cuda_graphs')
+    if compiled is not None and not isinstance(compiled, bool | dict):
+        raise UserError(f'compile={compiled!r} must be True, False, or arguments of torch.compile')
+    known = set(inspect.signature(torch.compile).parameters) - {'model'}
+    for key in compiled if isinstance(compiled, dict) else ():
+        if key not in known:
+            raise UserError(f'compile.{key} is no argument of torch.compile: {some(known, 12)}')
+    if graphed is not None and not isinstance(graphed, bool | list | tuple):
+        raise UserError(
+            f'cuda_graphs={graphed!r} must be True, False, or a list of parts of the model'
+        )
+    for name in graphed if isinstance(graphed, list | tuple) else ():
+        if not isinstance(name, str) or name.split('.')[0] not in (cfg.get('model') or {}):
+            raise UserError(f'cuda_graphs names {name!r}, which is no part of the model')
 
 
 def _is_whole(least: int, *others: int) -> Callable[[Any], bool]:

@@ -2,13 +2,14 @@
 
 from .aspect_ratio import SeededAspectRatioSampler
 from .collate import compact_collate
-from .loading import CheckLabels, LoadChecked, check_loading
+from .loading import CheckLabels, LoadChecked, ResizeChecked, check_loading
 from .seeding import SeedAugmentation, SeededInfiniteSampler, SeededSampler
 from .torchvision_arrays import TorchvisionArrays
 
 __all__ = [
     'CheckLabels',
     'LoadChecked',
+    'ResizeChecked',
     'SeedAugmentation',
     'SeededAspectRatioSampler',
     'SeededInfiniteSampler',

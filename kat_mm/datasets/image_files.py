@@ -1,8 +1,15 @@
-"""What the headers of image files say, without decoding them."""
+"""What image files say of themselves: in their headers, and while they are decoded."""
 
+import contextlib
 import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL import Image
 
 # Values of EXIF's orientation with which rows and columns change places.
@@ -44,6 +51,39 @@ def bits_per_channel(path: str | Path) -> int:
         if image.format == 'TIFF':
             return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
         return 16 if image.mode.startswith('I') else 8
+
+
+def jpeg_problem(path: str | Path) -> str | None:
+    """What libjpeg complains of in a JPEG that it decodes nonetheless, with pixels made up.
+
+    It says so on the standard error of the process, where nobody knows which file it speaks of.
+    """
+    with open(path, 'rb') as file:
+        content = file.read()
+    if not content.startswith(b'\xff\xd8'):
+        return None
+    with _captured_stderr() as said:
+        # The entropy decoder, which finds the damage, reads all of it.
+        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    found = re.search(rb'(Corrupt JPEG data|Premature end of JPEG).*', said[0])
+    return found[0].decode(errors='replace').strip() if found else None
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[list[bytes]]:
+    """What libraries of C write to standard error; it is in the list at the end."""
+    said = []
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            said.append(file.read())
 
 
 def file_problem(path: str | Path) -> str | None:

@@ -130,22 +130,60 @@ def _few(values: list) -> str:
 
 
 def check_loading(dataset: dict) -> None:
-    """Put the loading transforms of a data set's config, and what it wraps, into LoadChecked.
+    """Have what loads and resizes, in a data set's config and what it wraps, name files.
 
     Done when a run starts and not in the config files: inference tools look there for
     ``LoadImageFromFile`` and ``LoadAnnotations`` by name.
     """
     for inner in inner_datasets(dataset):
-        pipeline = inner.get('pipeline') or []
-        for index, transform in enumerate(pipeline):
-            if is_loading(transform) and type_name(transform) != LoadChecked.__name__:
-                pipeline[index] = dict(type=LoadChecked.__name__, transforms=[transform])
+        _wrap(inner.get('pipeline') or [])
+
+
+def _wrap(pipeline: list) -> None:
+    """Put loading transforms into LoadChecked, and resizing ones into ResizeChecked."""
+    for index, transform in enumerate(pipeline):
+        if isinstance(transform, list):  # one of several ways, as TestTimeAug has them
+            _wrap(transform)
+        elif type_name(transform) in (LoadChecked.__name__, ResizeChecked.__name__):
+            continue
+        elif is_loading(transform):
+            pipeline[index] = dict(type=LoadChecked.__name__, transforms=[transform])
+        elif 'Resize' in type_name(transform):
+            pipeline[index] = dict(type=ResizeChecked.__name__, transform=transform)
+        elif isinstance(transform.get('transforms'), list):
+            _wrap(transform['transforms'])
 
 
 def is_loading(transform: dict) -> bool:
     """Whether a transform's config is of one that loads, or looks at what was loaded."""
     name = type_name(transform)
     return name == CheckLabels.__name__ or name.startswith('Load')
+
+
+class ResizeChecked(BaseTransform):
+    """Run a transform that resizes; where a side would vanish, name the image.
+
+    Args:
+        transform: Config of the transform.
+
+    Raises:
+        UserError: An image is so much longer than wide that it cannot be resized.
+    """
+
+    def __init__(self, transform: dict):
+        self._resize = Compose([transform])
+        self._name = type_name(transform)
+
+    def transform(self, results: dict) -> dict:
+        height, width = results['img'].shape[:2]
+        try:
+            return self._resize(results)
+        except cv2.error as error:
+            raise UserError(
+                f'image {results.get("img_path")} of {_pixels((width, height))} cannot be resized '
+                f'by {self._name}: a side would have less than a pixel. Cut it, or remove the '
+                'sample from the data set'
+            ) from error
 
 
 class CheckLabels(BaseTransform):

@@ -2,17 +2,20 @@
 
 from .checkpoint_hook import AtomicCheckpointHook
 from .epoch_loop import ResumableEpochLoop
+from .fast_detection import FastDetectionHook
 from .finite import FiniteLossHook
 from .float32_boxes import Float32BoxesHook
 from .hooks import AverageLossHook, PlotRationalsHook, SeedIterationHook
 from .optim import LayerDecayOptimWrapperConstructor
 from .runner import CheckpointRunner
+from .segmentation_kernels import SegmentationKernelsHook
 from .signals import PreemptionHook
 
 __all__ = [
     'AtomicCheckpointHook',
     'AverageLossHook',
     'CheckpointRunner',
+    'FastDetectionHook',
     'FiniteLossHook',
     'Float32BoxesHook',
     'LayerDecayOptimWrapperConstructor',
@@ -20,4 +23,5 @@ __all__ = [
     'PreemptionHook',
     'ResumableEpochLoop',
     'SeedIterationHook',
+    'SegmentationKernelsHook',
 ]

@@ -16,20 +16,23 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import kat_mm  # noqa: F401  registers the modules that the configs name
-from kat_mm.checkpoints import trust_mmengine_checkpoints
-from kat_mm.checks import config_errors
+from kat_mm.checkpoints import trust_files
 from kat_mm.datasets import check_loading
 from kat_mm.engine.ending import communicates, end_communication, leave
 from kat_mm.engine.runner import CheckpointRunner
 from kat_mm.engine.signals import Terminated, end_with_parent
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, config_errors
 
 # What is logged before the run makes its log file, which gets it then.
 _EARLY_LOG = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run a command line; a user's mistake ends in one message and exit status 1."""
+    """Run a command line; a user's mistake ends in one message and exit status 1.
+
+    No file that it reads runs code, but for the config, unless :func:`load_config` allows it.
+    """
+    trust_files(False)
     status = 0
     try:
         main()
@@ -75,6 +78,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         default='none',
         help='how the processes were started (default: none)',
     )
+    parser.add_argument(
+        '--allow-pickle',
+        action='store_true',
+        help='run the code that checkpoints and data hold: for files that you trust, all of them',
+    )
     # torch.distributed.launch passes it; torchrun sets the variable.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
@@ -82,6 +90,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config of a command line and merge its options; the log begins here."""
     MMLogger.get_current_instance().addHandler(_EARLY_LOG)
+    trust_files(args.allow_pickle)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not os.path.isfile(args.config):
         raise UserError(f'config {args.config} does not exist')
@@ -114,7 +123,6 @@ def is_main_process(launcher: str) -> bool:
 
 def build_runner(cfg: Config) -> Runner:
     """Start the processes' communication where there are several, and build the runner."""
-    trust_mmengine_checkpoints()
     if cfg.launcher == 'pytorch':  # torchrun's own end, be it by SIGKILL
         end_with_parent(signal.SIGTERM)
     if not torch.cuda.is_available():

@@ -3,11 +3,11 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from kat_mm.layers import GroupRational
+from kat_mm.layers import GroupRational, LayerScale
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+_SPARED = (_NormBase, nn.LayerNorm, nn.GroupNorm, LayerScale, GroupRational)
 _EMBEDDINGS = ('cls_token', 'reg_token', 'pos_embed', 'rel_pos_h', 'rel_pos_w')
-_VECTORS = ('bias', 'q_bias', 'v_bias', 'gamma')
+_BIASES = ('bias', 'q_bias', 'v_bias')
 
 
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -22,6 +22,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Options in ``paramwise_cfg``:
 
     - layer_decay_rate (float): Factor per layer; 1 is no decay. Default: 1.
+    - bias_decay_mult (float): Factor of weight decay for biases that are not a norm's. Default: 0.
     - custom_keys (dict): As in mmengine: part of a name to ``dict(lr_mult=, decay_mult=)``; the
       longest match counts. ``lr_mult`` multiplies the learning rate of the layer; ``decay_mult``
       replaces the rule above.
@@ -32,12 +33,13 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         # mmengine takes an empty paramwise_cfg for "one group for all".
-        super().__init__(optim_wrapper_cfg, {'layer_decay_rate': 1.0, **(paramwise_cfg or {})})
-        unknown = set(self.paramwise_cfg) - {'layer_decay_rate', 'custom_keys'}
+        defaults = {'layer_decay_rate': 1.0, 'bias_decay_mult': 0.0}
+        super().__init__(optim_wrapper_cfg, {**defaults, **(paramwise_cfg or {})})
+        unknown = set(self.paramwise_cfg) - {*defaults, 'custom_keys'}
         if unknown:
             raise ValueError(
                 f'LayerDecayOptimWrapperConstructor: paramwise_cfg has the unknown keys '
-                f'{", ".join(sorted(unknown))}; it takes layer_decay_rate and custom_keys'
+                f'{", ".join(sorted(unknown))}; it takes {", ".join(defaults)} and custom_keys'
             )
         if not 0 < self.paramwise_cfg['layer_decay_rate'] <= 1:
             raise ValueError(
@@ -48,7 +50,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(self, params: list[dict], module: nn.Module, **_) -> None:
         """Append the groups of all trainable parameters of ``module`` to ``params``."""
         custom_keys = self.paramwise_cfg.get('custom_keys', {})
-        spared = _spared_from_decay(module)
+        decay_mults = _decay_mults(module, self.paramwise_cfg['bias_decay_mult'])
         depths = _depths(module)
         groups = {}
         for name, param in module.named_parameters():
@@ -56,7 +58,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 continue
             depth, num_depths = depths.get(name, (0, 1))
             lr_mult = self.paramwise_cfg['layer_decay_rate'] ** (num_depths - 1 - depth)
-            decay_mult = 0.0 if name in spared else 1.0
+            decay_mult = decay_mults.get(name, 1.0)
             matches = [key for key in custom_keys if key in name]
             if matches:
                 custom = custom_keys[max(matches, key=len)]
@@ -78,14 +80,18 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         params.extend(groups.values())
 
 
-def _spared_from_decay(model: nn.Module) -> set[str]:
-    names = set()
+def _decay_mults(model: nn.Module, of_biases: float) -> dict[str, float]:
+    """Factors of weight decay that are not 1, by the names of parameters."""
+    factors = {}
     for prefix, module in model.named_modules():
-        whole = isinstance(module, (*_NORMS, GroupRational))
+        whole = isinstance(module, _SPARED)
         for name, _ in module.named_parameters(recurse=False):
-            if whole or name in _VECTORS or name in _EMBEDDINGS:
-                names.add(f'{prefix}.{name}' if prefix else name)
-    return names
+            path = f'{prefix}.{name}' if prefix else name
+            if whole or name in _EMBEDDINGS:
+                factors[path] = 0.0
+            elif name in _BIASES:
+                factors[path] = of_biases
+    return factors
 
 
 def _depths(model: nn.Module) -> dict[str, tuple[int, int]]:

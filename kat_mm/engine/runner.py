@@ -3,16 +3,21 @@ import functools
 import os
 from collections.abc import Iterator
 
+import torch
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from kat_mm.backbones import convert_for_model
 from kat_mm.checkpoints import read_checkpoint
 from kat_mm.checkpoints.state_dict import check_finite
+from kat_mm.dense import compile_parts, graph_parts
 from kat_mm.engine.signals import init_worker
+from kat_mm.errors import config_errors
 
 
 class CheckpointRunner(Runner):
@@ -59,7 +64,53 @@ class CheckpointRunner(Runner):
         if isinstance(loop, dict) and loop.get('by_epoch'):
             loop = {key: value for key, value in loop.items() if key != 'by_epoch'}
             loop['type'] = 'ResumableEpochLoop'
-        return super().build_train_loop(loop)
+        with config_errors('train_cfg with train_dataloader'):
+            return super().build_train_loop(loop)
+
+    # Built once the run begins, as the training loop is.
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        with config_errors('val_cfg with val_dataloader and val_evaluator'):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        with config_errors('test_cfg with test_dataloader and test_evaluator'):
+            return super().build_test_loop(loop)
+
+    def build_optim_wrapper(self, optim_wrapper: OptimWrapper | dict) -> OptimWrapper:
+        with config_errors('optim_wrapper'):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler):
+        with config_errors('param_scheduler'):
+            return super().build_param_scheduler(scheduler)
+
+    def _maybe_compile(self, target: str) -> None:
+        """What mmengine does with ``compile``, part by part, and ``cuda_graphs``.
+
+        It is called where a model is about to be trained (target 'train_step') or evaluated alone.
+        """
+        options, parts = self.cfg.get('compile') or None, self.cfg.get('cuda_graphs') or None
+        model = self._unwrapped_model()
+        if options is not None:
+            options = {} if options is True else options
+            compile_parts(model, training=target == 'train_step', **options)
+        if parts is None:
+            return
+        if not torch.cuda.is_available():
+            self.logger.info('cuda_graphs needs a GPU: there are none')
+        elif is_model_wrapper(self.model) and not isinstance(self.model, DistributedDataParallel):
+            self.logger.warning(
+                f'CUDA graphs: none, since parameters move about in {type(self.model).__name__}'
+            )
+        else:
+            graph_parts(model, *([] if parts is True else [parts]))
+
+    def _unwrapped_model(self) -> nn.Module:
+        model = self.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        return model
 
     def load_checkpoint(
         self, filename: str, map_location='cpu', strict: bool = False, revise_keys=None
@@ -68,9 +119,7 @@ class CheckpointRunner(Runner):
 
         ``map_location`` and ``revise_keys`` are mmengine's, and not needed.
         """
-        model = self.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = self._unwrapped_model()
         content = read_checkpoint(filename)
         # In a file with averaged weights (EMA) these are the state dict. Only a resumed run needs
         # what else is in it.

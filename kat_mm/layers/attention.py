@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_int, check_rate
+from kat_mm.arguments import check_bools, check_choice, check_int, check_pair, check_rate
 from kat_mm.ops import split_heads
 
 from .block_spec import BlockSpec
@@ -69,6 +69,7 @@ class SoftmaxAttention(nn.Module):
         norm_eps: float = 1e-6,
     ):
         super().__init__()
+        check_int('SoftmaxAttention', 'embed_dims', embed_dims, least=1)
         check_int('SoftmaxAttention', 'num_heads', num_heads, least=1)
         check_int('SoftmaxAttention', 'window_size', window_size, least=0)
         check_rate('SoftmaxAttention', 'attn_drop_rate', attn_drop_rate)
@@ -77,15 +78,15 @@ class SoftmaxAttention(nn.Module):
             raise ValueError(
                 f'SoftmaxAttention: num_heads={num_heads} does not divide embed_dims={embed_dims}'
             )
-        if init not in ('mimetic', 'trunc_normal'):
+        if not isinstance(qkv_bias, bool) and qkv_bias != 'qv':
             raise ValueError(
-                f"SoftmaxAttention: init={init!r} is unknown; choose 'mimetic' or 'trunc_normal'"
-            )
-        if qkv_bias not in (True, False, 'qv'):
-            raise ValueError(
-                f"SoftmaxAttention: qkv_bias={qkv_bias!r} must be True, False, or 'qv', a bias of "
+                f"SoftmaxAttention: qkv_bias={qkv_bias!r} must be True or False, or 'qv', a bias of "
                 'q and v alone'
             )
+        check_bools('SoftmaxAttention', qk_norm=qk_norm, inner_norm=inner_norm)
+        check_choice('SoftmaxAttention', 'init', init, ('mimetic', 'trunc_normal'))
+        if rel_pos_size is not None:
+            check_pair('SoftmaxAttention', 'rel_pos_size', rel_pos_size, 1, 'a grid (H, W)')
         head = embed_dims // num_heads
         self.num_heads = num_heads
         self.init = init

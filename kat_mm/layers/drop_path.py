@@ -2,6 +2,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kat_mm.arguments import check_rate
+
 
 def scale_samples(x: Tensor, scale: Tensor) -> Tensor:
     """``x`` of (B, ..., C) times a factor for each sample, (B,)."""
@@ -21,6 +23,7 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float):
         super().__init__()
+        check_rate('DropPath', 'rate', rate, below_one=True)
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

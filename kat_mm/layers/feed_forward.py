@@ -1,7 +1,8 @@
 import torch
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_rate
+from kat_mm.arguments import check_bools, check_choice, check_int, check_interval, check_rate
+from kat_mm.fits import available_fits
 
 from .block_spec import BlockSpec
 from .init import trunc_normal_, variance_preserving_
@@ -42,12 +43,9 @@ class GRKAN(nn.Module):
         init: str = 'variance_preserving',
     ):
         super().__init__()
-        check_rate('GRKAN', 'drop_rate', drop_rate)
-        if init not in ('variance_preserving', 'trunc_normal'):
-            raise ValueError(
-                f"GRKAN: init={init!r} is unknown; choose 'variance_preserving' or 'trunc_normal'"
-            )
-        _check_act_init('GRKAN', act_init)
+        _check('GRKAN', embed_dims, hidden_dims, bias, drop_rate)
+        check_choice('GRKAN', 'init', init, ('variance_preserving', 'trunc_normal'))
+        _check_act_init('GRKAN', act_init, act_interval)
         self.init = init
         form = (num_groups, num_numerator_groups, order)
         self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
@@ -110,8 +108,9 @@ class GatedGRKAN(nn.Module):
         drop_rate: float = 0.0,
     ):
         super().__init__()
-        check_rate('GatedGRKAN', 'drop_rate', drop_rate)
-        _check_act_init('GatedGRKAN', act_init)
+        _check('GatedGRKAN', embed_dims, hidden_dims, bias, drop_rate)
+        check_bools('GatedGRKAN', inner_norm=inner_norm)
+        _check_act_init('GatedGRKAN', act_init, act_interval)
         form = (num_groups, num_numerator_groups, order)
         self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
         self.drop1 = nn.Dropout(drop_rate)
@@ -138,12 +137,18 @@ class GatedGRKAN(nn.Module):
         return self.fc2(self.norm(self.drop2(self.act2(gate) * value)))
 
 
-def _check_act_init(caller: str, act_init: tuple[str, str]) -> None:
-    if isinstance(act_init, str) or len(act_init) != 2:
+def _check_act_init(
+    caller: str, act_init: tuple[str, str], act_interval: tuple[float, float] | None
+) -> None:
+    if not isinstance(act_init, list | tuple) or len(act_init) != 2:
         raise ValueError(
             f'{caller}: act_init={act_init!r} must name two functions, those of act1 and act2, '
             "for example ('identity', 'swish')"
         )
+    for index, name in enumerate(act_init):
+        check_choice(caller, f'act_init[{index}]', name, available_fits())
+    if act_interval is not None:
+        check_interval(caller, 'act_interval', act_interval)
 
 
 class MLP(nn.Module):
@@ -171,7 +176,8 @@ class MLP(nn.Module):
         drop_rate: float = 0.0,
     ):
         super().__init__()
-        check_rate('MLP', 'drop_rate', drop_rate)
+        _check('MLP', embed_dims, hidden_dims, bias, drop_rate)
+        check_bools('MLP', inner_norm=inner_norm)
         self.fc1 = nn.Linear(embed_dims, hidden_dims, bias=bias)
         self.act = _activation('MLP', act)
         self.drop1 = nn.Dropout(drop_rate)
@@ -222,7 +228,8 @@ class SwiGLU(nn.Module):
         drop_rate: float = 0.0,
     ):
         super().__init__()
-        check_rate('SwiGLU', 'drop_rate', drop_rate)
+        _check('SwiGLU', embed_dims, hidden_dims, bias, drop_rate)
+        check_bools('SwiGLU', inner_norm=inner_norm)
         self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims, bias=bias)
         self.act = _activation('SwiGLU', act)
         self.drop1 = nn.Dropout(drop_rate)
@@ -264,8 +271,12 @@ _ACTIVATIONS = {
 
 
 def _activation(caller: str, name: str) -> nn.Module:
-    if name not in _ACTIVATIONS:
-        raise ValueError(
-            f'{caller}: act={name!r} is unknown; choose one of {", ".join(_ACTIVATIONS)}'
-        )
+    check_choice(caller, 'act', name, _ACTIVATIONS)
     return _ACTIVATIONS[name]()
+
+
+def _check(caller: str, embed_dims: int, hidden_dims: int, bias: bool, drop_rate: float) -> None:
+    check_int(caller, 'embed_dims', embed_dims, least=1)
+    check_int(caller, 'hidden_dims', hidden_dims, least=1)
+    check_bools(caller, bias=bias)
+    check_rate(caller, 'drop_rate', drop_rate)

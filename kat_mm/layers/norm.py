@@ -2,6 +2,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kat_mm.arguments import check_int
+
 
 class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of a map, at each position (ViTDet, in neck and heads).
@@ -15,6 +17,7 @@ class LayerNorm2d(nn.LayerNorm):
     """
 
     def __init__(self, num_channels: int, eps: float = 1e-6):
+        check_int('LayerNorm2d', 'num_channels', num_channels, least=1)
         super().__init__(num_channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,8 +38,9 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, embed_dims: int, patch_size: int):
         super().__init__()
-        check_int('PatchEmbed', 'patch_size', patch_size, least=1)
-        check_int('PatchEmbed', 'in_channels', in_channels, least=1)
+        sizes = dict(patch_size=patch_size, in_channels=in_channels, embed_dims=embed_dims)
+        for name, value in sizes.items():
+            check_int('PatchEmbed', name, value, least=1)
         self.patch_size = patch_size
         self.proj = PatchConv2d(in_channels, embed_dims, patch_size)
         self.register_load_state_dict_pre_hook(_fit_loaded_patches)

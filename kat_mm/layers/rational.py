@@ -1,11 +1,11 @@
 import functools
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from kat_mm.fits import RationalFit, get_fit
+from kat_mm.arguments import check_bools, check_choice, check_int, check_interval, check_pair
+from kat_mm.fits import RationalFit, available_fits, get_fit
 from kat_mm.ops import group_rational
 
 # Shapes decide in it, which torch.fx cannot see: to it this is one step.
@@ -43,6 +43,10 @@ class GroupRational(nn.Module):
     Parameters have the official KAT's names: ``weight_numerator`` of (num_numerator_groups, m + 1)
     and ``weight_denominator`` of (num_groups, n).
 
+    The packaged fits are finite, forward and backward, up to an input of 65504 in float16, 2e7 in
+    bfloat16 and float32, and 2e61 in float64; what is infinite or NaN gives NaN. For the reason,
+    and for other coefficients, see :func:`kat_mm.ops.group_rational`.
+
     Args:
         num_channels: Channels of the input, its last dimension.
         num_groups: Groups of the denominator; must divide ``num_channels``. Default: 8.
@@ -68,20 +72,23 @@ class GroupRational(nn.Module):
         channels_first: bool = False,
     ):
         super().__init__()
+        check_int('GroupRational', 'num_channels', num_channels, least=1)
         for name, groups in (
             ('num_groups', num_groups),
             ('num_numerator_groups', num_numerator_groups),
         ):
-            if not isinstance(groups, int) or groups < 1 or num_channels % groups:
+            check_int('GroupRational', name, groups, least=1)
+            if num_channels % groups:
                 raise ValueError(
                     f'GroupRational: {name}={groups} does not divide the {num_channels} channels; '
                     f'choose a divisor of {num_channels}, for example 1 or {num_channels}'
                 )
-        if not isinstance(order, Sequence) or len(order) != 2:
-            raise ValueError(
-                f'GroupRational: order={order} must be the degrees (m, n) of numerator and '
-                'denominator, for example (5, 4)'
-            )
+        degrees = 'the degrees (m, n) of numerator and denominator, for example (5, 4)'
+        check_pair('GroupRational', 'order', order, 0, degrees)
+        check_choice('GroupRational', 'init', init, available_fits())
+        if init_interval is not None:
+            check_interval('GroupRational', 'init_interval', init_interval)
+        check_bools('GroupRational', channels_first=channels_first)
         self.num_channels = num_channels
         self.init = init
         self.channels_first = channels_first

@@ -3,9 +3,12 @@
 import functools
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
+
+from kat_mm.arguments import check_choice, check_pair
 
 from .windows import partition_windows
 
@@ -57,21 +60,17 @@ class RotaryEmbedding(nn.Module):
                 f'RotaryEmbedding: heads of {head_dims} channels cannot be turned by row and '
                 'column: that takes a multiple of 4; choose another num_heads'
             )
-        for name, value, known in (
-            ('coordinates', coordinates, COORDINATES),
-            ('rotation', rotation, ROTATIONS),
-        ):
-            if value not in known:
-                raise ValueError(
-                    f'RotaryEmbedding: {name}={value!r} is unknown; choose one of {known}'
-                )
+        check_choice('RotaryEmbedding', 'coordinates', coordinates, COORDINATES)
+        check_choice('RotaryEmbedding', 'rotation', rotation, ROTATIONS)
         if reference_size is not None and coordinates != 'indices':
             raise ValueError(
                 f'RotaryEmbedding: reference_size={reference_size} belongs to '
                 f"coordinates='indices'; coordinates={coordinates!r} has no unit"
             )
-        if not base > 1:
-            raise ValueError(f'RotaryEmbedding: base={base!r} must be greater than 1')
+        if reference_size is not None:
+            check_pair('RotaryEmbedding', 'reference_size', reference_size, 1, 'a grid (H, W)')
+        if not isinstance(base, Real) or not base > 1:
+            raise ValueError(f'RotaryEmbedding: base={base!r} must be a number greater than 1')
         self.coordinates = coordinates
         self.reference_size = None if reference_size is None else tuple(reference_size)
         self.rotation = rotation

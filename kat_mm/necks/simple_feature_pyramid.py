@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
+from kat_mm.arguments import check_int
 from kat_mm.layers import LayerNorm2d
 
 
@@ -39,10 +40,16 @@ class SimpleFeaturePyramid(BaseModule):
         super().__init__(init_cfg)
         sizes = dict(in_channels=in_channels, out_channels=out_channels, num_outs=num_outs)
         for name, value in sizes.items():
-            if type(value) is not int or value < 1:
-                raise ValueError(
-                    f'SimpleFeaturePyramid: {name}={value!r} must be a whole number from 1'
-                )
+            check_int('SimpleFeaturePyramid', name, value, least=1)
+        if not isinstance(scales, Sequence) or not scales or not {4, 2, 1, 0.5}.issuperset(scales):
+            raise ValueError(
+                f'SimpleFeaturePyramid: scales={scales!r} must be some of 4, 2, 1 and 0.5'
+            )
+        if in_channels % 4:
+            raise ValueError(
+                f'SimpleFeaturePyramid: in_channels={in_channels} must be a multiple of 4, since '
+                'each deconvolution halves them'
+            )
         if num_outs < len(scales):
             raise ValueError(
                 f'SimpleFeaturePyramid: num_outs={num_outs} must be at least the number of '
@@ -77,10 +84,8 @@ def _level(in_channels: int, out_channels: int, scale: float) -> nn.Sequential:
         channels //= 2
     elif scale == 1:
         resize = []
-    elif scale == 0.5:
-        resize = [nn.MaxPool2d(2, stride=2)]
     else:
-        raise ValueError(f'SimpleFeaturePyramid: scale {scale} is unknown; choose 4, 2, 1 or 0.5')
+        resize = [nn.MaxPool2d(2, stride=2)]
     return nn.Sequential(
         *resize,
         nn.Conv2d(channels, out_channels, 1, bias=False),

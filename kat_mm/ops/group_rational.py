@@ -33,6 +33,17 @@ def group_rational(
     input and in the widest dtype of x and the coefficients otherwise; in float64 for degrees above
     9, whose powers leave float32's range. F is differentiable once, in reverse mode.
 
+    Where ``|x|^m``, ``|x|^n``, P and Q are all below 1e37 (1e307 in float64), each result is finite
+    whose own value its dtype can hold: F, the gradient of x, and each element's share in the
+    gradients of the coefficients. With coefficients of about 1 and degrees (5, 4), as in the
+    packaged fits, that is so up to ``|x|`` = 65504 in float16, its largest number, 2e7 in bfloat16
+    and float32, and 2e61 in float64. The shares, for an incoming gradient of 1, are up to ``|x|^m``
+    and ``|F| |x|^n``: more than float16 holds from ``|x|`` = 10 on, so coefficients belong in
+    float32. Beyond, P overflows and F is infinite or NaN, or 0 where Q alone overflows.
+
+    An infinite or NaN x gives NaN, in F and in its gradient, and gradients of the coefficients of
+    its groups that are not finite (a1 and b1 on); other elements and groups are as without it.
+
     Args:
         x: Input of shape (..., C), any strides and any number of leading dimensions, also none.
             float16, bfloat16, float32 or float64. Both memory layouts of images, channels next to

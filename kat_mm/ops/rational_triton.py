@@ -65,7 +65,7 @@ def _derivative(x, c, FIRST: tl.constexpr, COUNT: tl.constexpr):
 def _reciprocal_denominator(magnitude, b, N: tl.constexpr, APPROXIMATE: tl.constexpr):
     """1 / Q(x) from |x| and |b|; Q is at least 1."""
     if N == 0:
-        q = tl.zeros_like(magnitude) + 1
+        q = magnitude * 0 + 1
     else:
         q = _polynomial(magnitude, b, N) * magnitude + 1
     if APPROXIMATE:

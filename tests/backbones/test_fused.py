@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from kat_mm.backbones import KAT, fused
 from kat_mm.layers import GRKAN, SoftmaxAttention
-from kat_mm.layers.karat import Phi1W2
+from kat_mm.layers.karat import ScoreOperator
 from kat_mm.ops import backend
 
 ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
@@ -419,7 +419,7 @@ def test_a_feature_extractor_of_torchvision_gives_what_hooks_see():
 
 def test_a_feature_extractor_takes_operators_of_karat_as_leaves():
     model = make(**PARTS['KArAt']).eval()
-    leaves = dict(leaf_modules=[Phi1W2])
+    leaves = dict(leaf_modules=[ScoreOperator])
     extractor = create_feature_extractor(model, {'blocks.1': 'a'}, tracer_kwargs=leaves)
     want = recorded(model, ['blocks.1'])['blocks.1'][-1]
     assert_close([extractor(images())['a']], [want.double()])

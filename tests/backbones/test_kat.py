@@ -430,7 +430,7 @@ def test_blocks_are_this_projects_also_where_another_library_has_the_same_names(
         (dict(output_cls_token=True), ['output_cls_token=True', "out_type='featmap'"]),
         (
             dict(attn_cfg=dict(type='SoftmaxAttention', qkv_bias='q')),
-            ["qkv_bias='q'", 'True, False', "'qv'"],
+            ["qkv_bias='q'", 'True or False', "'qv'"],
         ),
         (dict(patch_size=0), ['patch_size=0', 'from 1 up']),
         (dict(in_channels=0), ['in_channels=0', 'from 1 up']),
@@ -536,18 +536,19 @@ def test_maps_with_their_class_tokens_are_what_mmsegs_dpt_reads():
     tokens = model(images())
     for (featmap, cls_token), want_map, want_token in zip(outputs, maps, tokens, strict=True):
         assert torch.equal(featmap, want_map) and torch.equal(cls_token, want_token)
-    head = DPTHead(
-        in_channels=(32, 32, 32, 32),
-        in_index=(0, 1, 2, 3),
-        input_transform='multiple_select',
-        channels=16,
-        embed_dims=32,
-        post_process_channels=[8, 16, 24, 32],
-        num_classes=3,
-        readout_type='project',
-        norm_cfg=dict(type='BN'),
-        patch_size=8,
-    )
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        head = DPTHead(
+            in_channels=(32, 32, 32, 32),
+            in_index=(0, 1, 2, 3),
+            input_transform='multiple_select',
+            channels=16,
+            embed_dims=32,
+            post_process_channels=[8, 16, 24, 32],
+            num_classes=3,
+            readout_type='project',
+            norm_cfg=dict(type='BN'),
+            patch_size=8,
+        )
     assert head(outputs).shape == (2, 3, 32, 32)
 
 

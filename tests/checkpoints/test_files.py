@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import nn
 
-from kat_mm.checkpoints import find_state_dict, read_checkpoint, trust_mmengine_checkpoints
+from kat_mm.checkpoints import find_state_dict, read_checkpoint
 from kat_mm.errors import UserError
 
 
@@ -170,15 +170,12 @@ WRITERS = {
 
 
 @pytest.mark.parametrize('kind', WRITERS)
-@pytest.mark.parametrize('trust', [False, True])
-def test_code_in_a_file_is_not_run(trust, kind, tmp_path, safe_globals):
+def test_code_in_a_file_is_not_run(kind, tmp_path):
     path, target, control = tmp_path / 'weights.pth', tmp_path / 'ran', tmp_path / 'control'
     pickle.loads(pickle.dumps(Bomb(os.system, f'touch {control}')))
     assert control.exists()
     write, reason = WRITERS[kind]
     write({'norm.weight': torch.ones(16), 'bomb': Bomb(os.system, f'touch {target}')}, path)
-    if trust:
-        trust_mmengine_checkpoints()
     with pytest.raises(UserError, match=reason) as raised:
         read_checkpoint(path)
     assert str(path) in str(raised.value)
@@ -270,11 +267,3 @@ def test_checkpoint_of_a_runner_is_read_with_its_logs(runner_checkpoint, safe_gl
 def test_reading_a_checkpoint_leaves_what_torch_trusts_as_it_was(runner_checkpoint, safe_globals):
     read_checkpoint(runner_checkpoint[1])
     assert torch.serialization.get_safe_globals() == []
-
-
-def test_trusting_mmengine_lets_plain_torch_load_read_its_checkpoints(
-    runner_checkpoint, safe_globals
-):
-    trust_mmengine_checkpoints()
-    content = weights_only(runner_checkpoint[1])
-    assert isinstance(content['message_hub']['log_scalars']['train/loss'], HistoryBuffer)

@@ -106,6 +106,22 @@ def test_weights_alone_are_nothing_to_resume_from(checkpoint, tmp_path):
     checks.check_checkpoint(str(tmp_path / 'run.pth'), model, strict=True, resume=True)
 
 
+def test_a_run_whose_parameters_had_other_names_is_no_run_to_resume(tmp_path):
+    model = weights(backbone_a=(2, 3), head_b=(4,))
+    old = weights(backbone_a=(2, 3), head_old=(4,)).state_dict()
+    path = str(tmp_path / 'run.pth')
+    torch.save(dict(meta={}, message_hub={}, optimizer={}, state_dict=old), path)
+
+    def rename(module, state_dict, prefix, *_):
+        if 'head.old' in state_dict:
+            state_dict['head.b'] = state_dict.pop('head.old')
+
+    model.register_load_state_dict_pre_hook(rename)
+    checks.check_checkpoint(path, model, strict=True)
+    with pytest.raises(UserError, match='such as head.b: .*another order.*load_from'):
+        checks.check_checkpoint(path, model, strict=True, resume=True)
+
+
 def test_a_checkpoint_of_something_else_is_refused(checkpoint):
     with pytest.raises(UserError, match='it lacks 1 tensors, such as other.z'):
         checks.check_checkpoint(checkpoint, weights(other_z=(1,)), strict=False)

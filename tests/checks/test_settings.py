@@ -171,3 +171,22 @@ def test_more_best_classes_than_there_are_are_refused():
     check_topk(cfg, 'val', None)
     with pytest.raises(UserError, match=r'val_evaluator.topk=.* best 5 of 3 classes'):
         check_topk(cfg, 'val', 3)
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(compile='default'), "compile='default' must be True, False, or"),
+        (dict(compile=dict(backends='eager')), 'compile.backends is no argument of torch.compile'),
+        (dict(cuda_graphs='backbone'), "cuda_graphs='backbone' must be True, False, or a list"),
+        (dict(cuda_graphs=['nek']), "cuda_graphs names 'nek', which is no part of the model"),
+    ],
+)
+def test_what_to_compile_and_to_graph_is_checked(changes, message):
+    with pytest.raises(UserError, match=message):
+        check(**changes)
+
+
+def test_sound_wishes_to_compile_and_to_graph_pass():
+    check(compile=dict(backend='eager', dynamic=False), cuda_graphs=True)
+    check(**{'compile': True, 'cuda_graphs': ['backbone'], 'model.backbone': dict()})

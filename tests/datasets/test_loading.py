@@ -4,6 +4,7 @@ import re
 import cv2
 import numpy as np
 import pytest
+from mmcv.transforms import Compose
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
@@ -94,6 +95,54 @@ def test_the_loading_transforms_of_a_config_are_wrapped():
     # A second time changes nothing.
     check_loading(dict(type='ConcatDataset', datasets=[inner]))
     assert inner['pipeline'] == [pipeline[0], *checked, pipeline[4]]
+
+
+RESIZED = [
+    dict(type='Resize', scale=(64, 32), keep_ratio=True),
+    dict(type='mmseg.RandomResize', scale=(64, 32), ratio_range=(0.5, 2.0), keep_ratio=True),
+]
+
+
+def pipelines():
+    """A resize and annotations in the places that pipelines have them: their names, and these."""
+    load_image, pack = dict(type='LoadImageFromFile'), dict(type='mmseg.PackSegInputs')
+    annotations = dict(type='mmseg.LoadAnnotations')
+    augmented = dict(type='TestTimeAug', transforms=[RESIZED[:1], [annotations], [pack]])
+    chosen = dict(type='RandomChoice', transforms=[[RESIZED[1]], [RESIZED[0]]])
+    return {
+        'Resize': [load_image, RESIZED[0], annotations, pack],
+        'RandomResize': [load_image, annotations, RESIZED[1], pack],
+        'TestTimeAug': [load_image, augmented],
+        'RandomChoice': [load_image, chosen, annotations, pack],
+    }
+
+
+def run_pipeline(name, sample):
+    dataset = dict(pipeline=copy.deepcopy(pipelines()[name]))
+    check_loading(dataset)
+    wrapped = copy.deepcopy(dataset)
+    check_loading(dataset)  # a second time changes nothing
+    assert dataset == wrapped
+    return Compose(dataset['pipeline'])(sample)
+
+
+@pytest.mark.parametrize('name', pipelines())
+@pytest.mark.parametrize('size', [(10_000, 1), (1, 10_000)])
+def test_an_image_that_vanishes_as_it_is_resized_is_named(sample, name, size):
+    for path in (sample['img_path'], sample['seg_map_path']):
+        Image.new('L', size).save(path)
+    message = f'image {sample["img_path"]} of {size[0]}x{size[1]} pixels cannot be resized'
+    with pytest.raises(UserError, match=message):
+        run_pipeline(name, sample)
+
+
+@pytest.mark.parametrize('name', pipelines())
+def test_annotations_are_checked_wherever_they_are_loaded(sample, name):
+    assert run_pipeline(name, copy.deepcopy(sample))
+    with open(sample['seg_map_path'], 'wb') as file:
+        file.write(b'text')
+    with pytest.raises(UserError, match=f'cannot load the sample .*{sample["seg_map_path"]}'):
+        run_pipeline(name, sample)
 
 
 def check(labels, **settings):

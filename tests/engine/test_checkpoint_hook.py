@@ -1,13 +1,17 @@
 """AtomicCheckpointHook: a run killed at any moment loses nothing, and goes on by itself."""
 
 import errno
+import io
+import logging
 import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+from mmengine.fileio import BaseStorageBackend, FileClient, register_backend
 from one_parameter import make_runner
 
 from kat_mm.engine import work_dir as files
@@ -163,3 +167,58 @@ def test_no_best_is_made_of_a_score_that_is_not_finite(score, tmp_path):
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
     make_runner(tmp_path, score=lambda loss: 1.0, lr=1e30).train()
     assert wholes(tmp_path) == []
+
+
+class Bucket(BaseStorageBackend):
+    """Files in memory, as a backend that is no disk keeps them elsewhere."""
+
+    files: ClassVar[dict] = {}
+
+    def get(self, path):
+        return self.files[path]
+
+    get_text = get
+
+    def put(self, content, path):
+        self.files[path] = content
+
+    def exists(self, path):
+        return path in self.files
+
+    isfile = exists
+
+    def isdir(self, path):
+        return False
+
+    def remove(self, path):
+        del self.files[path]
+
+    def join_path(self, path, *parts):
+        return '/'.join([path.rstrip('/'), *parts])
+
+
+def test_another_backend_writes_as_it_does_which_is_said_once(tmp_path):
+    for register in (register_backend, FileClient.register_backend):  # mmengine asks both
+        register('bucket', Bucket, force=True, prefixes='bucket')
+    Bucket.files.clear()
+    scores = iter([2.0, 1.0, 0.0])
+    runner = make_runner(
+        tmp_path / 'run',
+        checkpoint=dict(out_dir='bucket://results'),
+        score=lambda loss: next(scores),
+    )
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    runner.logger.addHandler(handler)
+    runner.logger.setLevel('INFO')
+    runner.train()
+    assert set(Bucket.files) == {
+        f'bucket://results/run/{name}.pth' for name in ('iter_6', 'best_score_iter_2')
+    }
+    (word,) = [line for line in said if 'decides whether a checkpoint is whole' in line]
+    assert word.startswith('Bucket of bucket://results/run ')
+    file = io.BytesIO(Bucket.files['bucket://results/run/iter_6.pth'])
+    content = torch.load(file, weights_only=False)
+    assert content['meta']['iter'] == 6
+    assert wholes(tmp_path / 'run') == []

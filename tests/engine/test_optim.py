@@ -82,6 +82,15 @@ def test_weight_decay_is_for_matrices_alone():
     assert others == {WEIGHT_DECAY}
 
 
+def test_biases_may_decay_but_not_those_of_norms():
+    model = Segmentor()
+    decays = {
+        name: wd for name, (_, wd) in settings(model, build(model, bias_decay_mult=1)).items()
+    }
+    assert decays['backbone.blocks.0.attn.qkv.bias'] == WEIGHT_DECAY
+    assert decays['backbone.blocks.0.norm1.bias'] == decays['backbone.pos_embed'] == 0
+
+
 def test_the_model_itself_may_be_the_backbone():
     model = Segmentor().backbone
     found = settings(model, build(model, layer_decay_rate=RATE))

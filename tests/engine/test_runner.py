@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from kat_mm.engine import CheckpointRunner
+from kat_mm.engine import runner as runner_module
+from kat_mm.errors import UserError
 
 
 class Numbers(Dataset):
@@ -51,6 +53,41 @@ def make_runner(work_dir, fails, iterations=True):
     )
 
 
+BUILT_LATE = {
+    'dataset': (
+        lambda runner: runner._train_dataloader.update(dataset=dict(type=Numbers, size=3)),
+        'train_cfg with train_dataloader cannot be built: TypeError: Numbers.. takes no arguments',
+    ),
+    'sampler': (
+        lambda runner: runner._train_dataloader.update(sampler=dict(type='NoSampler')),
+        'train_cfg with train_dataloader cannot be built: KeyError: .*NoSampler',
+    ),
+    'optimizer': (
+        lambda runner: runner.optim_wrapper.update(optimizer=dict(type='SGD', rate=0.1)),
+        "optim_wrapper cannot be built: TypeError: .*'rate'",
+    ),
+    'learning rate': (
+        lambda runner: runner.optim_wrapper.update(optimizer=dict(type='SGD', lr=-1.0)),
+        'optim_wrapper cannot be built: ValueError: .*-1.0',
+    ),
+    'schedule': (
+        lambda runner: setattr(
+            runner, 'param_schedulers', [dict(type='PolyLR', by_epoch=False, ende=3)]
+        ),
+        "param_scheduler cannot be built: TypeError: .*'ende'",
+    ),
+}
+
+
+@pytest.mark.parametrize('part', BUILT_LATE)
+def test_what_mmengine_builds_late_is_named_as_the_config_names_it(part, tmp_path):
+    spoil, message = BUILT_LATE[part]
+    runner = make_runner(tmp_path, fails=False)
+    spoil(runner)
+    with pytest.raises(UserError, match=message):
+        runner.train()
+
+
 @pytest.mark.parametrize('iterations', [True, False])
 def test_workers_end_with_a_run(iterations, tmp_path):
     before = set(multiprocessing.active_children())
@@ -63,3 +100,24 @@ def test_workers_end_with_a_run_that_fails(tmp_path):
     with pytest.raises(RuntimeError, match='as it was told'):
         make_runner(tmp_path, fails=True).train()
     assert not set(multiprocessing.active_children()) - before
+
+
+def test_a_config_compiles_and_graphs_the_parts_of_a_model(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    for name in ('compile_parts', 'graph_parts'):
+        monkeypatch.setattr(
+            runner_module, name, lambda *args, _name=name, **kwargs: told.append((_name, kwargs))
+        )
+    runner = make_runner(tmp_path, fails=False)
+    runner._maybe_compile('train_step')
+    assert not told
+    runner.cfg.merge_from_dict(dict(compile=dict(backend='eager'), cuda_graphs=True))
+    runner._maybe_compile('train_step')
+    runner.cfg.merge_from_dict(dict(compile=True, cuda_graphs=False))
+    runner._maybe_compile('test_step')
+    assert told == [
+        ('compile_parts', dict(training=True, backend='eager')),
+        ('graph_parts', {}),
+        ('compile_parts', dict(training=False)),
+    ]

@@ -243,6 +243,54 @@ def test_checkpoint_of_other_shapes(fails, tiny_config, trained, tmp_path, use):
     fails(tool, config, *options, message=r'iter_6.pth .*\[64, 32\].*\[96, 32\]')
 
 
+class Command:
+    """A pickle of it runs a command of the shell when it is read."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+EVIL = {
+    'test': ['test.py', 'evil.pth'],
+    'load_from': ['train.py', '--cfg-options', 'load_from=evil.pth'],
+    '--resume': ['train.py', '--resume', 'evil.pth'],
+    **{
+        part or 'model': [
+            'train.py',
+            '--cfg-options',
+            f'model.{part}init_cfg.type=Pretrained',
+            f'model.{part}init_cfg.checkpoint=evil.pth',
+        ]
+        for part in ('', 'backbone.', 'decode_head.')
+    },
+}
+
+
+@pytest.mark.parametrize('use', EVIL)
+def test_checkpoint_that_holds_code(fails, tiny_config, trained, tmp_path, use):
+    path, ran = tmp_path / 'evil.pth', tmp_path / 'ran'
+    content = torch.load(trained / 'iter_6.pth', weights_only=False)
+    torch.save({**content, 'code': Command(f'touch {ran}')}, path)
+    tool, *options = (option.replace('evil.pth', str(path)) for option in EVIL[use])
+    message = 'evil.pth holds more than tensors.* would run code: it wants posix.system'
+    fails(tool, tiny_config, *options, message=message)
+    assert not ran.exists()
+
+
+def test_a_run_goes_on_without_running_the_config_in_its_checkpoint(tiny_config, trained, tmp_path):
+    path, ran = tmp_path / 'iter_6.pth', tmp_path / 'ran'
+    content = torch.load(trained / 'iter_6.pth', weights_only=False)
+    content['meta']['config'] = f'import os\nos.system("touch {ran}")\n'
+    torch.save(content, path)
+    options = '--work-dir', tmp_path / 'work', '--cfg-options', 'train_cfg.max_iters=7'
+    result = run_tool('train.py', tiny_config, '--resume', path, *options)
+    assert result.status == 0, result.stderr
+    assert not ran.exists()
+
+
 def test_heads_of_other_classes(fails, tiny_config, trained, tmp_path):
     config = with_model(tiny_config, tmp_path, decode_head=dict(num_classes=7))
     message = 'model.decode_head.num_classes=7, but the test data set has 12 classes: sky, build'

@@ -33,9 +33,11 @@ test_pipeline = _base_.test_pipeline
 sizes = dict(
     RandomResizedCrop=dict(scale=32), ResizeEdge=dict(scale=36), CenterCrop=dict(crop_size=32)
 )
+choices = [step for step in train_pipeline if step['type'] == 'RandomChoice']
+crops = [crop for choice in choices for (crop,) in choice['transforms']]
 [
     transform.update(sizes.get(transform['type'], dict()))
-    for transform in train_pipeline + test_pipeline
+    for transform in train_pipeline + test_pipeline + crops
 ]
 data = dict(data_root={data_root!r}, metainfo=dict(classes=classes))
 train_dataloader = dict(
@@ -145,9 +147,9 @@ def test_auto_scale_lr_scales_with_the_batch(config, tmp_path):
     result = run_tool('train.py', config, '--work-dir', tmp_path, '--auto-scale-lr')
     assert result.status == 0, result.stderr
     rates = [line['lr'] for line in read_scalars(tmp_path) if 'lr' in line]
-    # Linear warm-up by iteration: 5 epochs of 3, from a thousandth of 1e-3 * 4 / 1024.
-    start, top = 1e-3, 1e-3 * 4 / 1024
-    expected = [top * (start + (1 - start) * step / 14) for step in range(6)]
+    # Epochs of 3 iterations; five warm up from a hundredth of 1e-3 * 4 / 1024.
+    top = 1e-3 * 4 / 1024
+    expected = [0.01 * top] * 3 + [(0.01 + 0.99 / 5) * top] * 3
     assert rates == pytest.approx(expected, rel=1e-3)
 
 

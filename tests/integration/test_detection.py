@@ -1,6 +1,8 @@
 """Detection as a user runs it: training, resuming, testing, two processes, and mistakes."""
 
 import json
+import os
+import pickle
 import re
 import shutil
 import signal
@@ -241,6 +243,28 @@ def test_an_image_that_does_not_decode_is_named(config, data_root, tmp_path):
         path.write_bytes(b'not an image')
     message = r'cannot load the sample .*train2017/\d+.jpg.*Repair or replace'
     fails(config, tmp_path / 'coco', tmp_path / 'work', message)
+
+
+class Command:
+    """A pickle of it runs a command of the shell when it is read."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_code_in_proposals_runs_where_it_is_allowed_alone(config, tmp_path):
+    path, ran, work_dir = tmp_path / 'proposals.pkl', tmp_path / 'ran', tmp_path / 'work'
+    path.write_bytes(pickle.dumps({'code': Command(f'touch {ran}')}))
+    arguments = [config, '--cfg-options', f'train_dataloader.dataset.proposal_file={path}']
+    result = run_tool('train.py', *arguments, '--work-dir', work_dir)
+    assert result.status == 1 and 'Traceback' not in result.stderr
+    assert f'{path} holds more than arrays' in result.last_line
+    assert not ran.exists() and not list(work_dir.glob('*.pth'))
+    run_tool('train.py', *arguments, '--work-dir', work_dir, '--allow-pickle')
+    assert ran.exists()
 
 
 def test_what_is_left_out_is_in_the_log_file(config, data_root, tmp_path):

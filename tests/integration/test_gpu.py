@@ -35,7 +35,7 @@ CONFIGS = {
         [
             *(f'{split}_dataloader.dataset.data_root={{root}}/imagenet' for split in SPLITS),
             *(
-                f'{split}_dataloader.dataset.metainfo.classes={",".join(map(str, range(10)))}'
+                f'{split}_dataloader.dataset.metainfo.classes={",".join("abcdefghij")}'
                 for split in SPLITS
             ),
             'model.head.num_classes=10',

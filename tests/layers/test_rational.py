@@ -57,7 +57,7 @@ def test_order_below_the_table_is_fitted_anew(order, error):
     'arguments, words',
     [
         (dict(num_channels=20), ['num_groups=8', '20 channels']),
-        (dict(num_channels=16, num_groups=0), ['num_groups=0', '16 channels']),
+        (dict(num_channels=16, num_groups=0), ['num_groups=0', 'from 1 up']),
         (dict(num_channels=16, num_numerator_groups=3), ['num_numerator_groups=3', '16 channels']),
         (dict(num_channels=16, init='swich'), ["'swich'", "did you mean 'swish'", 'gelu']),
         (dict(num_channels=16, order=(5, -1)), ['order', '(5, -1)']),

@@ -52,7 +52,7 @@ def test_scales_and_levels_can_be_chosen():
     'arguments, message',
     [
         (dict(num_outs=3), 'num_outs=3 .* number of scales, 4'),
-        (dict(scales=(8,)), 'scale 8 is'),
+        (dict(scales=(8,)), r'scales=\(8,\)'),
         (dict(num_outs=5.0), 'num_outs=5.0 must be a whole number from 1'),
         (dict(out_channels=0), 'out_channels=0 must be a whole number from 1'),
         (dict(in_channels='16'), "in_channels='16' must be a whole number from 1"),

@@ -105,6 +105,15 @@ def test_kernels_equal_the_formula(shape, dtype, device):
     assert_close(run_kernels(*inputs), truth(*inputs), KERNEL_TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_kernels_take_coefficients_of_a_standard_normal_distribution(dtype, device):
+    """KArAt's start: with it the outputs are as large as the root of their number of terms."""
+    q, k, coefficients, grad = make(SHAPES[0], dtype, device)
+    inputs = q, k, coefficients / coefficients.std(), grad
+    assert_close(run_kernels(*inputs), truth(*inputs), KERNEL_TOLERANCE[dtype])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('shape', GPU_SHAPES)

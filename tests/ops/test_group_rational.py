@@ -1,5 +1,7 @@
 """group_rational on the CPU, compared with the formula written out in float64."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 
@@ -488,6 +490,81 @@ def test_infinite_or_undefined_input_shows_in_the_output_of_its_own_element(
     expected = torch.ones(2, 4, dtype=torch.bool)
     expected[1, 2] = False
     assert torch.equal(y.isfinite().cpu(), expected)
+
+
+def exact(x, a, b):
+    """F, its derivative, and its shares in the gradients of a and b, in rational numbers."""
+    x, *c = (Fraction(float(v)) for v in (x, *a[0], *b[0]))
+    a, b = c[: a.shape[1]], [abs(v) for v in c[a.shape[1] :]]
+    signs = [-1 if v < 0 else 1 for v in c[len(a) :]]
+    sign = -1 if x < 0 else 1
+    p = sum(v * x**i for i, v in enumerate(a))
+    q = 1 + sum(v * abs(x) ** j for j, v in enumerate(b, 1))
+    dp = sum(i * v * x ** (i - 1) for i, v in enumerate(a) if i)
+    dq = sign * sum(j * v * abs(x) ** (j - 1) for j, v in enumerate(b, 1))
+    return (
+        [p / q],
+        [dp / q - p * dq / q**2],
+        [x**i / q for i in range(len(a))],
+        [-s * p * abs(x) ** j / q**2 for j, s in enumerate(signs, 1)],
+    )
+
+
+# dtype of x and of the coefficients, the largest |x|, and precision.
+EDGES = {
+    'float16': (torch.float16, torch.float32, 65504, 1e-3),
+    'bfloat16': (torch.bfloat16, torch.float32, 2e7, 1e-2),
+    'float32': (torch.float32, torch.float32, 2e7, 1e-5),
+    'float64': (torch.float64, torch.float64, 2e61, 1e-12),
+}
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('edge', EDGES)
+def test_results_are_finite_and_right_at_the_stated_edges(edge, backend, device):
+    dtype, coefficient_dtype, most, precision = EDGES[edge]
+    # A channel with coefficients of its own for each packaged fit and each sign of x.
+    fits = [packaged(name, 2, coefficient_dtype) for name in available_fits()]
+    a, b = (torch.cat(parts).to(device) for parts in zip(*fits, strict=True))
+    x = torch.tensor([[most, -most] * len(fits)], dtype=dtype, device=device)
+    got = BACKENDS[backend](x, a, b, torch.ones_like(x))
+    for channel in range(x.shape[1]):
+        own = x[:, channel], a[channel : channel + 1], b[channel : channel + 1]
+        results = got[0][:, channel], got[1][:, channel], got[2][channel], got[3][channel]
+        for result, want in zip(results, exact(*own), strict=True):
+            assert result.isfinite().all()
+            want = torch.tensor([float(v) for v in want], dtype=torch.float64)
+            # A derivative that vanishes is a difference of two that are about 1.
+            torch.testing.assert_close(result.cpu().double(), want, rtol=precision, atol=precision)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('dtype, beyond', [(torch.float32, 1e9), (torch.float64, 1e63)])
+def test_beyond_the_edges_overflow_shows(dtype, beyond, backend, device):
+    a, b = (t.to(device) for t in packaged('gelu', dtype=dtype))
+    x = torch.full((1, 1), beyond, dtype=dtype, device=device)
+    assert not BACKENDS[backend](x, a, b, torch.ones_like(x))[0].isfinite()
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('order', [(5, 4), (2, 0)])
+def test_infinite_or_undefined_input_shows_in_its_own_gradients_alone(order, backend, device):
+    x, a, b, grad = make((2,), 8, (4, 4), order, torch.float32, device)
+    want = BACKENDS[backend](x, a, b, grad)
+    # One in each group but the first.
+    own = torch.zeros(2, 8, dtype=torch.bool, device=device)
+    own[1, 2::2] = True
+    x[own] = torch.tensor([float('nan'), float('inf'), -float('inf')], device=device)
+    got = BACKENDS[backend](x, a, b, grad)
+    for g, w in zip(got[:2], want[:2], strict=True):
+        assert g[own].isnan().all()
+        assert torch.equal(g[~own], w[~own])
+    for g, w, first in zip(got[2:], want[2:], (1, 0), strict=True):
+        assert torch.equal(g[0], w[0])
+        assert not g[1:, first:].isfinite().any()
 
 
 @pytest.mark.parametrize('device', DEVICES)

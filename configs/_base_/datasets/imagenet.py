@@ -36,7 +36,14 @@ rand_augment = dict(
 train_pipeline = [
     dict(type='SeedAugmentation'),
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+    # timm draws between the two for each image.
+    dict(
+        type='RandomChoice',
+        transforms=[
+            [dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation=name)]
+            for name in ('bilinear', 'bicubic')
+        ],
+    ),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     rand_augment,
     dict(

@@ -8,7 +8,8 @@ model = dict(
         attn_cfg=dict(
             type='KArAt',
             basis=dict(type='fourier', grid=3),
-            operator='phi1_w2',
+            depth=2,
+            modular='phi1_w2',
             rank=12,
             mode='blockwise',
             init='trunc_normal',

@@ -3,19 +3,17 @@
 from .attention import KArAt
 from .bspline import BSpline
 from .fourier import Fourier
-from .l1_ball import project_l1_ball
-from .operators import FullOperator, Phi1W2, W1Phi2
+from .operator import ScoreOperator
 from .rational import Rational
+from .simplex import project_simplex
 from .wavelet import Wavelet
 
 __all__ = [
     'BSpline',
     'Fourier',
-    'FullOperator',
     'KArAt',
-    'Phi1W2',
     'Rational',
-    'W1Phi2',
+    'ScoreOperator',
     'Wavelet',
-    'project_l1_ball',
+    'project_simplex',
 ]

@@ -2,11 +2,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kat_mm.arguments import check_bools, check_int, check_pair
 from kat_mm.layers.attention import SoftmaxAttention
 from kat_mm.layers.block_spec import BlockSpec
 
-from .l1_ball import project_l1_ball
-from .operators import OPERATORS
+from .operator import ScoreOperator
 
 
 class KArAt(SoftmaxAttention):
@@ -14,8 +14,8 @@ class KArAt(SoftmaxAttention):
 
     Rows of scores q k^T / sqrt(d), of N tokens, go through learnable functions, separately for each
     head (Maity et al., Kolmogorov-Arnold Attention, 2025). The parameters belong to tokens; see
-    :class:`kat_mm.layers.karat.operators.ScoreOperator` for other grids. A tracer of torch.fx needs
-    the class of its operator (``Phi1W2``, ``W1Phi2`` or ``FullOperator``) among its leaf modules.
+    :class:`kat_mm.layers.karat.ScoreOperator` for other grids. A tracer of torch.fx needs that
+    class among its leaf modules.
 
     Args:
         embed_dims: Channels C of the tokens.
@@ -25,20 +25,30 @@ class KArAt(SoftmaxAttention):
         basis: 'fourier', 'bspline', 'wavelet' or 'rational', or a dict with that ``type`` and the
             arguments of its class in ``kat_mm.layers.karat``, for example
             ``dict(type='bspline', grid=5, order=3, range=(-4, 4))``. Default: 'fourier', grid 3.
-        operator: 'phi1_w2', 'w1_phi2' or 'full', which is N x N functions. Default: 'phi1_w2'.
-        rank: Width r of the hidden layer of the first two, up to N. Default: 12.
+        depth: Number of layers of the operator. Default: 2.
+        modular: Which layer is a linear map: 'phi1_w2' (or True), the last, after the functions;
+            'w1_phi2', the first; or False, none, so that functions follow functions: with depth 1
+            N x N of them. Default: 'phi1_w2'.
+        rank: Width r between the layers, up to N. Default: 12.
         mode: 'blockwise', an operator for each block, or 'universal', one that all blocks share.
             Default: 'blockwise'.
-        base: Function that is added with a learnable weight for each pair: 'zero' (none),
+        base: Function that is added to each function, without a weight: 'zero' (none),
             'identity', 'relu', 'silu', 'gelu', 'elu', 'tanh', 'sigmoid' or 'softplus'.
             Default: 'zero'.
-        freeze_basis: Whether the functions of the basis stay as they start. Default: False.
-        freeze_base: Whether the weights of the base function do. Default: False.
-        num_karat_heads: Heads with the operator, the first ones; the others have softmax.
-            Default: None, all.
-        project_l1: Whether each row of weights is projected onto the l1 unit ball. This and
-            ``attn_drop_rate`` need the weights of all pairs of tokens, as a (B, heads, N, N)
-            tensor. Default: False.
+        scales: Whether each function has a learnable scale, and its base function one too, as in
+            pykan; they start at 1. Default: False.
+        freeze_basis: Whether the functions of the basis, and their scales, stay as they start.
+            Default: False.
+        freeze_base: Whether the scales of the base function do. Without scales there is nothing in
+            it that could be trained. Default: False.
+        num_karat_heads: Heads with the operator, the first ones; the others have softmax. 'mixed':
+            half of them, rounded down, which is 1, 3 and 6 of ViT-T, S and B. Default: None, all.
+        project_l1: Whether each row of weights, after the last layer and over its N keys, is
+            projected onto the probability simplex. This and ``attn_drop_rate`` need the weights of
+            all pairs of tokens, as a (B, heads, N, N) tensor. 'hidden' projects, with 'phi1_w2',
+            the r outputs of the functions instead, before the linear map. Default: False.
+        function_init: 'normal': coefficients of functions start from N(0, 1); 'scaled': such that
+            outputs of every layer have about the variance of its inputs. Default: 'normal'.
         fused: Whether the expansions of the scores in the basis are used up where they are made,
             and made again in the backward pass. False holds them all: the same numbers, for
             comparison. Default: True.
@@ -56,14 +66,17 @@ class KArAt(SoftmaxAttention):
         grid_size: tuple[int, int],
         num_extra_tokens: int = 0,
         basis: str | dict = 'fourier',
-        operator: str = 'phi1_w2',
+        depth: int = 2,
+        modular: str | bool = 'phi1_w2',
         rank: int = 12,
         mode: str = 'blockwise',
         base: str = 'zero',
+        scales: bool = False,
         freeze_basis: bool = False,
         freeze_base: bool = False,
-        num_karat_heads: int | None = None,
-        project_l1: bool = False,
+        num_karat_heads: int | str | None = None,
+        project_l1: bool | str = False,
+        function_init: str = 'normal',
         fused: bool = True,
         qkv_bias: bool = True,
         attn_drop_rate: float = 0.0,
@@ -71,6 +84,15 @@ class KArAt(SoftmaxAttention):
         init: str = 'mimetic',
         window_size: int = 0,
     ):
+        check_pair('KArAt', 'grid_size', grid_size, 1, '(H, W) in tokens')
+        check_int('KArAt', 'num_extra_tokens', num_extra_tokens, least=0)
+        check_bools(
+            'KArAt',
+            scales=scales,
+            freeze_basis=freeze_basis,
+            freeze_base=freeze_base,
+            fused=fused,
+        )
         super().__init__(
             embed_dims,
             num_heads,
@@ -80,33 +102,29 @@ class KArAt(SoftmaxAttention):
             init,
             window_size=window_size,
         )
-        tokens = num_extra_tokens + grid_size[0] * grid_size[1]
-        if operator not in OPERATORS:
-            raise ValueError(
-                f'KArAt: operator={operator!r} is unknown; choose one of {", ".join(OPERATORS)}'
-            )
         if mode not in ('blockwise', 'universal'):
             raise ValueError(f"KArAt: mode={mode!r} is unknown; choose 'blockwise' or 'universal'")
-        if operator != 'full' and not 1 <= rank <= tokens:
-            raise ValueError(
-                f'KArAt: rank={rank} must lie between 1 and the number of tokens, {tokens}'
-            )
-        heads = num_heads if num_karat_heads is None else num_karat_heads
-        if not 1 <= heads <= num_heads:
-            raise ValueError(
-                f'KArAt: num_karat_heads={heads} must lie between 1 and num_heads={num_heads}'
-            )
         self.mode = mode
-        self.num_karat_heads = heads
-        self.project_l1 = project_l1
+        self.num_karat_heads = _karat_heads(num_karat_heads, num_heads)
         kan_cfg = dict(
             basis=basis,
             base=base,
+            scales=scales,
             freeze_basis=freeze_basis,
             freeze_base=freeze_base,
             fused=fused,
         )
-        self.operator = OPERATORS[operator](heads, grid_size, num_extra_tokens, rank, kan_cfg)
+        self.operator = ScoreOperator(
+            self.num_karat_heads,
+            grid_size,
+            num_extra_tokens,
+            depth,
+            modular,
+            rank,
+            project_l1,
+            function_init,
+            kan_cfg,
+        )
 
     @classmethod
     def from_spec(cls, spec: BlockSpec, **options) -> 'KArAt':
@@ -177,12 +195,22 @@ class KArAt(SoftmaxAttention):
 
     def _operate(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         dropout = self.attn_drop_rate if self.training else 0.0
-        if not self.project_l1 and not dropout:
+        if not dropout:
             return self.operator(q, k, v, grid)
-        weights = self.operator(q, k, None, grid)
-        if self.project_l1:
-            weights = project_l1_ball(weights)
-        return F.dropout(weights, dropout) @ v
+        return F.dropout(self.operator(q, k, None, grid), dropout) @ v
+
+
+def _karat_heads(wanted: int | str | None, num_heads: int) -> int:
+    if wanted is None:
+        return num_heads
+    heads = num_heads // 2 if wanted == 'mixed' else wanted
+    is_whole = isinstance(heads, int) and not isinstance(heads, bool)
+    if not is_whole or not 1 <= heads <= num_heads:
+        raise ValueError(
+            f'KArAt: num_karat_heads={wanted!r} must lie between 1 and num_heads={num_heads}, or '
+            "be 'mixed', half of two heads or more, or None, all"
+        )
+    return heads
 
 
 # Sizes decide in it, which torch.fx cannot see: to it this is one step.

@@ -12,12 +12,29 @@ class Basis(nn.Module, ABC):
 
     The last two dimensions of every parameter are (outputs, inputs), and the first is the head.
 
+    Args:
+        in_features: Inputs.
+        power: Mean square of a function whose amplitudes are from N(0, 1), at most.
+        gain: Standard deviation of an output at the start, at most. None: amplitudes from N(0, 1).
+
     Attributes:
-        linear: Whether the functions are linear in the parameters. Only then do interpolated
+        amplitude: Name of the parameter in which the functions are linear.
+        amplitude_std: Standard deviation of the normal distribution that it starts with.
+        output_std: Standard deviation of an output at the start, at most.
+        linear: Whether the functions are linear in all parameters. Only then do interpolated
             parameters give interpolated functions.
+        counts_inputs: Whether a function depends on the place of its input among all inputs.
     """
 
+    amplitude: str
     linear = False
+    counts_inputs = False
+
+    def __init__(self, in_features: int, power: float, gain: float | None):
+        super().__init__()
+        spread = (in_features * power) ** 0.5
+        self.amplitude_std = 1.0 if gain is None else gain / spread
+        self.output_std = spread if gain is None else gain
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -32,17 +49,25 @@ class LinearBasis(Basis):
         num_heads: Heads.
         out_features: Outputs.
         in_features: Inputs.
-        std: Standard deviation that the coefficients c (heads, K, outputs, inputs) start with.
+        power, gain: As of :class:`Basis`, with the coefficients c (heads, K, outputs, inputs) as
+            amplitudes.
     """
 
+    amplitude = 'coefficients'
     linear = True
 
     def __init__(
-        self, num_functions: int, num_heads: int, out_features: int, in_features: int, std: float
+        self,
+        num_functions: int,
+        num_heads: int,
+        out_features: int,
+        in_features: int,
+        power: float,
+        gain: float | None,
     ):
-        super().__init__()
+        super().__init__(in_features, power, gain)
         self.coefficients = nn.Parameter(
-            std * torch.randn(num_heads, num_functions, out_features, in_features)
+            self.amplitude_std * torch.randn(num_heads, num_functions, out_features, in_features)
         )
 
     @abstractmethod
@@ -54,17 +79,17 @@ class LinearBasis(Basis):
         pairs = zip(functions, self.coefficients.unbind(1), strict=True)
         return sum(function.to(x.dtype) @ c.mT for function, c in pairs)
 
-    def combine(self, x: Tensor, values: Tensor) -> Tensor:
+    def combine(self, x: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
         """``self(x) @ values``, without its intermediate (B, heads, Q, outputs).
 
         Args:
             x: (B, heads, Q, inputs).
             values: (B, heads, outputs, d).
+            coefficients: Those to take, (heads, K, outputs, inputs).
 
         Returns:
             (B, heads, Q, d).
         """
         functions = self.expand(x.to(compute_dtype(x.dtype)))
         functions = torch.cat([f.to(x.dtype) for f in functions], dim=-1)
-        coefficients = self.coefficients.transpose(2, 3).flatten(1, 2)
-        return functions @ (coefficients @ values)
+        return functions @ (coefficients.transpose(2, 3).flatten(1, 2) @ values)

@@ -2,6 +2,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from kat_mm.arguments import check_int, check_interval
+
 from .basis import LinearBasis
 
 
@@ -10,14 +12,14 @@ class BSpline(LinearBasis):
 
     ``grid`` intervals of equal width cover ``range``, and ``order`` more follow on either side, as
     in KAN: there are grid + order functions, whose sum is 1 in ``range``, and which vanish at more
-    than ``order`` intervals from it. The coefficients start normal with standard deviation
-    1 / sqrt(inputs).
+    than ``order`` intervals from it. The coefficients start from N(0, 1), or with a ``gain`` with
+    standard deviation gain / sqrt(inputs).
 
     Args:
         num_heads: Heads.
         out_features: Outputs.
         in_features: Inputs.
-        gain: Standard deviation of an output at the start, at most.
+        gain: Standard deviation of an output at the start, at most. Default: None, see above.
         grid: Intervals in ``range``. Default: 5.
         order: Degree of the polynomials, from 1 to ``grid``. Default: 3.
         range: Ends of the grid. Default: (-4, 4), where nearly all scores lie at the start.
@@ -28,23 +30,15 @@ class BSpline(LinearBasis):
         num_heads: int,
         out_features: int,
         in_features: int,
-        gain: float,
+        gain: float | None = None,
         grid: int = 5,
         order: int = 3,
         range: tuple[float, float] = (-4.0, 4.0),
     ):
-        if grid < 1:
-            raise ValueError(f'BSpline: grid={grid} must be at least 1, one interval')
-        if not 1 <= order <= grid:
-            raise ValueError(
-                f'BSpline: order={order} does not fit grid={grid}; it must be at least 1, and a '
-                f'grid of {grid} intervals carries orders up to {grid}'
-            )
-        if not range[0] < range[1]:
-            raise ValueError(f'BSpline: range={tuple(range)} must rise, for example (-4, 4)')
-        super().__init__(
-            grid + order, num_heads, out_features, in_features, gain / in_features**0.5
-        )
+        check_int('BSpline', 'grid', grid, least=1)
+        check_int('BSpline', 'order', order, 1, grid)  # more than a grid of so many carries
+        check_interval('BSpline', 'range', range)
+        super().__init__(grid + order, num_heads, out_features, in_features, 1, gain)
         self.grid = grid
         self.order = order
         self.range = tuple(range)

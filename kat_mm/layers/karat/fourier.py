@@ -2,30 +2,35 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from kat_mm.arguments import check_int
+
 from .basis import LinearBasis
 
 
 class Fourier(LinearBasis):
-    """phi(x) = sum_{k=1..G} a_k cos(k x) + b_k sin(k x) (KArAt; Fourier KAN).
+    """phi(x) = sum_{k=1..G} a_k cos(k x) + b_k sin(k x) (Maity et al. 2025, equation 2).
 
-    The coefficients start normal with standard deviation 1 / sqrt(inputs G), as those of KArAt, so
-    that an output has variance ``gain ** 2`` whatever the inputs are.
+    The coefficients start from N(0, 1) (their table 6), or with a ``gain`` with standard deviation
+    gain / sqrt(inputs G): an output then has variance ``gain ** 2`` whatever the inputs are.
 
     Args:
         num_heads: Heads.
         out_features: Outputs.
         in_features: Inputs.
-        gain: Standard deviation of an output at the start.
+        gain: Standard deviation of an output at the start. Default: None, see above.
         grid: Frequencies G. Default: 3.
     """
 
     def __init__(
-        self, num_heads: int, out_features: int, in_features: int, gain: float, grid: int = 3
+        self,
+        num_heads: int,
+        out_features: int,
+        in_features: int,
+        gain: float | None = None,
+        grid: int = 3,
     ):
-        if grid < 1:
-            raise ValueError(f'Fourier: grid={grid} must be at least 1, one frequency')
-        std = gain / (in_features * grid) ** 0.5
-        super().__init__(2 * grid, num_heads, out_features, in_features, std)
+        check_int('Fourier', 'grid', grid, least=1)
+        super().__init__(2 * grid, num_heads, out_features, in_features, grid, gain)
         self.grid = grid
 
     def expand(self, x: Tensor) -> Iterator[Tensor]:

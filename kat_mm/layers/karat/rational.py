@@ -1,51 +1,57 @@
 import torch
 from torch import Tensor, nn
 
-from kat_mm.ops import group_rational
+from kat_mm.arguments import check_pair
+from kat_mm.ops.group_rational_eager import compute_dtype
 
 from .basis import Basis
 
 
 class Rational(Basis):
-    """phi(x) = (a0 + a1 x + ... + am x^m) / (1 + |b1||x| + ... + |bn||x|^n).
+    """phi(x) = (a0 + a1 x + ... + am x^m) / (1 + |b1 x + ... + bn x^n|), the safe Pade unit.
 
-    The group-rational function of KAT with a group for each pair. The numerators start normal with
-    standard deviation 1 / sqrt(inputs (m + 1)), and all b at 1: a start at 0 would leave the powers
-    of large scores unchecked.
+    (Maity et al. 2025, table 6.) All coefficients start from N(0, 1), or with a ``gain`` those of
+    the numerator with standard deviation gain / sqrt(inputs (m + 1)).
 
     Args:
         num_heads: Heads.
         out_features: Outputs.
         in_features: Inputs.
-        gain: Standard deviation of an output at the start, for scores of about 1.
+        gain: Standard deviation of an output at the start, at most, for inputs between -1 and 1.
+            Default: None, see above.
         order: Degrees (m, n) of numerator and denominator. Default: (5, 4).
     """
+
+    amplitude = 'numerator'
 
     def __init__(
         self,
         num_heads: int,
         out_features: int,
         in_features: int,
-        gain: float,
+        gain: float | None = None,
         order: tuple[int, int] = (5, 4),
     ):
-        super().__init__()
+        check_pair('Rational', 'order', order, 0, 'the degrees (m, n)')
         m, n = order
-        if m < 0 or n < 0:
-            raise ValueError(f'Rational: order={tuple(order)} must be degrees of 0 or more')
-        std = gain / (in_features * (m + 1)) ** 0.5
+        super().__init__(in_features, m + 1, gain)
         self.numerator = nn.Parameter(
-            std * torch.randn(num_heads, m + 1, out_features, in_features)
+            self.amplitude_std * torch.randn(num_heads, m + 1, out_features, in_features)
         )
-        self.denominator = nn.Parameter(torch.ones(num_heads, n, out_features, in_features))
+        self.denominator = nn.Parameter(torch.randn(num_heads, n, out_features, in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Pairs are spread out as channels: (B, Q, heads * outputs * inputs).
-        batch, heads, queries, inputs = x.shape
-        outputs = self.numerator.shape[2]
-        pairs = x.transpose(1, 2)[..., None, :].expand(-1, -1, -1, outputs, -1).flatten(2)
-        numerator, denominator = (
-            c.permute(0, 2, 3, 1).flatten(0, 2) for c in (self.numerator, self.denominator)
-        )
-        y = group_rational(pairs, numerator, denominator)
-        return y.view(batch, queries, heads, outputs, inputs).sum(dim=-1).transpose(1, 2)
+        # Pairs are spread out: (B, heads, Q, outputs, inputs).
+        z = x.to(compute_dtype(x.dtype))[..., None, :]
+        y = _polynomial(self.numerator, z)
+        if self.denominator.shape[1]:
+            y = y / (1 + (z * _polynomial(self.denominator, z)).abs())
+        return y.sum(dim=-1).to(x.dtype)
+
+
+def _polynomial(coefficients: Tensor, z: Tensor) -> Tensor:
+    """sum_k c_k z^k by Horner's rule, for c (heads, K, outputs, inputs)."""
+    *lower, y = coefficients[:, :, None].to(z.dtype).unbind(1)
+    for c in reversed(lower):
+        y = y * z + c
+    return y

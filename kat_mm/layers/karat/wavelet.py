@@ -9,8 +9,8 @@ from .basis import Basis
 
 
 def mexican_hat(x: Tensor) -> Tensor:
-    r"""2 / (\sqrt{3} \pi^{1/4}) (1 - x^2) e^{-x^2 / 2}, of unit norm."""
-    return 2 / (math.sqrt(3) * math.pi**0.25) * (1 - x * x) * (-x * x / 2).exp()
+    r"""2 / (\sqrt{3} \pi^{1/4}) (x^2 - 1) e^{-x^2 / 2}, of unit norm."""
+    return 2 / (math.sqrt(3) * math.pi**0.25) * (x * x - 1) * (-x * x / 2).exp()
 
 
 def morlet(x: Tensor) -> Tensor:
@@ -24,24 +24,21 @@ def dog(x: Tensor) -> Tensor:
 
 
 def meyer(x: Tensor) -> Tensor:
-    """Meyer's wavelet with the auxiliary function v(t) = t, moved by 1/2 so that it is even.
+    """sin(pi |x|) m(|x|), with m falling from 1 at 1/2 to 0 at 1 as cos(pi/2 nu(2 |x| - 1)).
 
-    Its spectrum, two arcs of sines, transformed back by hand. This is the closed form of Valenzuela
-    and de Oliveira (2015), written in sincs, which are finite everywhere.
+    nu(t) = t^4 (35 - 84 t + 70 t^2 - 20 t^3). Since nu(t) + nu(1 - t) = 1, the cosine is the sine
+    of pi/2 nu(2 - 2 |x|), which is exact at both ends.
     """
-
-    def low(c):
-        return (math.pi * c).cos() * (c / 3).sinc()
-
-    def high(c):
-        return (2 * math.pi * c).sin() * (2 * c / 3).sinc()
-
-    return 2 / 3 * (high(3 / 8 + x) + high(3 / 8 - x)) - (low(3 / 4 + x) + low(3 / 4 - x)) / 3
+    magnitude = x.abs()
+    t = (2 - 2 * magnitude).clamp(0, 1)
+    nu = t**4 * (35 - 84 * t + 70 * t * t - 20 * t**3)
+    return (math.pi * magnitude).sin() * (math.pi / 2 * nu).sin()
 
 
 def shannon(x: Tensor) -> Tensor:
-    """2 sinc(2 x) - sinc(x), with sinc(x) = sin(pi x) / (pi x)."""
-    return 2 * (2 * x).sinc() - x.sinc()
+    """sin(x) / x times a symmetric Hamming window over the inputs, the last axis."""
+    window = torch.hamming_window(x.shape[-1], periodic=False, dtype=x.dtype, device=x.device)
+    return (x / math.pi).sinc() * window
 
 
 WAVELETS = {
@@ -54,36 +51,41 @@ WAVELETS = {
 
 
 class Wavelet(Basis):
-    """phi(x) = w psi((x - t) / s), with learnable weight w, translation t and scale s (Wav-KAN).
+    """phi(x) = w psi((x - t) / s), with learnable weight w, translation t and scale s.
 
-    The weights start normal with standard deviation 1 / sqrt(inputs), translations at 0 and scales
-    at 1.
+    The functions psi are those of Wav-KAN (Bozorgasl and Chen 2024), as in KArAt (Maity et al.
+    2025, table 6). The weights start from N(0, 1), or with a ``gain`` with standard deviation
+    gain / sqrt(inputs); translations start at 0 and scales at 1.
 
     Args:
         num_heads: Heads.
         out_features: Outputs.
         in_features: Inputs.
         gain: Standard deviation of an output at the start, at most, for psi between -1 and 1.
+            Default: None, see above.
         wavelet: The function psi: 'mexican_hat', 'morlet', 'dog', 'meyer' or 'shannon'.
             Default: 'mexican_hat'.
     """
+
+    amplitude = 'weight'
 
     def __init__(
         self,
         num_heads: int,
         out_features: int,
         in_features: int,
-        gain: float,
+        gain: float | None = None,
         wavelet: str = 'mexican_hat',
     ):
-        super().__init__()
+        super().__init__(in_features, 1, gain)
         if wavelet not in WAVELETS:
             raise ValueError(
                 f'Wavelet: wavelet={wavelet!r} is unknown; choose one of {", ".join(WAVELETS)}'
             )
         self.wavelet = wavelet
+        self.counts_inputs = wavelet == 'shannon'
         shape = (num_heads, out_features, in_features)
-        self.weight = nn.Parameter(gain / in_features**0.5 * torch.randn(shape))
+        self.weight = nn.Parameter(self.amplitude_std * torch.randn(shape))
         self.translation = nn.Parameter(torch.zeros(shape))
         self.scale = nn.Parameter(torch.ones(shape))
 

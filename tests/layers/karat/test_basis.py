@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import quad
 from scipy.interpolate import BSpline as ScipyBSpline
+from scipy.signal import windows
+from scipy.stats import kstest
 
 from kat_mm.layers.karat import BSpline, Fourier, Rational, Wavelet
 from kat_mm.layers.karat import kan_layer as module
@@ -64,36 +65,33 @@ def full_bspline(basis, h, o, i, x):
     return y
 
 
-def meyer_by_quadrature(x):
-    """The inverse Fourier transform of Meyer's spectrum, for v(t) = t."""
+def meyer(x):
+    """As in Wav-KAN, piece by piece."""
 
-    def spectrum(w):
-        if w <= 4 * math.pi / 3:
-            return math.sin(math.pi / 2 * (3 * w / (2 * math.pi) - 1))
-        return math.cos(math.pi / 2 * (3 * w / (4 * math.pi) - 1))
-
-    def value(t):
-        ends = (2 * math.pi / 3, 8 * math.pi / 3)
-        integrand = lambda w: spectrum(w) * math.cos(w * t)  # noqa: E731
-        return quad(integrand, *ends, points=[4 * math.pi / 3], limit=200)[0] / math.pi
+    def value(x):
+        t = 2 * abs(x) - 1
+        nu = t**4 * (35 - 84 * t + 70 * t**2 - 20 * t**3)
+        m = 1 if t <= 0 else 0 if t >= 1 else math.cos(math.pi / 2 * nu)
+        return math.sin(math.pi * abs(x)) * m
 
     return np.vectorize(value)(x)
 
 
+# Of x and the place i of its input.
 PSI = {
-    'mexican_hat': lambda x: 2 / np.sqrt(3 * np.sqrt(np.pi)) * (1 - x**2) * np.exp(-(x**2) / 2),
-    'morlet': lambda x: np.real(np.exp(5j * x)) * np.exp(-(x**2) / 2),
-    'dog': lambda x: (np.exp(-((x + 1e-6) ** 2) / 2) - np.exp(-((x - 1e-6) ** 2) / 2)) / 2e-6,
-    'meyer': meyer_by_quadrature,
-    'shannon': lambda x: (np.sin(2 * np.pi * x) - np.sin(np.pi * x)) / (np.pi * x),
+    'mexican_hat': lambda x, i: 2 / np.sqrt(3 * np.sqrt(np.pi)) * (x**2 - 1) * np.exp(-(x**2) / 2),
+    'morlet': lambda x, i: np.real(np.exp(5j * x)) * np.exp(-(x**2) / 2),
+    'dog': lambda x, i: (np.exp(-((x + 1e-6) ** 2) / 2) - np.exp(-((x - 1e-6) ** 2) / 2)) / 2e-6,
+    'meyer': lambda x, i: meyer(x),
+    'shannon': lambda x, i: np.sin(x) / x * windows.hamming(INPUTS)[i],
 }
 
 
 def rational(basis, h, o, i, x):
     a = basis.numerator[h, :, o, i].detach().numpy()
     b = basis.denominator[h, :, o, i].detach().numpy()
-    q = 1 + sum(abs(c) * abs(x) ** (j + 1) for j, c in enumerate(b))
-    return np.polynomial.polynomial.polyval(x, a) / q
+    below = 1 + abs(np.polynomial.polynomial.polyval(x, [0, *b]))
+    return np.polynomial.polynomial.polyval(x, a) / below
 
 
 @pytest.mark.parametrize(
@@ -134,18 +132,23 @@ def test_wavelets_equal_their_definition(name):
     )
 
     def formula(h, o, i, x):
-        return weight[h, o, i] * PSI[name]((x - translation[h, o, i]) / scale[h, o, i])
+        return weight[h, o, i] * PSI[name]((x - translation[h, o, i]) / scale[h, o, i], i)
 
     torch.testing.assert_close(basis(x), pair_by_pair(x, formula), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize('name', ['meyer', 'shannon'])
-def test_wavelets_are_finite_where_their_fractions_are_not(name):
-    x = torch.tensor([0.0, 3 / 8, -3 / 8, 3 / 4, -3 / 4], requires_grad=True)
-    y = WAVELETS[name](x)
-    assert y.isfinite().all() and torch.autograd.grad(y.sum(), x)[0].isfinite().all()
-    nearby = WAVELETS[name](x.detach().double() + 1e-7).float()
-    torch.testing.assert_close(y.detach(), nearby, rtol=1e-5, atol=1e-5)
+def test_meyer_is_exact_and_finite_at_its_seams_and_far_away():
+    x = torch.tensor([0.0, 0.5, -0.5, 1.0, -1.0, 3.0, 1e6], requires_grad=True)
+    y = WAVELETS['meyer'](x)
+    torch.testing.assert_close(y.detach(), torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]))
+    assert (y[3:] == 0).all() and torch.autograd.grad(y.sum(), x)[0].isfinite().all()
+
+
+def test_shannon_is_finite_at_0_and_its_window_is_wav_kans():
+    x = torch.zeros(7, requires_grad=True)
+    y = WAVELETS['shannon'](x)
+    torch.testing.assert_close(y.detach().double().numpy(), windows.hamming(7), rtol=1e-6, atol=0)
+    assert not torch.autograd.grad(y.sum(), x)[0].any()
 
 
 ALL = [
@@ -179,6 +182,17 @@ def test_each_pair_has_as_many_parameters_as_its_formula(kind, options, count):
     assert sum(p.numel() for p in basis.parameters()) == HEADS * OUTPUTS * INPUTS * count
 
 
+@pytest.mark.parametrize('kind, options', ALL)
+def test_amplitudes_start_from_a_standard_normal_distribution(kind, options):
+    torch.manual_seed(0)
+    basis = kind(4, 20, 200, **options)
+    amplitudes = [getattr(basis, basis.amplitude)]
+    if kind is Rational:
+        amplitudes.append(basis.denominator)
+    for amplitude in amplitudes:
+        assert kstest(amplitude.detach().flatten().numpy(), 'norm').pvalue > 1e-3
+
+
 @pytest.mark.parametrize('kind, options', [(k, o) for k, o in ALL if k is not Rational])
 def test_outputs_start_no_wider_than_their_gain(kind, options):
     torch.manual_seed(0)
@@ -186,10 +200,12 @@ def test_outputs_start_no_wider_than_their_gain(kind, options):
     assert 0.1 < y.std().item() < 0.55
 
 
-def test_fourier_starts_with_the_gain():
+def test_fourier_starts_with_the_gain_or_with_what_it_says():
     torch.manual_seed(0)
-    y = Fourier(4, 8, 200, gain=0.5)(torch.randn(4, 4, 50, 200))
-    assert y.std().item() == pytest.approx(0.5, rel=0.05)
+    for gain in (0.5, None):
+        basis = Fourier(4, 8, 200, gain)
+        y = basis(torch.randn(4, 4, 50, 200))
+        assert y.std().item() == pytest.approx(basis.output_std, rel=0.05)
 
 
 @pytest.mark.parametrize('kind, options', ALL)
@@ -211,10 +227,15 @@ def test_half_types_are_rounded_but_once(kind, options, dtype, tolerance):
     [
         (dict(basis='furier'), ["'furier'", 'fourier', 'bspline', 'wavelet', 'rational']),
         (dict(basis=dict(grid=3)), ['None', 'fourier']),
-        (dict(basis=dict(type='fourier', grid=0)), ['grid=0', 'at least 1']),
-        (dict(basis=dict(type='bspline', grid=0)), ['grid=0', 'at least 1']),
-        (dict(basis=dict(type='bspline', grid=2, order=3)), ['order=3', 'grid=2', 'up to 2']),
-        (dict(basis=dict(type='bspline', order=0)), ['order=0', 'at least 1']),
+        (dict(basis=dict(type='fourier', grid=0)), ['grid=0', 'from 1 up']),
+        (dict(basis=dict(type='fourier', grid=2.5)), ['grid=2.5', 'whole number']),
+        (dict(basis=dict(type='bspline', grid=0)), ['grid=0', 'from 1 up']),
+        (dict(basis=dict(type='bspline', grid=2, order=3)), ['order=3', 'from 1 to 2']),
+        (dict(basis=dict(type='bspline', order=0)), ['order=0', 'from 1 to 5']),
+        (dict(basis=dict(type='bspline', order=1.5)), ['order=1.5', 'whole number']),
+        (dict(basis=dict(type='bspline', range=3)), ['range=3', 'rise']),
+        (dict(basis=dict(type='rational', order=(5,))), ['order=(5,)', 'two whole numbers']),
+        (dict(basis=7), ['basis 7', 'fourier']),
         (dict(basis=dict(type='bspline', range=(1, 1))), ['range=(1, 1)', 'rise']),
         (dict(basis=dict(type='wavelet', wavelet='haar')), ["'haar'", *WAVELETS]),
         (dict(basis=dict(type='rational', order=(-1, 2))), ['order=(-1, 2)']),
@@ -233,8 +254,13 @@ def test_wrong_arguments_are_refused_with_name_and_value(arguments, words):
 
 def layer(**arguments):
     torch.manual_seed(0)
-    defaults = dict(basis='fourier', base='zero', freeze_basis=False, freeze_base=False, fused=True)
-    return KANLayer(HEADS, OUTPUTS, INPUTS, gain=1.0, **{**defaults, **arguments}).double()
+    defaults = dict(basis='fourier', base='zero', scales=False)
+    defaults.update(freeze_basis=False, freeze_base=False, fused=True)
+    kan = KANLayer(HEADS, OUTPUTS, INPUTS, gain=1.0, **{**defaults, **arguments}).double()
+    if kan.basis_scale is not None:
+        torch.nn.init.normal_(kan.basis_scale)
+        torch.nn.init.normal_(kan.base_scale)
+    return kan
 
 
 FORMULAS = {
@@ -250,31 +276,61 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize('base', [name for name in BASE_FUNCTIONS if name != 'zero'])
-def test_a_base_function_is_added_with_its_weights(base):
+def test_a_base_function_is_added_without_a_weight(base):
     kan, x = layer(base=base), torch.randn(2, HEADS, 5, INPUTS, dtype=torch.float64)
-    weight = kan.base_weight.detach().numpy()
-    want = kan.basis(x) + pair_by_pair(x, lambda h, o, i, x: weight[h, o, i] * FORMULAS[base](x))
+    want = kan.basis(x) + pair_by_pair(x, lambda h, o, i, x: FORMULAS[base](x))
     torch.testing.assert_close(kan(x), want, rtol=1e-10, atol=1e-10)
+    assert len(list(kan.parameters())) == len(list(kan.basis.parameters()))
+    assert kan.state_dict().keys() == layer().state_dict().keys()
+
+
+@pytest.mark.parametrize('basis', ['fourier', 'bspline', 'wavelet', 'rational'])
+def test_scales_multiply_base_and_basis_as_in_pykan(basis):
+    kan, x = layer(basis=basis, base='silu', scales=True), torch.randn(2, HEADS, 5, INPUTS).double()
+    base, scale = kan.base_scale.detach().numpy(), kan.basis_scale.detach().numpy()
+    single = layer(basis=basis)  # the same functions
+
+    def function(h, o, i, x):
+        alone = torch.zeros(*x.shape[:1], HEADS, x.shape[1], INPUTS, dtype=torch.float64)
+        for parameter, of in zip(single.basis.parameters(), kan.basis.parameters(), strict=True):
+            parameter.data.copy_(of.data)
+        amplitude = getattr(single.basis, single.basis.amplitude).data
+        others = torch.ones(INPUTS, dtype=torch.bool)
+        others[i] = False
+        amplitude[..., others] = 0
+        alone[:, h, :, i] = torch.from_numpy(x)
+        phi = single(alone)[:, h, :, o].detach().numpy()
+        return base[h, o, i] * FORMULAS['silu'](x) + scale[h, o, i] * phi
+
+    torch.testing.assert_close(kan(x), pair_by_pair(x, function), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize('freeze_basis', [False, True])
 @pytest.mark.parametrize('freeze_base', [False, True])
 def test_basis_and_base_freeze_apart(freeze_basis, freeze_base):
-    kan = layer(base='silu', freeze_basis=freeze_basis, freeze_base=freeze_base)
-    assert kan.base_weight.requires_grad is not freeze_base
-    assert all(p.requires_grad is not freeze_basis for p in kan.basis.parameters())
+    kan = layer(base='silu', scales=True, freeze_basis=freeze_basis, freeze_base=freeze_base)
+    assert kan.base_scale.requires_grad is not freeze_base
+    for parameter in (*kan.basis.parameters(), kan.basis_scale):
+        assert parameter.requires_grad is not freeze_basis
     x = torch.randn(2, HEADS, 5, INPUTS, dtype=torch.float64, requires_grad=True)
     kan(x).sum().backward()
     assert x.grad.any()
+
+
+def test_the_scale_of_no_base_function_is_counted_but_not_trained():
+    kan = layer(scales=True)
+    assert not kan.base_scale.requires_grad
+    kan(torch.randn(2, HEADS, 5, INPUTS).double()).sum().backward()
+    assert all(p.grad is not None for p in kan.parameters() if p.requires_grad)
 
 
 BASES = ['fourier', 'bspline', 'wavelet', 'rational']
 
 
 @pytest.mark.parametrize('chunk', [1, 2 * HEADS * OUTPUTS * INPUTS * 2, 10**6])
-@pytest.mark.parametrize('base', ['zero', 'silu'])
+@pytest.mark.parametrize('base, scales', [('zero', False), ('silu', False), ('silu', True)])
 @pytest.mark.parametrize('basis', BASES)
-def test_fused_and_plain_layers_agree_forward_and_backward(basis, base, chunk, monkeypatch):
+def test_fused_and_plain_layers_agree_forward_and_backward(basis, base, scales, chunk, monkeypatch):
     monkeypatch.setattr(module, '_CHUNK', chunk)
     generator = torch.Generator().manual_seed(1)
     q, k, x, grad, values = (
@@ -283,7 +339,7 @@ def test_fused_and_plain_layers_agree_forward_and_backward(basis, base, chunk, m
     )
     results = []
     for fused in (True, False):
-        kan = layer(basis=basis, base=base, fused=fused)
+        kan = layer(basis=basis, base=base, scales=scales, fused=fused)
         leaves = [t.requires_grad_() for t in (q, k, x, values)]
         outputs = kan.of_scores(q, k, 0.6), kan(x), kan.combine(x, values)
         loss = (outputs[0] * grad).sum() + (outputs[1] * grad).sum() + outputs[2].square().sum()

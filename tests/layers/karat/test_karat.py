@@ -7,7 +7,6 @@ from mmengine.optim import build_optim_wrapper
 
 from kat_mm.backbones import KAT
 from kat_mm.layers import KArAt, SoftmaxAttention
-from kat_mm.layers.karat import project_l1_ball
 
 GRID = (2, 3)
 SMALL = dict(embed_dims=24, num_layers=3, num_heads=2, feedforward_channels=48)
@@ -15,7 +14,8 @@ SMALL = dict(embed_dims=24, num_layers=3, num_heads=2, feedforward_channels=48)
 
 def attention(**kwargs):
     torch.manual_seed(0)
-    module = KArAt(24, 3, GRID, **{'num_extra_tokens': 1, 'rank': 4, **kwargs})
+    options = dict(num_heads=3, num_extra_tokens=1, rank=4)
+    module = KArAt(24, grid_size=GRID, **{**options, **kwargs})
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return module.double()
@@ -32,18 +32,19 @@ def explicit(module, x):
     karat = module.num_karat_heads
     q, k, v = (t.unflatten(-1, (3, 8)).transpose(1, 2) for t in (q, k, v))
     weights = module.operator(q[:, :karat], k[:, :karat], None, GRID)
-    if module.project_l1:
-        weights = project_l1_ball(weights)
     softmax = (q[:, karat:] @ k[:, karat:].mT / 8**0.5).softmax(dim=-1)
     y = torch.cat([weights, softmax], dim=1) @ v
     return y.transpose(1, 2).flatten(2) @ module.proj.weight.T + module.proj.bias
 
 
-@pytest.mark.parametrize('operator', ['phi1_w2', 'w1_phi2', 'full'])
-@pytest.mark.parametrize('heads', [None, 1, 2])
+@pytest.mark.parametrize('modular', ['phi1_w2', 'w1_phi2', False])
+@pytest.mark.parametrize('heads', [None, 1, 'mixed', 2])
 @pytest.mark.parametrize('project_l1', [False, True])
-def test_output_and_gradients_equal_the_operator_head_by_head(operator, heads, project_l1):
-    module = attention(operator=operator, num_karat_heads=heads, project_l1=project_l1)
+def test_output_and_gradients_equal_the_operator_head_by_head(modular, heads, project_l1):
+    module = attention(modular=modular, num_karat_heads=heads, project_l1=project_l1)
+    if not modular:  # functions of functions oscillate: smaller ones
+        for parameter in module.operator.parameters():
+            parameter.data *= 0.2
     x = tokens().requires_grad_()
     leaves = [x, *module.parameters()]
     got, want = module(x, GRID), explicit(module, x)
@@ -94,12 +95,25 @@ def test_it_starts_as_softmax_attention_does_but_for_the_operator():
 @pytest.mark.parametrize(
     'arguments, words',
     [
-        (dict(operator='phi2'), ["operator='phi2'", 'phi1_w2', 'w1_phi2', 'full']),
+        (dict(modular='phi2'), ["modular='phi2'", 'phi1_w2', 'w1_phi2', 'False']),
+        (dict(depth=0), ['depth=0', 'from 1 up']),
+        (dict(depth=True), ['depth=True', 'whole number']),
+        (dict(depth=1), ["modular='phi1_w2'", 'depth of 2', 'modular=False']),
+        (dict(depth=1, modular='w1_phi2'), ["modular='w1_phi2'", 'depth of 2']),
+        (dict(project_l1='l2'), ["project_l1='l2'", 'hidden', 'True']),
+        (dict(project_l1='hidden', modular='w1_phi2'), ["modular='w1_phi2'", 'phi1_w2']),
+        (dict(project_l1='hidden', modular=False), ['modular=False', 'project_l1=True']),
+        (dict(function_init='unit'), ["function_init='unit'", 'normal', 'scaled']),
         (dict(mode='shared'), ["mode='shared'", 'blockwise', 'universal']),
-        (dict(rank=8), ['rank=8', 'number of tokens, 7']),
-        (dict(rank=0), ['rank=0', 'between 1']),
+        (dict(rank=8), ['rank=8', 'from 1 to 7']),
+        (dict(rank=0), ['rank=0', 'from 1 to 7']),
+        (dict(rank=2.5), ['rank=2.5', 'whole number']),
+        (dict(num_extra_tokens=-1), ['num_extra_tokens=-1', 'from 0 up']),
+        (dict(freeze_basis='yes'), ["freeze_basis='yes'", 'True or False']),
         (dict(num_karat_heads=4), ['num_karat_heads=4', 'num_heads=3']),
         (dict(num_karat_heads=0), ['num_karat_heads=0', 'between 1']),
+        (dict(num_karat_heads='half'), ["num_karat_heads='half'", 'mixed']),
+        (dict(num_heads=1, num_karat_heads='mixed'), ["'mixed'", 'two heads']),
         (dict(init='he'), ["init='he'", 'mimetic']),
     ],
 )
@@ -133,29 +147,63 @@ def operator_parameters(model):
     return sum(p.numel() for name, p in model.named_parameters() if '.operator.' in name)
 
 
-def test_published_sizes_have_the_operators_parameters_on_top():
-    """KArAt's counts: heads x (2 G r N + r N), for each block or once."""
-    per_block = 3 * (2 * 3 * 12 * 197 + 12 * 197)
-    softmax = KAT('tiny', ffn_cfg=dict(type='MLP'))
-    count = sum(p.numel() for p in softmax.parameters())
-    for mode, blocks in (('blockwise', 12), ('universal', 1)):
-        model = KAT('tiny', ffn_cfg=dict(type='MLP'), attn_cfg=dict(type='KArAt', mode=mode))
-        assert operator_parameters(model) == blocks * per_block
-        assert sum(p.numel() for p in model.parameters()) == count + blocks * per_block
+# Table 13 of the paper (v3): millions of parameters of the attention's activation.
+@pytest.mark.parametrize(
+    'arch, grid, mode, published',
+    [
+        ('tiny', 3, 'blockwise', 0.76),
+        ('tiny', 3, 'universal', 0.06),
+        ('small', 3, 'blockwise', 1.53),
+        ('small', 3, 'universal', 0.13),
+        ('base', 1, 'blockwise', 1.70),
+        ('base', 1, 'universal', 0.14),
+    ],
+)
+def test_published_counts_are_those_with_scales(arch, grid, mode, published):
+    blocks, heads = 12 if mode == 'blockwise' else 1, dict(tiny=3, small=6, base=12)[arch]
+    counts = {}
+    for scales in (False, True):
+        attn_cfg = dict(type='KArAt', basis=dict(type='fourier', grid=grid), mode=mode)
+        with torch.device('meta'):
+            model = KAT(arch, ffn_cfg=dict(type='MLP'), attn_cfg=dict(attn_cfg, scales=scales))
+        counts[scales] = operator_parameters(model)
+        assert counts[scales] == blocks * heads * 197 * 12 * (2 * grid + 1 + 2 * scales)
+    # Their last digit is not always rounded.
+    assert counts[True] / 1e6 == pytest.approx(published, abs=0.01)
+    if mode == 'blockwise':
+        assert counts[False] / 1e6 < published - 0.1
 
 
-def test_blocks_of_a_universal_model_share_one_operator_that_learns_from_all():
-    model = backbone(mode='universal')
+@pytest.mark.parametrize('arch, heads', [('tiny', 1), ('small', 3), ('base', 6)])
+def test_mixed_heads_are_1_3_and_6_of_the_published_sizes(arch, heads):
+    with torch.device('meta'):
+        attn_cfg = dict(type='KArAt', num_karat_heads='mixed')
+        model = KAT(arch, ffn_cfg=dict(type='MLP'), attn_cfg=attn_cfg)
+    for block in model.blocks:
+        assert block.attn.num_karat_heads == heads
+        assert block.attn.operator.layers[1].weight.shape == (heads, 197, 12)
+
+
+@pytest.mark.parametrize(
+    'depth, modular', [(1, False), (2, 'phi1_w2'), (2, False), (3, 'w1_phi2'), (3, False)]
+)
+def test_blocks_of_a_universal_model_share_one_operator_that_learns_from_all(depth, modular):
+    options = dict(depth=depth, modular=modular, function_init='scaled')
+    model = backbone(mode='universal', **options).double()
     assert len({id(block.attn.operator) for block in model.blocks}) == 1
-    assert operator_parameters(model) == operator_parameters(backbone()) // 3
-    operator = model.blocks[0].attn.operator
-    (gradient,) = torch.autograd.grad(model(image())[0].sum(), operator.weight)
     # The same weights in blocks of their own: the sum of their gradients.
-    apart = backbone()
+    apart = backbone(**options).double()
     apart.load_state_dict(model.state_dict())
-    weights = [block.attn.operator.weight for block in apart.blocks]
-    gradients = torch.autograd.grad(apart(image())[0].sum(), weights)
-    torch.testing.assert_close(gradient, sum(gradients), rtol=1e-4, atol=1e-5)
+    assert operator_parameters(model) == operator_parameters(apart) // 3
+    got, *each = (
+        torch.autograd.grad(built(image().double())[0].sum(), list(operator.parameters()))
+        for built, operator in (
+            (model, model.blocks[0].attn.operator),
+            *((apart, block.attn.operator) for block in apart.blocks),
+        )
+    )
+    for gradient, *gradients in zip(got, *each, strict=True):
+        torch.testing.assert_close(gradient, sum(gradients), rtol=1e-6, atol=1e-8)
 
 
 def test_universal_operators_stay_shared_through_a_checkpoint():
@@ -198,9 +246,10 @@ def test_a_pretrained_classifier_loads_into_a_detector_with_windows(tmp_path):
     model.init_weights()
     source = [block.attn.operator for block in source.blocks]
     target = [block.attn.operator for block in model.blocks]
-    assert torch.equal(target[0].weight, source[0].weight[:, 1:])
-    assert target[1].weight.shape[1] == 16
-    torch.testing.assert_close(target[1].weight.sum(1), source[1].weight[:, 1:].sum(1))
+    assert torch.equal(target[0].layers[1].weight, source[0].layers[1].weight[:, 1:])
+    target, source = (operators[1].layers[1].weight for operators in (target, source))
+    assert target.shape[1] == 16
+    torch.testing.assert_close(target.sum(1), source[:, 1:].sum(1))
 
 
 def test_other_image_sizes_run_where_the_operator_can_be_interpolated():
@@ -223,7 +272,9 @@ def test_recomputed_blocks_give_the_same_gradients():
 
 @pytest.mark.parametrize('ffn', ['GRKAN', 'MLP'])
 def test_a_training_step_reaches_every_weight(ffn):
-    model = backbone(base='silu', num_karat_heads=1, kwargs=dict(ffn_cfg=dict(type=ffn)))
+    model = backbone(
+        base='silu', scales=True, num_karat_heads=1, kwargs=dict(ffn_cfg=dict(type=ffn))
+    )
     model(image())[0].square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 

@@ -1,0 +1,318 @@
+"""A detector's whole step as tools/train.py makes it: mmdet's own heads against ours, and graphs.
+
+The variants take turns, in one process, with the same images, objects and proposals (a quarter of
+them on objects). A training step is what a run's iteration does: seeding, images and masks from the
+host, losses, backward pass, optimizer, and the losses' values for the log.
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from detection import fix_heads, random_batch, random_proposals
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from timing import kernel_profile, machine, save, step_times, synchronize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kat_mm.dense import compile_parts, graph_parts
+from kat_mm.dense.detection import use_fast_heads
+from kat_mm.dense.detection_rpn import FastRPNHead, Proposals
+from kat_mm.engine.float32_boxes import keep_boxes_in_float32
+
+CONFIG = Path(__file__).parents[1] / 'configs' / 'kat_b_mask_rcnn_lsj_coco.py'
+QUICK_CONFIG = CONFIG.with_name('kat_t_mask_rcnn_sample.py')
+QUICK = {
+    'model.backbone.arch': dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64),
+    'model.backbone.global_attn_indices': (1,),
+    'model.neck.in_channels': 32,
+}
+# Which of our heads, CUDA graphs and torch.compile a variant has.
+VARIANTS = {
+    'mmdet': (),
+    'graphs': ('graphs',),
+    'fast heads': ('heads',),
+    'fast heads, graphs': ('heads', 'graphs'),
+    'fast heads, compile': ('heads', 'compile'),
+}
+# Milliseconds of a training step and of inference on one H100, by the number of images.
+TARGETS = {2: {'train': 84}, 6: {'train': 220, 'predict': 94}}
+# What the host does in a step; the second may be in the first.
+PARTS = {
+    'preprocessing': ('data_preprocessor', 'forward'),
+    'backbone': ('backbone', 'forward'),
+    'neck': ('neck', 'forward'),
+    'RPN: convolutions': ('rpn_head', 'forward'),
+    'RPN: losses': ('rpn_head', 'loss_by_feat'),
+    'RPN: proposals': ('rpn_head', 'predict_by_feat'),
+    'RoI: losses, all of it': ('roi_head', 'loss'),
+    'RoI: box features': ('roi_head.bbox_roi_extractor', 'forward'),
+    'RoI: box head': ('roi_head.bbox_head', 'forward'),
+    'RoI: mask features': ('roi_head.mask_roi_extractor', 'forward'),
+    'RoI: mask head': ('roi_head.mask_head', 'forward'),
+}
+# Operators whose result the host needs: a GPU is waited for.
+WAITS = (
+    'aten::_local_scalar_dense',
+    'aten::nonzero',
+    'aten::masked_select',
+    'aten::_unique2',
+    'aten::unique_dim',
+    'aten::equal',
+)
+
+
+class Detector:
+    """A model of one variant, and its steps."""
+
+    def __init__(self, cfg: Config, parts: tuple[str, ...], batch: dict, proposals: list):
+        torch.manual_seed(0)
+        self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        self.batch, self.parts, self.steps = batch, parts, 0
+        self.model = MODELS.build(cfg.model).to(self.device)
+        wrapper = dict(cfg.optim_wrapper)
+        if self.device == 'cuda':
+            wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
+        self.optim_wrapper = build_optim_wrapper(self.model, wrapper)
+        keep_boxes_in_float32(self.model)
+        if 'heads' in parts:
+            use_fast_heads(self.model)
+        fix_heads(self.model, proposals, self.device)
+        _keep_in_tensors(self.model.rpn_head, proposals, self.device)
+        self.set_mode(training=True)
+
+    def set_mode(self, training: bool) -> None:
+        """Graphs and compiled parts are those of a run of one kind."""
+        self.model.train(training)
+        if 'compile' in self.parts:
+            compile_parts(self.model, training)
+        if 'graphs' in self.parts and self.device == 'cuda' and training:
+            graph_parts(self.model)
+
+    def train(self) -> None:
+        self.steps += 1
+        torch.manual_seed(self.steps)  # SeedIterationHook
+        losses = self.model.train_step(self.batch, self.optim_wrapper)
+        [value.item() for value in losses.values()]  # RuntimeInfoHook
+
+    @torch.no_grad()
+    def predict(self) -> list:
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == 'cuda'):
+            return self.model.test_step(self.batch)
+
+
+def _keep_in_tensors(head: torch.nn.Module, proposals: list, device: str) -> None:
+    """Where our RPN hands on tensors, hand on the fixed proposals so."""
+    if not isinstance(head, FastRPNHead):
+        return
+    boxes = torch.stack(proposals).to(device)
+    ones = torch.ones(boxes.shape[:2], device=device)
+    fixed, propose = head.predict_by_feat, type(head).predict_by_feat
+
+    def predict_by_feat(*args, **kwargs):
+        if not head.training:
+            return fixed(*args, **kwargs)
+        propose(head, *args, **kwargs)
+        return Proposals(boxes, ones, ones > 0)
+
+    head.predict_by_feat = predict_by_feat
+
+
+def load_config(path: Path, size: int) -> Config:
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.img_size = size
+    cfg.optim_wrapper.optimizer.lr = 0.0  # the fixed weights of the heads stay
+    return cfg
+
+
+def reserved_mb() -> float:
+    return torch.cuda.memory_reserved() / 1e6 if torch.cuda.is_available() else 0.0
+
+
+def measure(cfg: Config, size: int, images: int, names: list[str], rounds: int, steps: int) -> dict:
+    """Of each variant: milliseconds of its steps, of the GPU's work in them, and its memory."""
+    classes = cfg.model.roi_head.bbox_head.num_classes
+    batch = random_batch(size, images, classes)
+    proposals = random_proposals(batch, size, count=cfg.model.train_cfg.rpn_proposal.max_per_img)
+    detectors, results = {}, {}
+    for name in names:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        before = reserved_mb()
+        detectors[name] = detector = Detector(cfg, VARIANTS[name], batch, proposals)
+        for _ in range(3):
+            detector.train()
+        synchronize()
+        results[name] = dict(memory_mb=round(reserved_mb() - before, 1))
+    for kind in ('train', 'predict'):
+        for detector in detectors.values():
+            if kind == 'predict':
+                detector.set_mode(training=False)
+        functions = {name: getattr(detector, kind) for name, detector in detectors.items()}
+        times = step_times(functions, rounds, steps)
+        for name, function in functions.items():
+            gpu = sum(kernel_profile(function, torch.cuda.is_available()).values())
+            results[name][kind] = dict(ms=times[name], gpu_ms=round(gpu, 2))
+    return results
+
+
+class _Count(TorchDispatchMode):
+    """Operators, and those that wait, while a part of the step is at work."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators, self.waits, self.within = Counter(), {}, ['the rest']
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        part, name = self.within[-1], function._schema.name
+        self.operators[part] += 1
+        if self._waits(name, args, kwargs or {}):
+            self.waits.setdefault(part, Counter())[name.removeprefix('aten::')] += 1
+        return function(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _waits(name: str, args: tuple, kwargs: dict) -> bool:
+        if name in WAITS:
+            return True
+        if name in ('aten::index', 'aten::index_put_') and len(args) > 1:
+            return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        if name == 'aten::_to_copy' and kwargs.get('device') is not None:
+            moves = torch.device(kwargs['device']).type != args[0].device.type
+            return moves and not kwargs.get('non_blocking')
+        if name == 'aten::copy_':
+            moves = args[0].device.type != args[1].device.type
+            return moves and not (len(args) > 2 and args[2]) and not kwargs.get('non_blocking')
+        return False
+
+
+@contextmanager
+def watching(model: torch.nn.Module, enter: Callable, leave: Callable) -> Iterator[None]:
+    """Call ``enter`` and ``leave`` with the name of each part around it."""
+    changed = []
+    for name, (path, method) in PARTS.items():
+        try:
+            module = model.get_submodule(path)
+        except AttributeError:
+            continue
+        function, was_own = getattr(module, method), method in module.__dict__
+
+        def wrapped(*args, _function=function, _name=name, **kwargs):
+            enter(_name)
+            try:
+                return _function(*args, **kwargs)
+            finally:
+                leave(_name)
+
+        changed.append((module, method, function if was_own else None))
+        object.__setattr__(module, method, wrapped)
+    try:
+        yield
+    finally:
+        for module, method, function in changed:
+            if function is None:
+                object.__delattr__(module, method)
+            else:
+                object.__setattr__(module, method, function)
+
+
+def profile(detector: Detector, steps: int = 5) -> dict:
+    """Host milliseconds, operators and waits of each part of a training step."""
+    detector.train()
+    spent, started = Counter(), {}
+
+    def enter(name: str) -> None:
+        started[name] = time.perf_counter()
+
+    def leave(name: str) -> None:
+        spent[name] += time.perf_counter() - started[name]
+
+    update = detector.optim_wrapper.update_params
+
+    def timed_update(*args, **kwargs):
+        enter('backward and optimizer')
+        update(*args, **kwargs)
+        leave('backward and optimizer')
+
+    with watching(detector.model, enter, leave):
+        detector.optim_wrapper.update_params = timed_update
+        for _ in range(steps):
+            enter('step')
+            detector.train()
+            leave('step')
+        detector.optim_wrapper.update_params = update
+    count = _Count()
+    with watching(detector.model, count.within.append, lambda _: count.within.pop()), count:
+        detector.train()
+    return {
+        name: dict(
+            host_ms=round(1000 * spent[name] / steps, 2) if name in spent else None,
+            operators=count.operators[name],
+            waits=dict(count.waits.get(name, {})),
+        )
+        for name in ('step', *PARTS, 'backward and optimizer', 'the rest')
+        if name in spent or name == 'the rest'
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--images', type=int, nargs='+', default=[2, 6], help='images in a step (detection)'
+    )
+    parser.add_argument(
+        '--variants',
+        nargs='+',
+        choices=VARIANTS,
+        default=[name for name in VARIANTS if 'compile' not in name],
+        help='of detection; default: all but compile, which takes minutes',
+    )
+    parser.add_argument(
+        '--profile', action='store_true', help="the host's time by part as well (detection)"
+    )
+
+
+def run(out_dir: Path, images: list[int], variants: list[str], quick: bool, profiles: bool) -> None:
+    size = 64 if quick else 1024
+    cfg = load_config(QUICK_CONFIG if quick else CONFIG, size)
+    if quick:
+        cfg.merge_from_dict(QUICK)
+    rounds, steps = (1, 1) if quick else (5, 5)
+    results = dict(
+        settings=dict(
+            config=(QUICK_CONFIG if quick else CONFIG).name, size=size, rounds=rounds, steps=steps
+        ),
+        machine=machine(),
+        images={},
+    )
+    for count in images:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        result = measure(cfg, size, count, variants, rounds, steps)
+        results['images'][count] = result
+        for name, one in result.items():
+            for kind in ('train', 'predict'):
+                ms, target = one[kind]['ms'], TARGETS.get(count, {}).get(kind)
+                wanted = f', target {target}' if target and not quick else ''
+                print(
+                    f'{count} images, {kind:7} {name:20} {ms["median"]:7.1f} ms '
+                    f'({ms["min"]:.1f} to {ms["max"]:.1f}), GPU {one[kind]["gpu_ms"]:.1f}, '
+                    f'{one["memory_mb"]:.0f} MB{wanted}'
+                )
+    if profiles:
+        results['profile'] = {}
+        batch = random_batch(size, images[0], cfg.model.roi_head.bbox_head.num_classes)
+        proposals = random_proposals(batch, size, cfg.model.train_cfg.rpn_proposal.max_per_img)
+        for name in variants:
+            table = profile(Detector(cfg, VARIANTS[name], batch, proposals))
+            results['profile'][name] = table
+            print(f'\n{name}, {images[0]} images: host ms, operators, waits')
+            for part, row in table.items():
+                waits = ', '.join(f'{key} {value}' for key, value in row['waits'].items())
+                ms = '' if row['host_ms'] is None else f'{row["host_ms"]:.2f}'
+                print(f'  {part:24} {ms:>8} {row["operators"]:6} {waits}')
+    save(results, out_dir / 'results.json')

@@ -1,0 +1,96 @@
+"""Triton kernel of the largest resampled logit."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import Constants, cache_plan, launch
+from .tiles import cdiv
+
+
+@triton.jit(do_not_specialize=['height', 'width', 'rows', 'columns', 'taps_y', 'taps_x'])
+def _argmax_kernel(
+    logits_ptr,
+    row_ptr,
+    row_weight_ptr,
+    row_count_ptr,
+    column_ptr,
+    column_weight_ptr,
+    column_count_ptr,
+    labels_ptr,
+    height,
+    width,
+    rows,
+    columns,
+    taps_y,
+    taps_x,
+    CLASSES: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    pixels = rows * columns
+    tiles = tl.cdiv(pixels, PIXELS)
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    p = (tl.program_id(0) % tiles) * PIXELS + tl.arange(0, PIXELS)
+    inside = p < pixels
+    p = tl.minimum(p, pixels - 1)
+    row, column = p // columns, p % columns
+    used_y = tl.max(tl.load(row_count_ptr + row), axis=0)
+    used_x = tl.max(tl.load(column_count_ptr + column), axis=0)
+    logits_ptr += image * CLASSES * height * width
+
+    best = tl.full([PIXELS], float('-inf'), DTYPE)
+    label = tl.zeros([PIXELS], tl.int32)
+    for first in range(0, CLASSES, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)[None, :]
+        z = tl.zeros([PIXELS, BLOCK_K], DTYPE)
+        for y in range(used_y):
+            offset = tl.load(row_ptr + row * taps_y + y) * width
+            down = tl.load(row_weight_ptr + row * taps_y + y).to(DTYPE)
+            for x in range(used_x):
+                index = offset + tl.load(column_ptr + column * taps_x + x)
+                weight = down * tl.load(column_weight_ptr + column * taps_x + x).to(DTYPE)
+                pointers = logits_ptr + (k * (height * width) + index[:, None])
+                z += weight[:, None] * tl.load(pointers, mask=k < CLASSES, other=0.0).to(DTYPE)
+        z = tl.where(k < CLASSES, z, float('-inf'))
+        most = tl.max(z, axis=1)
+        which = tl.min(tl.where(z == most[:, None], k, CLASSES), axis=1)
+        label = tl.where(most > best, which, label)
+        best = tl.maximum(most, best)
+    tl.store(labels_ptr + image * pixels + p, label.to(tl.int64), mask=inside)
+
+
+_PIXELS = 128
+_CLASSES = 8
+
+
+@cache_plan
+def _constants(classes: int, dtypes: tuple[torch.dtype, torch.dtype]) -> Constants:
+    """``dtypes`` of logits and weights."""
+    return Constants(
+        CLASSES=classes,
+        DTYPE=tl.float64 if dtypes[0] == torch.float64 else tl.float32,
+        BLOCK_K=min(_CLASSES, triton.next_power_of_2(classes)),
+        PIXELS=_PIXELS,
+        num_warps=4,
+    )
+
+
+def forward(logits: Tensor, rows, columns) -> Tensor:
+    """See ``resampled_argmax``."""
+    logits = logits.contiguous()
+    batch, classes, *size = logits.shape
+    shape = len(rows.index), len(columns.index)
+    labels = logits.new_empty(batch, *shape, dtype=torch.int64)
+    if labels.numel() == 0:
+        return labels
+    launch(
+        _argmax_kernel,
+        batch * cdiv(shape[0] * shape[1], _PIXELS),
+        _constants(classes, (logits.dtype, rows.weight.dtype)),
+        (logits, *rows, *columns, labels),
+        (*size, *shape, rows.index.shape[1], columns.index.shape[1]),
+    )
+    return labels

@@ -1,0 +1,283 @@
+import copy
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten
+
+from kat_mm.dense import graphs
+from kat_mm.dense.graphs import GraphedForward, Recording, graph_parts
+
+
+class Rerun(Recording):
+    """Stands for a recording: what was recorded is computed again, in the same memory."""
+
+    count = 0
+
+    def _warm_up(self):
+        for _ in range(3):
+            outputs = self._forward()
+            if self.trains:
+                self._backward(outputs, [torch.zeros_like(o) for o in outputs])
+
+    def _capture(self):
+        Rerun.count += 1
+        self.live = self._forward()
+        self.differentiable = [output.requires_grad for output in self.live]
+        self.outputs = [output.detach().clone() for output in self.live]
+        self.output_gradients = [torch.zeros_like(o) for o in self.live if o.requires_grad]
+        self.gradients = []
+        if self.trains:
+            self.gradients = self._backward(self.live, self.output_gradients)
+
+    def replay_forward(self):
+        with torch.set_grad_enabled(self.trains):
+            self.live = self._forward()
+        for kept, new in zip(self.outputs, self.live, strict=True):
+            kept.copy_(new.detach())
+
+    def replay_backward(self):
+        with torch.enable_grad():
+            gradients = self._backward(self.live, self.output_gradients)
+        for kept, new in zip(self.gradients, gradients, strict=True):
+            if kept is not None:
+                kept.copy_(new)
+
+
+@pytest.fixture(autouse=True)
+def recordings(monkeypatch):
+    monkeypatch.setattr(graphs, 'Recording', Rerun)
+    monkeypatch.setattr(graphs, '_on_gpu', lambda x: True)
+    monkeypatch.setattr(graphs, '_is_capturing', lambda: False)
+    monkeypatch.setattr(graphs, '_new_pool', object)
+    Rerun.count = 0
+
+
+class Pyramid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.unused = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).tanh()
+        return x, x[..., ::2, ::2].square()
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = Pyramid()
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return sum(self.head(y).square().mean() for y in self.backbone(x))
+
+
+@pytest.fixture
+def pair():
+    plain, graphed = Model(), Model()
+    graph_parts(graphed)
+    return plain, graphed
+
+
+def images(seed, size=8):
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def train(model, optimizer, batches):
+    losses = []
+    for group in batches:
+        for x in group:
+            loss = model(x)
+            loss.backward()
+            losses.append(loss.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses
+
+
+@pytest.mark.parametrize('accumulate', (1, 3))
+def test_training_has_the_same_losses_and_weights_as_without(pair, accumulate):
+    batches = [[images(3 * i + j) for j in range(accumulate)] for i in range(4)]
+    losses = [train(m, torch.optim.SGD(m.parameters(), 0.1, 0.9), batches) for m in pair]
+    assert losses[0] == losses[1]
+    for name, want in pair[0].state_dict().items():
+        assert torch.equal(want, pair[1].state_dict()[name]), name
+    assert Rerun.count == 1
+
+
+def test_names_in_checkpoints_are_those_of_the_plain_model(pair):
+    plain, graphed = pair
+    graphed(images(0))
+    assert list(plain.state_dict()) == list(graphed.state_dict())
+    assert [n for n, _ in plain.named_modules()] == [n for n, _ in graphed.named_modules()]
+
+
+def test_gradients_are_not_in_memory_that_the_next_step_writes_to(pair):
+    plain, graphed = pair
+    for model in pair:
+        for seed in range(2):  # no zero_grad
+            model(images(seed)).backward()
+    for want, got in zip(plain.parameters(), graphed.parameters(), strict=True):
+        if want.grad is None:
+            assert got.grad is None
+        else:
+            torch.testing.assert_close(got.grad, want.grad, rtol=0, atol=0)
+
+
+def test_another_shape_is_computed_without_and_told_once(pair, caplog):
+    plain, graphed = pair
+    with caplog.at_level(logging.WARNING, logger='kat_mm'):
+        for size in (8, 6, 8, 10, 6):
+            assert graphed(images(1, size)).item() == plain(images(1, size)).item()
+    assert Rerun.count == 1
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert '(2, 3, 6, 6)' in message and '(2, 3, 8, 8)' in message
+
+
+def test_evaluation_is_recorded_at_its_second_call_with_a_shape(pair):
+    plain, graphed = (model.eval() for model in pair)
+    with torch.no_grad():
+        for seed, size, recorded in ((0, 6, 0), (1, 8, 0), (2, 8, 1), (3, 6, 1), (4, 8, 1)):
+            want, got = plain(images(seed, size)), graphed(images(seed, size))
+            assert got.item() == want.item()
+            assert Rerun.count == recorded
+
+
+def test_evaluation_between_forward_and_backward_leaves_the_gradients_right(pair):
+    plain, graphed = pair
+    for model in pair:
+        for _ in range(2):
+            loss = model(images(0))
+            model.eval()
+            with torch.no_grad():
+                model(images(1))
+                model(images(1))
+            model.train()
+            loss.backward()
+    assert torch.equal(plain.backbone.conv.weight.grad, graphed.backbone.conv.weight.grad)
+
+
+def test_two_forward_passes_before_the_backward_pass(pair):
+    plain, graphed = pair
+    for model in pair:
+        (model(images(0)) + model(images(1))).backward()
+        model(images(2))  # nobody asks for its gradients
+        model(images(3)).backward()
+    assert torch.equal(plain.backbone.conv.weight.grad, graphed.backbone.conv.weight.grad)
+
+
+def test_a_hook_inside_is_called(pair):
+    _, graphed = pair
+    graphed(images(0)).backward()
+    seen = []
+    handle = graphed.backbone.norm.register_forward_hook(lambda *args: seen.append(args))
+    graphed(images(0))
+    assert len(seen) == 1
+    handle.remove()
+    graphed(images(0)).backward()
+    assert len(seen) == 1
+
+
+def test_a_parameter_that_moved_is_recorded_anew(pair):
+    plain, graphed = pair
+    graphed(images(0)).backward()
+    plain(images(0))
+    for model in pair:
+        model.backbone.conv.weight.data = model.backbone.conv.weight.data * 2
+    assert graphed(images(1)).item() == plain(images(1)).item()
+    assert Rerun.count == 2
+
+
+def test_freezing_a_parameter_later_is_seen(pair):
+    _, graphed = pair
+    graphed(images(0)).backward()
+    graphed.zero_grad()
+    graphed.backbone.conv.weight.requires_grad_(False)
+    graphed(images(0)).backward()
+    assert graphed.backbone.conv.weight.grad is None
+    assert graphed.backbone.conv.bias.grad is not None
+
+
+def test_a_copy_of_the_model_computes_with_its_own_parameters(pair):
+    plain, graphed = pair
+    graphed(images(0)).backward()
+    plain(images(0))
+    averaged = copy.deepcopy(graphed)
+    with torch.no_grad():
+        averaged.backbone.conv.weight.zero_()
+    assert averaged(images(1)).item() != graphed(images(1)).item()
+    assert not isinstance(averaged.backbone.forward, GraphedForward)
+
+
+def test_a_part_that_cannot_be_recorded_is_computed_without(pair, monkeypatch, caplog):
+    plain, graphed = pair
+
+    def fail(self):
+        raise torch.OutOfMemoryError('out of memory')
+
+    monkeypatch.setattr(Rerun, '_capture', fail)
+    with caplog.at_level(logging.WARNING, logger='kat_mm'):
+        for seed in range(2):
+            assert graphed(images(seed)).item() == plain(images(seed)).item()
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert 'backbone runs without' in message and 'out of memory' in message
+
+
+def test_random_numbers_of_the_host_are_not_frozen(monkeypatch, caplog):
+    class Random(Pyramid):
+        def forward(self, x):
+            return super().forward(x * torch.rand(()).item())
+
+    model = Model()
+    model.backbone = Random()
+    graph_parts(model)
+    with caplog.at_level(logging.WARNING, logger='kat_mm'):
+        assert model(images(0)).item() != model(images(0)).item()
+    assert 'random numbers on the host' in caplog.text
+
+
+def test_an_output_changed_in_place_and_a_second_backward_pass_are_refused(pair):
+    _, graphed = pair
+    x, y = graphed.backbone(images(0))
+    x.add_(1)
+    with pytest.raises(RuntimeError, match='changed in place'):
+        (x.sum() + y.sum()).backward()
+    x, y = graphed.backbone(images(0))
+    loss = x.sum() + y.sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match='cuda_graphs=False'):
+        loss.backward()
+
+
+def test_an_output_that_is_not_used_has_a_gradient_of_zero(pair):
+    grads = []
+    for model in pair:
+        for _ in range(2):
+            model.zero_grad()
+            x, y = model.backbone(images(0))
+            y.sum().backward()
+        grads.append(model.backbone.conv.weight.grad)
+    assert torch.equal(*grads)
+
+
+def test_structures_of_inputs_and_outputs_are_kept():
+    class Head(nn.Module):
+        def forward(self, maps):
+            return [maps[0] * 2, maps[1] * 3], {'sum': maps[0].sum()}
+
+    model = nn.Module()
+    model.rpn_head = Head()
+    graph_parts(model)
+    maps = (torch.ones(2, requires_grad=True), torch.ones(3))
+    for _ in range(2):
+        lists, named = model.rpn_head(maps)
+        assert [x.tolist() for x in lists] == [[2, 2], [3, 3, 3]] and named['sum'].item() == 2
+        assert not lists[1].requires_grad
+    (lists[0].sum() + named['sum']).backward()
+    assert maps[0].grad.tolist() == [3, 3]
+    assert len(tree_flatten(model.rpn_head(maps))[0]) == 3
