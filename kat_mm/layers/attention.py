@@ -80,8 +80,8 @@ class SoftmaxAttention(nn.Module):
             )
         if not isinstance(qkv_bias, bool) and qkv_bias != 'qv':
             raise ValueError(
-                f"SoftmaxAttention: qkv_bias={qkv_bias!r} must be True or False, or 'qv', a bias of "
-                'q and v alone'
+                f'SoftmaxAttention: qkv_bias={qkv_bias!r} must be True or False, or '
+                "'qv', a bias of q and v alone"
             )
         check_bools('SoftmaxAttention', qk_norm=qk_norm, inner_norm=inner_norm)
         check_choice('SoftmaxAttention', 'init', init, ('mimetic', 'trunc_normal'))
