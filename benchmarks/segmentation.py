@@ -23,6 +23,7 @@ from timing import kernel_profile, kernel_times, machine, save, step_times
 
 import kat_mm  # noqa: F401  registers KAT
 from kat_mm.dense import use_segmentation_kernels
+from kat_mm.engine.runtime_info import on_the_way
 from kat_mm.ops import Taps, bilinear_rows, resampled_argmax, resize, resized_cross_entropy
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -86,7 +87,7 @@ class Segmentor:
         cfg = Config.fromfile(config)
         init_default_scope(cfg.default_scope)
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        self.before = allocated()
+        self.kind, self.before = kind, allocated()
         self.model = MODELS.build(cfg.model)
         self.model.init_weights()
         self.model.to(self.device)
@@ -104,7 +105,12 @@ class Segmentor:
         self.evaluator = IoU(classes)
 
     def train(self) -> None:
-        self.model.train_step(self.batch, self.optim_wrapper)
+        """A step, and what the hook of the runner does with its losses."""
+        losses = self.model.train_step(self.batch, self.optim_wrapper)
+        if self.kind == 'mmseg':
+            [value.item() for value in losses.values()]  # mmengine's RuntimeInfoHook
+        else:
+            on_the_way(losses)  # LateRuntimeInfoHook
 
     def peak_mb(self, step: Callable[[], object]) -> float | None:
         """MB allocated at most, but for what was there before this model."""

@@ -1,8 +1,9 @@
 # DINOv3 B with Mask R-CNN, as ViTDet, fine-tuned.
 _base_ = ['./kat_b_mask_rcnn_lsj_coco.py', './_base_/backbones/dinov3.py']
 
-# The file is given to those who accept its licence: ai.meta.com/dinov3. Put its path here.
-checkpoint = 'dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth'
+# No name of a download: its authors give the file to those who accept its licence. Put its path
+# here.
+checkpoint = 'dinov3_b'
 model = dict(
     data_preprocessor=_base_.pixels,
     backbone={

@@ -9,6 +9,6 @@ model = dict(
     data_preprocessor=dict(
         batch_augments=[dict(type='BatchFixedSizePad', size=_base_.image_size, pad_mask=True)]
     ),
-    backbone=dict(arch='base'),
+    backbone=dict(arch='base', init_cfg=dict(checkpoint='kat_b_in1k')),
     neck=dict(in_channels=768),
 )

@@ -4,3 +4,6 @@ _base_ = [
     './_base_/detection_runtime.py',
     './_base_/schedules/mask_rcnn_3x.py',
 ]
+
+# Published; a file, a URL, or None for from scratch: docs/weights.md
+model = dict(backbone=dict(init_cfg=dict(checkpoint='kat_s_in1k')))

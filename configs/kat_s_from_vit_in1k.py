@@ -6,5 +6,5 @@ model = dict(
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5]),
     backbone=dict(ffn_cfg=dict(act_init=('identity', 'gelu'))),
 )
-# The ViT's head too, where it has 1000 classes. docs/checkpoints.md tells which file this is.
-load_from = 'checkpoints/vit_s16_augreg.npz'
+# The ViT's head too, where it has 1000 classes. A name, a file or a URL: docs/weights.md
+load_from = 'augreg_s_in1k'

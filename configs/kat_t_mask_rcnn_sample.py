@@ -22,6 +22,7 @@ model = dict(
         patch_size=8,
         window_size=6,
         drop_path_rate=0.0,
+        init_cfg=dict(checkpoint=None),
     ),
     neck=dict(
         in_channels=embed_dims, out_channels=channels, scales=(2, 1, 0.5), num_outs=len(strides)

@@ -2,7 +2,7 @@ _base_ = './kat_s_upernet_ade20k.py'
 
 embed_dims = 192
 model = dict(
-    backbone=dict(arch='tiny'),
+    backbone=dict(arch='tiny', init_cfg=dict(checkpoint='kat_t_in1k')),
     neck=dict(embed_dim=embed_dims),
     decode_head=dict(in_channels=[embed_dims] * 4),
     auxiliary_head=dict(in_channels=embed_dims),

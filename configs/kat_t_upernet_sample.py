@@ -23,7 +23,9 @@ norm_cfg = dict(type='GN', num_groups=16, _delete_=True)
 head = dict(channels=64, dropout_ratio=0.0, num_classes=len(classes), norm_cfg=norm_cfg)
 model = dict(
     data_preprocessor=dict(size=crop_size),
-    backbone=dict(img_size=crop_size, patch_size=8, drop_path_rate=0.0),
+    backbone=dict(
+        img_size=crop_size, patch_size=8, drop_path_rate=0.0, init_cfg=dict(checkpoint=None)
+    ),
     neck=dict(rescales=[2, 1, 0.5, 0.25], norm_cfg=norm_cfg),
     decode_head=head,
     auxiliary_head=head,

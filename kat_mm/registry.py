@@ -4,12 +4,15 @@ In the root registries, where the scopes of mmdet, mmseg and mmpretrain find it.
 """
 
 import logging
+from pathlib import Path
+from types import ModuleType
 
 from mmengine import registry
 from mmengine.logging import print_log
 
 from kat_mm import backbones, engine, layers, necks
-from kat_mm.installed import is_installed
+from kat_mm.engine.loading import extend_mmengine
+from kat_mm.installed import after_import, is_installed
 
 
 class _ToMMEngine(logging.Handler):
@@ -38,6 +41,7 @@ def _register_all() -> None:
         engine.FastDetectionHook,
         engine.FiniteLossHook,
         engine.Float32BoxesHook,
+        engine.LateRuntimeInfoHook,
         engine.PlotRationalsHook,
         engine.PreemptionHook,
         engine.SeedIterationHook,
@@ -49,8 +53,21 @@ def _register_all() -> None:
     )
     registry.LOOPS.register_module(module=engine.ResumableEpochLoop)
     registry.RUNNERS.register_module(module=engine.CheckpointRunner)
+    extend_mmengine()
+    after_import('mmpretrain.apis.model', _register_classifiers)
     if is_installed('mmcv'):  # whose transforms they are
         _register_datasets()
+
+
+def _register_classifiers(mmpretrain_models: ModuleType) -> None:
+    """Have mmpretrain's ``list_models`` and ``get_model`` know this project's classifiers."""
+    package = Path(__file__).parent
+    # In the installed package, or beside it.
+    for root in (package / '.mim', package.parent):
+        if (root / 'configs').is_dir():
+            for metafile in ('metafile_classification.yml', 'metafile_karat.yml'):
+                mmpretrain_models.ModelHub.register_model_index(root / 'configs' / metafile, root)
+            return
 
 
 def _register_datasets() -> None:

@@ -7,6 +7,18 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
+# No test, and no process that it starts, reaches beyond this machine: whatever would is sent to a
+# proxy that refuses, so that a test which downloads weights fails at once.
+for _name in ('http_proxy', 'https_proxy', 'all_proxy'):
+    os.environ[_name] = os.environ[_name.upper()] = 'http://127.0.0.1:9'
+os.environ['no_proxy'] = os.environ['NO_PROXY'] = '127.0.0.1,localhost'
+
+
+@pytest.fixture(autouse=True, scope='session')
+def no_weights(tmp_path_factory):
+    """Weights that were downloaded before are not found: tests are the same on every machine."""
+    os.environ['KAT_MM_WEIGHTS_DIR'] = str(tmp_path_factory.mktemp('weights'))
+
 
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():

@@ -110,7 +110,7 @@ WRONG = [
             fused=NO_BOOLS,
             scales=NO_BOOLS,
             depth=NO_SIZES,
-            modular=('phi2', 3, True, None),
+            modular=('phi2', 3),
             num_karat_heads=(0, 3, -1, 1.5, '1', True, 'half'),
             project_l1=('yes', 2, None),
             function_init=('unit', None),
@@ -192,6 +192,7 @@ def test_a_wrong_value_is_named(build, others, name, value, quick_build):
     'build, arguments',
     [
         (kat, dict(img_size=(64, 96), patch_size=8, out_indices=[0, -1], drop_path_rate=0)),
+        (kat, MAPS | dict(window_size=14)),
         (kat, MAPS | dict(window_size=4, global_attn_indices=[1, 3], use_rel_pos=True)),
         (with_ffn, dict(num_groups=32, order=[5, 4], act_init=['gelu', 'relu'])),
         (with_karat, dict(rank=17, basis=dict(type='bspline', range=[-3, 3]))),

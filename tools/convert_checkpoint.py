@@ -8,22 +8,21 @@ Writes weights alone, without optimizer and logs.
 import argparse
 import re
 
-from kat_mm.checkpoints import (
-    from_official,
-    read_checkpoint,
-    to_kat,
-    to_official,
-    write_checkpoint,
-)
+from kat_mm.checkpoints import from_official, to_kat, to_official, write_checkpoint
 from kat_mm.checkpoints.convert import WRITERS, describe
 from kat_mm.checkpoints.state_dict import keep_entries
 from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
+from kat_mm.weights import read_weights
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('source', metavar='IN', help='checkpoint file (.pth, .safetensors, .npz)')
+    parser.add_argument(
+        'source',
+        metavar='IN',
+        help='file (.pth, .safetensors, .npz), URL, or name of a published model',
+    )
     parser.add_argument('target', metavar='OUT', help='file to write (.pth or .safetensors)')
     parser.add_argument(
         '--layout',
@@ -63,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    content = read_checkpoint(args.source, args.allow_pickle)
+    content = read_weights(args.source, args.allow_pickle)
     official, left_out = to_official(content, args.source, args.prefix)
     ignored = [key for key in official for pattern in args.ignore if re.match(pattern, key)]
     official = keep_entries(official, lambda key: key not in ignored)

@@ -12,19 +12,24 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from kat_mm import checks
-from kat_mm.checkpoints import read_checkpoint, to_official
+from kat_mm.checkpoints import to_official
 from kat_mm.engine.launch import load_config, run_tool
 from kat_mm.visualization.activations import PreActivations
 from kat_mm.visualization.files import save_figure
 from kat_mm.visualization.rational import plot_rationals
+from kat_mm.weights import read_weights
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('checkpoint', help='checkpoint file of a KAT, alone or in a model')
+    parser.add_argument(
+        'checkpoint', help='file, URL or published name of a KAT, alone or in a model'
+    )
     parser.add_argument('--config', help='config of its model, for the histograms')
     parser.add_argument('--num-images', type=int, default=64, help='default: %(default)s')
-    parser.add_argument('--out', type=Path, help='default: CHECKPOINT, as .png')
+    parser.add_argument(
+        '--out', type=Path, help='default: CHECKPOINT, as .png; of a URL its last part, here'
+    )
     parser.set_defaults(
         cfg_options=None, launcher='none', work_dir=None, local_rank=0, allow_pickle=False
     )
@@ -55,9 +60,11 @@ def main() -> None:
     if args.config:
         state, inputs = count_inputs(load_config(args), args.checkpoint, args.num_images)
     else:
-        state, _ = to_official(read_checkpoint(args.checkpoint), args.checkpoint)
+        state, _ = to_official(read_weights(args.checkpoint), args.checkpoint)
         inputs = None
-    out = args.out or Path(args.checkpoint).with_suffix('.png')
+    source = args.checkpoint
+    drawn = Path(source.rpartition('/')[2] if '://' in source else source).with_suffix('.png')
+    out = args.out or drawn
     save_figure(plot_rationals(state, inputs), out, 100)
     print(f'wrote {out}')
     for name, (low, high) in inputs.ranges.items() if inputs else ():

@@ -95,11 +95,11 @@ def main() -> None:
     checks.check_config(cfg, ('train', 'val'))
     model = checks.build_model(cfg)
     checks.check_channels(model)
-    if not cfg.get('resume'):  # which does not read them
-        checks.check_pretrained(model)
     if cfg.get('load_from'):
         resume = cfg.get('resume', False)
         checks.check_checkpoint(cfg.load_from, model, strict=resume, resume=resume)
+    else:
+        checks.check_pretrained(model)
     checks.check_work_dir(cfg.work_dir, model)
     if is_main_process(cfg.launcher):
         claim_work_dir(cfg.work_dir, goes_on)

@@ -8,7 +8,9 @@ env_cfg = dict(
 # With a fixed seed a resumed run goes on as if it had never been stopped.
 randomness = dict(seed=0)
 default_hooks = dict(
-    finite_loss=dict(type='FiniteLossHook'), preemption=dict(type='PreemptionHook')
+    runtime_info=dict(type='LateRuntimeInfoHook'),
+    finite_loss=dict(type='FiniteLossHook'),
+    preemption=dict(type='PreemptionHook'),
 )
 custom_hooks = [dict(type='SeedIterationHook'), dict(type='AverageLossHook')]
 log_level = 'INFO'

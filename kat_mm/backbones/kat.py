@@ -16,7 +16,7 @@ from kat_mm.layers.pos_embed import INTERPOLATIONS
 from .archs import resolve_arch
 from .fused import FusedBlock, run_blocks
 from .parts import build_part
-from .pretrained import load_pretrained
+from .pretrained import load_pretrained, split_init_cfg
 
 _logger = logging.getLogger(__name__)
 
@@ -81,10 +81,12 @@ class KAT(nn.Module):
         with_cp: Recompute each block in the backward pass to save memory. Default: False.
         frozen_stages: -1: nothing is frozen; 0: what comes before the blocks; n: this and the first
             n blocks, and with all blocks the final norm. Default: -1.
-        init_cfg: Initialisation, for example ``dict(type='Pretrained', checkpoint=FILE)``, with
+        init_cfg: Initialisation, for example ``dict(type='Pretrained', checkpoint='kat_s_in1k')``:
+            the name of a published model, a URL, a file, or None for from scratch; with
             ``prefix='backbone.'`` for where the backbone is in a file that has more, and ``ignore``
             for what may differ; see :func:`load_pretrained`. Of other types mmengine has the
             initialisers.
+        pretrained: None; what a config that is built upon another backbone's left here is refused.
 
     Raises:
         ValueError: An argument has a value that does not fit; the message says what would.
@@ -118,9 +120,16 @@ class KAT(nn.Module):
         with_cp: bool = False,
         frozen_stages: int = -1,
         init_cfg: dict | None = None,
+        pretrained: None = None,
     ):
         super().__init__()
         guard_files_of(KAT)
+        if pretrained is not None:  # mmseg gives it a model's
+            raise ValueError(
+                f'KAT: pretrained={pretrained!r} is what the config of another backbone starts '
+                "from. Set pretrained=None in the model, and give KAT's own start as "
+                "backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+            )
         arch = resolve_arch(arch)
         self.embed_dims = arch['embed_dims']
         self.depth = arch['num_layers']  # of the arch; num_layers are built
@@ -214,7 +223,8 @@ class KAT(nn.Module):
         check_int('KAT', 'frozen_stages', self.frozen_stages, -1, self.num_layers)
         check_rate('KAT', 'drop_path_rate', drop_path_rate, below_one=True)
         check_int('KAT', 'window_size', window_size, least=0)
-        if window_size > max(self.grid_size):
+        # Windows of a few tokens more than a small image has are padded; these would not end.
+        if window_size > max(self.grid_size) and window_size >= 2 * self.patch_embed.patch_size:
             raise ValueError(
                 f'KAT: window_size={window_size} is larger than the grid of {self.grid_size} '
                 'tokens that img_size and patch_size make; it is given in tokens, not in pixels'
@@ -240,9 +250,7 @@ class KAT(nn.Module):
         if self.is_init:
             _logger.warning('init_weights of KAT has been called more than once')
             return
-        cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
-        pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
-        others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
+        pretrained, others = split_init_cfg(self.init_cfg)
         if others:
             from mmengine.model import initialize
 

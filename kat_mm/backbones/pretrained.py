@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kat_mm.checkpoints import find_state_dict, read_checkpoint
+from kat_mm.checkpoints import find_state_dict
 from kat_mm.checkpoints.convert import (
     DEFAULT_PREFIX,
     convert_backbone,
@@ -22,6 +22,7 @@ from kat_mm.checkpoints.layouts import State, count_blocks
 from kat_mm.checkpoints.state_dict import check_finite, keep_entries
 from kat_mm.errors import UserError
 from kat_mm.layers import find_positions
+from kat_mm.weights import read_weights
 
 from .archs import ARCHS
 
@@ -63,15 +64,15 @@ def load_pretrained(
 
     Args:
         backbone: The model to load into.
-        path: The checkpoint file; see :func:`read_checkpoint`.
+        path: The checkpoint: a name, a URL or a file, as for :func:`kat_mm.weights.find_weights`.
         prefix: Where the backbone's keys are in a file that has more.
         ignore: Regular expressions of names, matched from their beginning, which may be missing in
             the file or have no place in the backbone all the same.
 
     Raises:
-        UserError: The file cannot be read, is of another layout, or is of another model.
+        UserError: The file cannot be got or read, is of another layout, or is of another model.
     """
-    state, rest = split_model(find_state_dict(read_checkpoint(path)), prefix, path)
+    state, rest = split_model(find_state_dict(read_weights(path)), prefix, path)
     state = convert_backbone(state, path)
     check_finite(state, path)
     fitted, left_out = fit_state(state, backbone, path, ignore)
@@ -81,6 +82,26 @@ def load_pretrained(
     _logger.info('Loaded %d of %d tensors from %s', len(own & state.keys()), len(own), path)
     if left_out or rest:
         _logger.warning('Left out: %s', _summary([*left_out, *rest]))
+
+
+def split_init_cfg(init_cfg: dict | list[dict] | None) -> tuple[list[dict], list[dict]]:
+    """The checkpoints that an ``init_cfg`` names, and the initialisers in it.
+
+    A checkpoint of None is none.
+
+    Raises:
+        UserError: A part does not tell its type, or names no checkpoint.
+    """
+    cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
+    for cfg in cfgs:
+        if 'type' not in cfg or (cfg['type'] == 'Pretrained' and 'checkpoint' not in cfg):
+            raise UserError(
+                f"init_cfg={dict(cfg)} must be dict(type='Pretrained', checkpoint=...), or one of "
+                "mmengine's initialisers by its type"
+            )
+    pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
+    others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
+    return [cfg for cfg in pretrained if cfg['checkpoint'] is not None], others
 
 
 def fit_state(

@@ -12,9 +12,16 @@ from kat_mm.checkpoints.state_dict import add_prefix, keep_entries
 from kat_mm.errors import UserError
 
 from .kat import KAT
-from .pretrained import fit_state, other_shapes
+from .pretrained import fit_state, other_shapes, split_init_cfg
 
 _logger = logging.getLogger(__name__)
+
+
+def drop_start_weights(model: nn.Module) -> None:
+    """Have a model read no checkpoint as it is initialised, for another one is loaded into it."""
+    for module in model.modules():
+        if isinstance(module, KAT):
+            module.init_cfg = split_init_cfg(module.init_cfg)[1]
 
 
 def convert_for_model(
@@ -28,7 +35,7 @@ def convert_for_model(
     with a word in the log.
 
     Args:
-        content: As :func:`read_checkpoint` returns it.
+        content: As :func:`kat_mm.weights.read_weights` returns it.
         model: The model; one without a KAT gets the state dict as it is.
         path: Where the content comes from, for messages.
         strict: Refuse what has other shapes outside of the backbone too. Default: False.

@@ -31,8 +31,8 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict:
     """Read a checkpoint file, without running code that it may contain.
 
     Args:
-        path: A local file, or a URL (http or https), which is downloaded and kept. ``.npz`` is
-            read as such, every other name as safetensors or PyTorch's format, as it begins.
+        path: A local file; :func:`kat_mm.weights.read_weights` takes others too. ``.npz`` is read
+            as such, every other name as safetensors or PyTorch's format, as it begins.
         allow_pickle: Unpickle whatever is in the file, which runs the code that it contains. Only
             for files whose source is trusted. Default: False.
 
@@ -51,13 +51,6 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict:
 
 
 def _read(path: str, allow_pickle: bool) -> dict:
-    if path.startswith(('http://', 'https://')):
-        folder = Path(torch.hub.get_dir(), 'checkpoints')
-        folder.mkdir(parents=True, exist_ok=True)
-        local = folder / path.partition('?')[0].rpartition('/')[2]
-        if not local.exists():
-            torch.hub.download_url_to_file(path, str(local))
-        path = str(local)
     with open(path, 'rb') as file:
         beginning = file.read(64)
     if _SAFETENSORS.match(beginning):

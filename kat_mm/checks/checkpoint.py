@@ -4,9 +4,11 @@ from mmengine.model import PretrainedInit
 from torch import nn
 
 from kat_mm.backbones import KAT, convert_for_model, load_pretrained
+from kat_mm.backbones.pretrained import split_init_cfg
 from kat_mm.checkpoints import read_checkpoint
 from kat_mm.checkpoints.state_dict import check_finite, keep_entries
 from kat_mm.errors import UserError
+from kat_mm.weights import read_weights
 
 
 def check_pretrained(model: nn.Module) -> None:
@@ -16,14 +18,15 @@ def check_pretrained(model: nn.Module) -> None:
         UserError: A checkpoint cannot be read, or does not fit.
     """
     for module in model.modules():
-        given = getattr(module, 'init_cfg', None) or []
-        for cfg in [given] if isinstance(given, dict) else given:
-            if cfg['type'] not in ('Pretrained', PretrainedInit):
-                continue
-            if isinstance(module, KAT):
+        if isinstance(module, KAT):
+            for cfg in split_init_cfg(module.init_cfg)[0]:
                 options = {key: cfg[key] for key in ('prefix', 'ignore') if key in cfg}
                 load_pretrained(module, cfg['checkpoint'], **options)
-            elif '://' not in cfg['checkpoint']:
+            continue
+        given = getattr(module, 'init_cfg', None) or []
+        for cfg in [given] if isinstance(given, dict) else given:
+            local = cfg['type'] in ('Pretrained', PretrainedInit) and '://' not in cfg['checkpoint']
+            if local:
                 read_checkpoint(cfg['checkpoint'])
 
 
@@ -31,7 +34,7 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
     """Refuse a checkpoint that does not belong to a model, by loading it.
 
     Args:
-        path: The checkpoint file.
+        path: The checkpoint: a name, a URL or a file.
         model: The model of the config; gets the weights.
         strict: Whether every weight of the model must be there, as for testing and resuming.
             Otherwise those of the backbone must have its shapes, after the conversion from other
@@ -41,7 +44,7 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
     Raises:
         UserError: The checkpoint cannot be read, does not fit, or is not finite.
     """
-    content = read_checkpoint(path)
+    content = read_weights(path)
     lacking = {'meta', 'message_hub', 'optimizer'} - content.keys()
     if resume and lacking:
         raise UserError(

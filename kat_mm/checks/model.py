@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config
@@ -18,6 +19,8 @@ _CHANNELS = re.compile(
     r'to have (\d+) channels, but got (\d+) channels|mat1 and mat2 shapes cannot be multiplied'
     r'|normalized_shape|number of channels in input'
 )
+# What it says of vectors in the place of maps.
+_MAPS = re.compile(r'must be a map|rank 4 tensor|4D|spatial dimension')
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -51,7 +54,10 @@ def check_channels(model: nn.Module) -> None:
     try:
         with torch.no_grad():
             _run_parts(model.eval())
+    except UserError:
+        raise
     except Exception as error:
+        _check_out_type(model, entered[-1], error)
         # What fails for another reason, as in heads that need more than features, the run tells.
         if _CHANNELS.search(str(error)):
             raise UserError(
@@ -65,12 +71,51 @@ def check_channels(model: nn.Module) -> None:
         model.train(training)
 
 
+def _check_out_type(model: nn.Module, part: str, error: Exception) -> None:
+    """Tell of the backbone's vectors, if a part failed that may have needed its maps."""
+    for name, module in model.named_modules():
+        is_vector = isinstance(module, KAT) and module.out_type != 'featmap'
+        if is_vector and not part.startswith(name) and _MAPS.search(str(error)):
+            raise UserError(
+                f'model.{part} needs feature maps, and model.{name}.out_type={module.out_type!r} '
+                f"gives it vectors. Set model.{name}.out_type='featmap'"
+            ) from error
+
+
+def _check_strides(model: nn.Module, features: Sequence[torch.Tensor]) -> None:
+    """Refuse feature maps of other strides than the anchors and boxes of a detector count with."""
+    heads = ((name, getattr(model, name, None)) for name in ('rpn_head', 'bbox_head'))
+    counted = {
+        name: head.prior_generator.strides
+        for name, head in heads
+        if hasattr(head, 'prior_generator')
+    }
+    for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        extractor = getattr(getattr(model, 'roi_head', None), name, None)
+        for one in extractor if isinstance(extractor, nn.ModuleList) else [extractor]:
+            if hasattr(one, 'featmap_strides'):
+                counted[f'roi_head.{name}'] = one.featmap_strides
+    sides = [feature.shape[-1] for feature in features]
+    for name, strides in counted.items():
+        strides = [one[0] if isinstance(one, Sequence) else one for one in strides]
+        for side, stride in zip(sides, strides, strict=False):
+            # Rounding apart: of a padded image, and of a map smaller than a pixel of it.
+            if side != max(1, _SIDE // stride) and not 2 / 3 < side * stride / _SIDE < 3 / 2:
+                raise UserError(
+                    f'model.{name} counts with strides {strides}, and its feature maps have '
+                    f'{[_SIDE / side for side in sides]}. The maps of a KAT all have that of its '
+                    'patches: make others of the last one in a neck, such as SimpleFeaturePyramid'
+                )
+
+
 def _run_parts(model: nn.Module) -> None:
     if not hasattr(model, 'extract_feat'):
         return
     device = next(model.parameters()).device
     # Two images: group normalisation refuses one value for each group.
     features = model.extract_feat(torch.zeros(2, 3, _SIDE, _SIDE, device=device))
+    if hasattr(model, 'rpn_head') or hasattr(model, 'bbox_head'):
+        _check_strides(model, features)
     for name in ('decode_head', 'auxiliary_head', 'rpn_head', 'bbox_head', 'head'):
         part = getattr(model, name, None)
         for head in part if isinstance(part, nn.ModuleList) else [part]:

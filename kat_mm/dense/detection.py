@@ -24,6 +24,7 @@ from mmdet.models.task_modules.samplers import RandomSampler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .detection_masks import FastDetDataPreprocessor, FastFCNMaskHead
 from .detection_roi import FastRoIExtractor, FastRoIHead
 from .detection_rpn import FastRPNHead
 
@@ -81,6 +82,8 @@ def use_fast_heads(model: nn.Module) -> list[str]:
             (mm.RPNHead, FastRPNHead, _against_rpn),
             (mm.StandardRoIHead, FastRoIHead, _against_roi),
             (mm.SingleRoIExtractor, FastRoIExtractor, _against_extractor),
+            (mm.FCNMaskHead, FastFCNMaskHead, _against_nothing),
+            (mm.DetDataPreprocessor, FastDetDataPreprocessor, _against_nothing),
         ):
             if type(module) is not kind:
                 continue
@@ -132,7 +135,7 @@ def _against_roi(head: mm.StandardRoIHead) -> Iterator[str]:
     yield from _against_boxes(box)
     if any(isinstance(module, _BatchNorm) for module in box.modules()):
         yield 'bbox_head with batch norm'  # which would see the slots that are not taken
-    if head.with_mask and type(head.mask_head) is not FCNMaskHead:
+    if head.with_mask and type(head.mask_head) not in (FCNMaskHead, FastFCNMaskHead):
         yield 'mask_head'
 
 
@@ -147,6 +150,10 @@ def _against_extractor(extractor: mm.SingleRoIExtractor) -> Iterator[str]:
         else:
             continue
         return
+
+
+def _against_nothing(_: nn.Module) -> Iterator[str]:
+    return iter(())
 
 
 def _against_boxes(head: nn.Module) -> Iterator[str]:

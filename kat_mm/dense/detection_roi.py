@@ -16,6 +16,7 @@ from torch.nn.modules.utils import _pair
 from kat_mm.ops import suppress
 
 from . import detection_boxes as boxes_
+from .detection_masks import PaddedMasks
 from .detection_rpn import Proposals, _tensor, box_loss, is_plain_nms
 
 # Of one image, before suppression, whose work grows with the square of it.
@@ -235,16 +236,18 @@ def _rois(boxes: Tensor) -> Tensor:
 def _send_masks(instances: list, device: torch.device) -> Tensor | list:
     """All masks of the batch on their way to the device (K, H, W), or as they are."""
     masks = [own.masks for own in instances]
-    if not all(type(own) is BitmapMasks for own in masks):
+    if not all(type(own) in (BitmapMasks, PaddedMasks) for own in masks):
         return masks
     arrays = [own.masks for own in masks if len(own.masks)]
     if not arrays or len({(own.shape[1:], own.dtype) for own in arrays}) > 1:
         return masks
-    shape = sum(map(len, arrays)), *arrays[0].shape[1:]
+    tensors = [torch.from_numpy(own) for own in arrays]
     joined = torch.empty(
-        shape, dtype=torch.from_numpy(arrays[0]).dtype, pin_memory=device.type == 'cuda'
+        (sum(map(len, tensors)), *tensors[0].shape[1:]),
+        dtype=tensors[0].dtype,
+        pin_memory=device.type == 'cuda',
     )
-    np.concatenate(arrays, out=joined.numpy())
+    torch.cat(tensors, out=joined)  # by several threads, as NumPy does not
     return joined.to(device, non_blocking=True), [len(own.masks) for own in masks]
 
 

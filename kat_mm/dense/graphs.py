@@ -70,11 +70,17 @@ class GraphedForward:
         self.plain = part.forward
         self.recordings: dict[bool, Recording] = {}  # by whether it trains
         self.left = {True: _MOST_RECORDINGS, False: _MOST_RECORDINGS}
-        self._modules = list(part.modules())
+        self._look()
         self._run = lambda: None  # a weak reference to the latest run with gradients
         self._pool = None
         self._last_key = None
         self._said = set()
+
+    def _look(self) -> None:
+        self._modules = list(self.part.modules())
+        # What a module holds, by names; the dicts stay where entries change.
+        self._held = [held for m in self._modules for held in (m._parameters, m._buffers)]
+        self._children = [module._modules for module in self._modules]
 
     def __deepcopy__(self, memo: dict) -> Callable:
         # A copy of the model has other parameters, and may never be called (EMA).
@@ -119,6 +125,7 @@ class GraphedForward:
 
     def _record(self, args: tuple, trains: bool, key: tuple) -> 'Recording | None':
         self.recordings.pop(trains, None)
+        self._look()
         self.left[trains] -= 1
         if not self.left[trains]:
             return self._say('moves', 'its parameters move')
@@ -147,11 +154,12 @@ class GraphedForward:
 
     def _state(self) -> tuple:
         """Where parameters and buffers lie, what is trained, and in which mode each module is."""
-        tensors = (*self.part.parameters(), *self.part.buffers())
+        tensors = [x for held in self._held for x in held.values() if x is not None]
         return (
-            tuple(tensor.data_ptr() for tensor in tensors),
-            tuple(tensor.requires_grad for tensor in tensors),
-            tuple(module.training for module in self._modules),
+            [tensor.data_ptr() for tensor in tensors],
+            [tensor.requires_grad for tensor in tensors],
+            [module.training for module in self._modules],
+            [id(child) for children in self._children for child in children.values()],
         )
 
     def _say(self, kind: str, reason: str) -> None:

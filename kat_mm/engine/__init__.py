@@ -8,6 +8,7 @@ from .float32_boxes import Float32BoxesHook
 from .hooks import AverageLossHook, PlotRationalsHook, SeedIterationHook
 from .optim import LayerDecayOptimWrapperConstructor
 from .runner import CheckpointRunner
+from .runtime_info import LateRuntimeInfoHook
 from .segmentation_kernels import SegmentationKernelsHook
 from .signals import PreemptionHook
 
@@ -18,6 +19,7 @@ __all__ = [
     'FastDetectionHook',
     'FiniteLossHook',
     'Float32BoxesHook',
+    'LateRuntimeInfoHook',
     'LayerDecayOptimWrapperConstructor',
     'PlotRationalsHook',
     'PreemptionHook',

@@ -4,10 +4,9 @@ import numpy as np
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
+from kat_mm.engine.loading import unwrap
 from kat_mm.visualization.activations import PreActivations
 
 
@@ -62,7 +61,7 @@ class PlotRationalsHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         if dist.is_main_process() and runner.iter % self.interval == 0:
-            self._inputs = PreActivations(_unwrap(runner.model)).__enter__()
+            self._inputs = PreActivations(unwrap(runner.model)).__enter__()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
@@ -73,10 +72,6 @@ class PlotRationalsHook(Hook):
         from kat_mm.visualization.rational import figure_to_image, plot_rationals
 
         self._inputs.__exit__()
-        figure = plot_rationals(_unwrap(runner.model).state_dict(), self._inputs)
+        figure = plot_rationals(unwrap(runner.model).state_dict(), self._inputs)
         runner.visualizer.add_image('rationals', figure_to_image(figure), step=runner.iter)
         self._inputs = None
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

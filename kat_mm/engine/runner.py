@@ -4,20 +4,21 @@ import os
 from collections.abc import Iterator
 
 import torch
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
-from mmengine.runner.checkpoint import load_state_dict
+from mmengine.runner.checkpoint import find_latest_checkpoint, load_state_dict
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from kat_mm.backbones import convert_for_model
-from kat_mm.checkpoints import read_checkpoint
+from kat_mm.backbones import convert_for_model, drop_start_weights
 from kat_mm.checkpoints.state_dict import check_finite
 from kat_mm.dense import compile_parts, graph_parts
+from kat_mm.engine.loading import unwrap
 from kat_mm.engine.signals import init_worker
 from kat_mm.errors import config_errors
+from kat_mm.weights import read_weights
 
 
 class CheckpointRunner(Runner):
@@ -91,7 +92,7 @@ class CheckpointRunner(Runner):
         It is called where a model is about to be trained (target 'train_step') or evaluated alone.
         """
         options, parts = self.cfg.get('compile') or None, self.cfg.get('cuda_graphs') or None
-        model = self._unwrapped_model()
+        model = unwrap(self.model)
         if options is not None:
             options = {} if options is True else options
             compile_parts(model, training=target == 'train_step', **options)
@@ -106,11 +107,15 @@ class CheckpointRunner(Runner):
         else:
             graph_parts(model, *([] if parts is True else [parts]))
 
-    def _unwrapped_model(self) -> nn.Module:
-        model = self.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        return model
+    def _init_model_weights(self) -> None:
+        """mmengine's, but that weights which a checkpoint replaces are not got first.
+
+        A run that goes on has all of them from its checkpoint; one that starts from another, those
+        of the backbone.
+        """
+        if self._load_from or (self._resume and find_latest_checkpoint(self.work_dir)):
+            drop_start_weights(self.model)
+        super()._init_model_weights()
 
     def load_checkpoint(
         self, filename: str, map_location='cpu', strict: bool = False, revise_keys=None
@@ -119,8 +124,8 @@ class CheckpointRunner(Runner):
 
         ``map_location`` and ``revise_keys`` are mmengine's, and not needed.
         """
-        model = self._unwrapped_model()
-        content = read_checkpoint(filename)
+        model = unwrap(self.model)
+        content = read_weights(filename)
         # In a file with averaged weights (EMA) these are the state dict. Only a resumed run needs
         # what else is in it.
         checkpoint = content if self._resume else {}

@@ -60,6 +60,11 @@ class SimpleFeaturePyramid(BaseModule):
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps of the backbone, the last (B, C, H, W), to ``num_outs`` maps, the largest first."""
+        if inputs[-1].dim() != 4:
+            raise ValueError(
+                'SimpleFeaturePyramid: the last input must be a map (B, C, H, W), and is '
+                f"{tuple(inputs[-1].shape)}. A KAT gives maps with out_type='featmap'"
+            )
         # Norms and half-precision convolutions are fastest on channels-last maps; mmcv's RoIAlign
         # reads others than contiguous ones wrongly, in silence.
         x = inputs[-1].to(memory_format=torch.channels_last)

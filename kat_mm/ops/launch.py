@@ -1,17 +1,30 @@
 """Launching Triton kernels at little cost."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
-import triton
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from triton.runtime import JITFunction
 
-# The launch below is not part of Triton's interface; these are the versions it was seen to fit.
-_DIRECT = triton.__version__.startswith(('3.6.',)) and torch.version.hip is None
 _MOST_LAUNCHES = 4096
+# How a compiled kernel is called is not part of Triton's interface. Here it is called as Triton
+# calls it itself (3.4 to 3.8 do so); where that is done in another way, all goes through Triton.
+_TRITONS_CALL = """
+    kernel.run(grid_0, grid_1, grid_2, stream, kernel.function, kernel.packed_metadata,
+               launch_metadata, knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook,
+               *bound_args.values())
+"""
+
+
+def fits(source: str) -> bool:
+    """Whether Triton launches a kernel as it is done here, by the source of its launch."""
+    return ''.join(_TRITONS_CALL.split()) in ''.join(source.split())
+
+
+_DIRECT = torch.version.hip is None and fits(inspect.getsource(JITFunction.run))
 
 
 class Constants(dict):

@@ -168,7 +168,7 @@ def taps(size_in: int, size_out: int, align_corners: bool) -> int:
     return min(size_out, max(1, cdiv(2 * (size_out - 1), size_in - 1)))
 
 
-_TILE = 2048
+_TILE_BYTES = 4096
 _ROW_BYTES = 512
 # Sums over more positions than these take one direction after the other.
 _MAX_TAPS = 100
@@ -184,8 +184,7 @@ def _constants(
     **others: int,
 ) -> Constants:
     """``dtypes`` of the tensor that is read and of that which is written."""
-    wide = max(dtypes, key=lambda dtype: dtype.itemsize)
-    tile = _TILE // max(2, wide.itemsize // 2)
+    tile = _TILE_BYTES // max(dtype.itemsize for dtype in dtypes)
     row, others_in_row = (channels, pixels) if channels_last else (pixels, channels)
     row = min(triton.next_power_of_2(row), _ROW_BYTES // dtypes[0].itemsize)
     column = min(triton.next_power_of_2(others_in_row), tile // row)
@@ -254,7 +253,7 @@ def _gather(grad: Tensor, grad_x: Tensor, align_corners: bool) -> Tensor:
         channels_last,
         (grad.dtype, grad_x.dtype),
         TAPS_X=taps_x,
-        UNROLL=min(taps_x, 8 if channels_last else 2),
+        UNROLL=min(taps_x, 4 if channels_last else 2),
     )
     launch(
         _resize_backward_kernel,

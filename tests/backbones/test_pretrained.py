@@ -660,3 +660,19 @@ def test_a_vit_of_each_activation_starts_a_kat(gated, act, tmp_path):
     assert distance(act_init=('identity', act)) < 0.02
     assert distance(act_init=('identity', act), order=(9, 8)) < 5e-4
     assert distance(act_init=('identity', 'tanh')) > 0.1
+
+
+@pytest.mark.parametrize('init_cfg', [dict(checkpoint='kat_t_in1k'), [dict(type='Pretrained')]])
+def test_an_init_cfg_that_lacks_its_type_or_its_checkpoint_is_refused(init_cfg):
+    with pytest.raises(UserError, match=r"init_cfg=.* must be dict\(type='Pretrained', checkpoint"):
+        small(init_cfg=init_cfg).init_weights()
+
+
+def test_no_checkpoint_is_from_scratch():
+    models = []
+    for init_cfg in (None, dict(type='Pretrained', checkpoint=None)):
+        torch.manual_seed(0)
+        models.append(small(init_cfg=init_cfg))
+        models[-1].init_weights()
+    for first, second in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(first, second)

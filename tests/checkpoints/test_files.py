@@ -7,8 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
 
 import numpy as np
@@ -41,22 +39,6 @@ def test_weights_are_read_from_safetensors(trained, tmp_path):
     content = read_checkpoint(tmp_path / 'weights.safetensors')
     assert content.keys() == trained.keys()
     assert all(torch.equal(content[key], trained[key]) for key in trained)
-
-
-def test_a_url_is_downloaded_once_and_kept(trained, tmp_path, monkeypatch):
-    (tmp_path / 'web').mkdir()
-    save_file(trained, tmp_path / 'web' / 'kat.safetensors')
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'kept'))
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / 'web')
-    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f'http://127.0.0.1:{server.server_port}'
-        first = read_checkpoint(f'{address}/kat.safetensors?download=true')
-        with pytest.raises(UserError, match='nothing.pth cannot be read.*404'):
-            read_checkpoint(f'{address}/nothing.pth')
-        server.shutdown()
-    again = read_checkpoint(f'{address}/kat.safetensors')
-    assert all(torch.equal(first[key], again[key]) for key in trained)
 
 
 def test_weights_are_preferred_over_their_average():

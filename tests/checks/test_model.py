@@ -101,3 +101,53 @@ def test_a_head_that_needs_more_than_features_is_left_to_the_run():
     model = checks.build_model(Config(dict(model=segmentor())))
     model.decode_head.forward = lambda features, queries: None
     checks.check_channels(model)
+
+
+def test_vectors_in_the_place_of_maps_are_told_by_the_argument_that_makes_them():
+    for make, part in ((segmentor, 'decode_head'), (detector, 'neck')):
+        for out_type in ('cls_token', 'avg_featmap'):
+            cfg = make()
+            has_token = out_type == 'cls_token'
+            cfg['backbone'] = dict(cfg['backbone'], out_type=out_type, with_cls_token=has_token)
+            if has_token:
+                cfg['backbone'].update(window_size=0, use_rel_pos=False)
+            model = checks.build_model(Config(dict(model=cfg)))
+            expected = (
+                rf"model\.{part}\S* needs feature maps.*out_type='{out_type}'.*Set .*'featmap'"
+            )
+            with pytest.raises(UserError, match=expected):
+                checks.check_channels(model)
+
+
+def test_maps_of_other_strides_than_a_detector_counts_with_are_refused():
+    def with_neck(**neck):
+        cfg = detector()
+        cfg.backbone.out_indices = (0, 1)
+        cfg.neck = dict(neck, out_channels=16)
+        cfg.roi_head.bbox_roi_extractor.featmap_strides = strides[:2]
+        cfg.roi_head.mask_roi_extractor.featmap_strides = strides[:2]
+        cfg.rpn_head.anchor_generator.strides = strides
+        return checks.build_model(Config(dict(model=cfg)))
+
+    # Two maps of one stride into a pyramid of several.
+    strides = [8, 16, 32]
+    fpn = dict(type='FPN', in_channels=[32, 32], num_outs=3)
+    expected = r'rpn_head counts with strides \[8, 16, 32\].*have \[8.0, 8.0, 16.0\].*SimpleFeature'
+    with pytest.raises(UserError, match=expected):
+        checks.check_channels(with_neck(**fpn))
+    strides = [8, 8, 16]
+    checks.check_channels(with_neck(**fpn))
+    strides = [4, 8, 16]
+    pyramid = dict(type='SimpleFeaturePyramid', in_channels=32, scales=(2, 1), num_outs=3)
+    model = with_neck(**pyramid)
+    checks.check_channels(model)
+    model.roi_head.mask_roi_extractor.featmap_strides = [8, 16]
+    with pytest.raises(UserError, match=r'roi_head.mask_roi_extractor counts with .*\[8, 16\]'):
+        checks.check_channels(model)
+
+
+def test_what_is_left_of_the_start_of_another_backbone_is_told():
+    cfg = dict(segmentor(), pretrained='open-mmlab://resnet50_v1c')
+    with pytest.raises(UserError, match=r'resnet50_v1c.*Set pretrained=None.*backbone\.init_cfg'):
+        checks.build_model(Config(dict(model=cfg)))
+    assert checks.build_model(Config(dict(model=dict(segmentor(), pretrained=None))))

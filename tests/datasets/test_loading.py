@@ -99,7 +99,7 @@ def test_the_loading_transforms_of_a_config_are_wrapped():
 
 RESIZED = [
     dict(type='Resize', scale=(64, 32), keep_ratio=True),
-    dict(type='mmseg.RandomResize', scale=(64, 32), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomResize', scale=(64, 32), ratio_range=(0.5, 2.0), keep_ratio=True),
 ]
 
 

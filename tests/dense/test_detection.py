@@ -243,9 +243,10 @@ def test_other_parts_keep_the_way_of_mmdet_and_the_log_says_which(caplog):
     model = build(cfg)
     classes = {name: type(module) for name, module in model.named_modules()}
     with caplog.at_level(logging.INFO, logger='kat_mm'):
-        assert use_fast_heads(model) == ['roi_head.mask_roi_extractor']
+        changed = use_fast_heads(model)
+    assert changed == ['data_preprocessor', 'roi_head.mask_roi_extractor', 'roi_head.mask_head']
     for name, module in model.named_modules():
-        assert (type(module) is classes[name]) == (name != 'roi_head.mask_roi_extractor')
+        assert (type(module) is classes[name]) == (name not in changed)
     assert "rpn_head keeps mmdet's way: sampler" in caplog.text
     assert "roi_head keeps mmdet's way: bbox_head.loss_cls" in caplog.text
 

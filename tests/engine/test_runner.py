@@ -1,5 +1,6 @@
-"""CheckpointRunner, on a model of one parameter."""
+"""CheckpointRunner, on models of one parameter and of a small backbone."""
 
+import itertools
 import multiprocessing
 
 import pytest
@@ -8,9 +9,12 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import Dataset
 
+from kat_mm.backbones import KAT
 from kat_mm.engine import CheckpointRunner
 from kat_mm.engine import runner as runner_module
 from kat_mm.errors import UserError
+
+_names = itertools.count()
 
 
 class Numbers(Dataset):
@@ -32,7 +36,7 @@ class Model(BaseModel):
         return dict(loss=(self.weight * torch.stack(inputs)).sum())
 
 
-def make_runner(work_dir, fails, iterations=True):
+def make_runner(work_dir, fails=False, iterations=True, model=None, **kwargs):
     loader = dict(
         dataset=Numbers(),
         batch_size=2,
@@ -42,14 +46,15 @@ def make_runner(work_dir, fails, iterations=True):
     )
     loop = dict(by_epoch=False, max_iters=3) if iterations else dict(by_epoch=True, max_epochs=2)
     return CheckpointRunner(
-        model=Model(fails),
+        model=model or Model(fails),
         work_dir=str(work_dir),
         train_dataloader=loader,
         train_cfg=loop,
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         default_hooks=dict(checkpoint=None),
         log_level='ERROR',
-        experiment_name=work_dir.name,
+        experiment_name=f'{work_dir.name}_{next(_names)}',
+        **kwargs,
     )
 
 
@@ -104,12 +109,12 @@ def test_workers_end_with_a_run_that_fails(tmp_path):
 
 def test_a_config_compiles_and_graphs_the_parts_of_a_model(tmp_path, monkeypatch):
     told = []
+    runner = make_runner(tmp_path, fails=False)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     for name in ('compile_parts', 'graph_parts'):
         monkeypatch.setattr(
             runner_module, name, lambda *args, _name=name, **kwargs: told.append((_name, kwargs))
         )
-    runner = make_runner(tmp_path, fails=False)
     runner._maybe_compile('train_step')
     assert not told
     runner.cfg.merge_from_dict(dict(compile=dict(backend='eager'), cuda_graphs=True))
@@ -121,3 +126,39 @@ def test_a_config_compiles_and_graphs_the_parts_of_a_model(tmp_path, monkeypatch
         ('graph_parts', {}),
         ('compile_parts', dict(training=False)),
     ]
+
+
+class Backboned(Model):
+    """Starts from published weights, which no test can get."""
+
+    def __init__(self):
+        super().__init__(fails=False)
+        arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
+        init_cfg = dict(type='Pretrained', checkpoint='kat_t_in1k')
+        self.backbone = KAT(arch, img_size=32, init_cfg=init_cfg)
+
+
+def test_training_gets_the_weights_that_the_backbone_starts_from(tmp_path):
+    with pytest.raises(UserError, match='cannot download .*kat_tiny_patch16_224'):
+        make_runner(tmp_path, model=Backboned()).train()
+
+
+def test_what_a_checkpoint_replaces_is_not_downloaded(tmp_path):
+    class Started(Backboned):
+        def init_weights(self):
+            self.backbone.init_weights()
+            assert self.backbone.norm.weight.eq(1).all()  # as from scratch, with what it lacks
+            self.weight.data.fill_(1)
+
+    donor = Started()
+    torch.nn.init.constant_(donor.backbone.norm.bias, 3.0)
+    torch.save(donor.state_dict(), tmp_path / 'weights.pth')
+    runner = make_runner(tmp_path, model=Started(), load_from=str(tmp_path / 'weights.pth'))
+    runner.train()
+    assert runner.model.backbone.norm.bias.eq(3).all()
+    runner.save_checkpoint(str(tmp_path), 'iter_3.pth')
+    for source in (None, str(tmp_path / 'iter_3.pth')):
+        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_3.pth'))
+        runner = make_runner(tmp_path, model=Started(), load_from=source, resume=True)
+        runner.train()
+        assert runner.model.backbone.norm.bias.eq(3).all()

@@ -173,6 +173,7 @@ def test_show_dir_gets_a_picture_of_every_image(tested, data_root):
 
 # kat_s_mask_rcnn_coco.py itself; only the sizes are smaller.
 REDUCED = [
+    'model.backbone.init_cfg.checkpoint=None',
     'model.backbone.arch._delete_=True',
     'model.backbone.arch.embed_dims=32',
     'model.backbone.arch.num_layers=12',

@@ -14,7 +14,11 @@ CONFIGS = {
         'ade20k',
         'iters',
         'mIoU',
-        [*(f'{split}_dataloader.dataset.data_root={{root}}/{ADE20K}' for split in SPLITS), '--amp'],
+        [
+            *(f'{split}_dataloader.dataset.data_root={{root}}/{ADE20K}' for split in SPLITS),
+            'model.backbone.init_cfg.checkpoint=None',
+            '--amp',
+        ],
     ),
     'kat_s_mask_rcnn_coco.py': (
         'coco',
@@ -23,6 +27,7 @@ CONFIGS = {
         [
             *(f'{split}_dataloader.dataset.data_root={{root}}/coco' for split in SPLITS),
             'val_evaluator.ann_file={root}/coco/annotations/instances_val2017.json',
+            'model.backbone.init_cfg.checkpoint=None',
             # Without any detection mmdet's metric reports nothing.
             'model.test_cfg.rcnn.score_thr=0.0',
             '--amp',

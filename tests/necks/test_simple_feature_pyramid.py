@@ -71,3 +71,8 @@ def test_downstream_registry_finds_the_neck(library):
         SimpleFeaturePyramid
     )
     assert MODELS.get('SimpleFeaturePyramid') is SimpleFeaturePyramid
+
+
+def test_vectors_are_refused_with_the_argument_that_makes_maps():
+    with pytest.raises(ValueError, match=r"must be a map .*\(2, 8\).*out_type='featmap'"):
+        SimpleFeaturePyramid(8, 8)((torch.zeros(2, 8),))

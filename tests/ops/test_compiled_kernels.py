@@ -19,6 +19,8 @@ from kat_mm.ops import (
     feed_forward,
     fourier_low_rank,
     group_rational,
+    resize,
+    resized_cross_entropy,
 )
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
@@ -48,7 +50,7 @@ def compile_for_gpu(monkeypatch):
 
 
 def empty(*shape, dtype=torch.float32):
-    return torch.empty(*shape, dtype=dtype, device='cuda')
+    return torch.empty(shape, dtype=dtype, device='cuda')
 
 
 def cases():
@@ -58,6 +60,7 @@ def cases():
     act = numerator, denominator
     parameters = (vector, vector, *act, empty(64, 16), empty(64), *act, empty(16, 64))
     q, coefficients = empty(2, 3, 7, 16, dtype=torch.bfloat16), empty(3, 6, 12, 7)
+    maps = empty(2, 5, 4, 6, dtype=torch.bfloat16)
     operators = torch.ops.kat_mm
     return {
         'group_rational': (group_rational, (half, numerator, denominator, vector), 1),
@@ -95,6 +98,18 @@ def cases():
             (q, q, coefficients),
             1,
         ),
+        'resize': (lambda x: resize(x, (9, 8)), (maps,), 1),
+        'resize_backward': (lambda x: operators.resize_backward(x, [2, 3], False), (maps,), 1),
+        'resized_cross_entropy': (
+            resized_cross_entropy,
+            (maps, empty(2, 9, 8, dtype=torch.int64), empty(5)),
+            1,
+        ),
+        'resized_cross_entropy_backward': (
+            lambda *inputs: operators.resized_cross_entropy_backward(*inputs, None, False),
+            (empty(), maps, empty(2, 9, 8), empty(2, 9, 8, dtype=torch.int16)),
+            1,
+        ),
     }
 
 
@@ -120,6 +135,10 @@ def test_the_same_in_a_process_without_the_interpreter():
         'feed_forward',
         'feed_forward_backward',
         'fourier_low_rank',
+        'resize',
+        'resize_backward',
+        'resized_cross_entropy',
+        'resized_cross_entropy_backward',
     ],
 )
 @pytest.mark.parametrize('dynamic', [False, True])

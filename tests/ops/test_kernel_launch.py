@@ -1,9 +1,31 @@
+import inspect
+
 import pytest
 import torch
+from triton.runtime import JITFunction
 
 from kat_mm.ops import group_rational, launch
 from kat_mm.ops.launch import Constants
 from kat_mm.ops.linear_triton import column_sum
+
+
+def test_kernels_are_launched_as_this_triton_does_it():
+    # Where this fails, Triton's JITFunction.run has changed: see what it calls, and do the same.
+    # Until then every launch goes through it, which takes the host several times as long.
+    assert launch.fits(inspect.getsource(JITFunction.run))
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        'kernel.run(grid_0, grid_1, grid_2, stream, kernel.function, kernel.packed_metadata, '
+        'launch_metadata, self.CompiledKernel.launch_enter_hook, '
+        'self.CompiledKernel.launch_exit_hook, *non_constexpr_vals)',  # 3.2
+        'kernel.run(grid, stream, *bound_args.values())',
+    ],
+)
+def test_another_way_to_launch_is_not_gone_around(other):
+    assert not launch.fits(f'if not warmup:\n    {other}\nreturn kernel')
 
 
 class Kernel:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,16 @@ model = dict(
 """
 
 
+class Command:
+    """A pickle of it runs a command of the shell when it is read."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
 @pytest.fixture
 def fails(monkeypatch, tmp_path, capsys):
     """Run a tool that must end in one message and leave the files as before: the message."""
@@ -44,6 +55,8 @@ def fails(monkeypatch, tmp_path, capsys):
     (tmp_path / 'config.py').write_text(CONFIG.format(arch=arch))
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / 'image.png')
     (tmp_path / 'text.png').write_text('no image')
+
+    torch.save({**model.state_dict(), 'code': Command(f'touch {tmp_path}/ran')}, 'evil.pth')
 
     def run(tool, *args):
         before = sorted(tmp_path.rglob('*'))
@@ -73,6 +86,10 @@ ATTENTION = ['--model', 'config.py', 'kat.pth']
         ('convert_checkpoint', ['kat.pth', 'a_file/out.pth'], 'cannot write a_file/out.pth'),
         ('convert_checkpoint', ['a_file', 'out.pth'], 'a_file is an empty file'),
         ('convert_checkpoint', ['a_folder', 'out.pth'], 'a_folder is a folder'),
+        ('convert_checkpoint', ['evil.pth', 'out.pth'], 'evil.pth holds more than tensors'),
+        ('plot_rationals', ['evil.pth'], 'evil.pth holds more than tensors'),
+        ('plot_attention', ['image.png', *ATTENTION[:2], 'evil.pth'], 'would run code'),
+        ('test', ['config.py', 'evil.pth'], 'would run code'),
         ('plot_rationals', ['nan.pth'], 'nan.pth has weights that are NaN or infinite'),
         ('plot_rationals', ['inf.pth'], 'inf.pth has weights that are NaN or infinite'),
         ('plot_rationals', ['kat.pth', '--out', 'a_folder'], 'its ending must be one of'),

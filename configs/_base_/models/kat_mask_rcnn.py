@@ -23,6 +23,8 @@ model = dict(
         with_cls_token=False,
         final_norm=False,
         out_type='featmap',
+        # From scratch; or the name of a published model, a file or a URL: docs/weights.md
+        init_cfg=dict(type='Pretrained', checkpoint=None),
     ),
     neck=dict(type='SimpleFeaturePyramid', in_channels=384),
     rpn_head=dict(

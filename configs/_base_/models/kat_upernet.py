@@ -21,6 +21,8 @@ model = dict(
         ffn_cfg=dict(type='GRKAN'),
         out_indices=(2, 5, 8, 11),
         out_type='featmap',
+        # From scratch; or the name of a published model, a file or a URL: docs/weights.md
+        init_cfg=dict(type='Pretrained', checkpoint=None),
     ),
     neck=dict(
         type='Feature2Pyramid', embed_dim=embed_dims, rescales=[4, 2, 1, 0.5], norm_cfg=norm_cfg
