@@ -428,7 +428,9 @@ def _check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
                 f'KAT: init_cfg={init_cfg!r} must be a dict with a type, or several of them, for '
                 "example dict(type='Pretrained', checkpoint=FILE)"
             )
-        if cfg['type'] == 'Pretrained' and not isinstance(cfg.get('checkpoint'), str | Path):
+        if cfg['type'] != 'Pretrained' or cfg.get('checkpoint', ...) is None:  # from scratch
+            continue
+        if not isinstance(cfg.get('checkpoint'), str | Path):
             raise ValueError(f'KAT: init_cfg={init_cfg!r} must name a file as checkpoint')
 
 

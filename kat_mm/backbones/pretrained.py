@@ -88,17 +88,8 @@ def split_init_cfg(init_cfg: dict | list[dict] | None) -> tuple[list[dict], list
     """The checkpoints that an ``init_cfg`` names, and the initialisers in it.
 
     A checkpoint of None is none.
-
-    Raises:
-        UserError: A part does not tell its type, or names no checkpoint.
     """
     cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
-    for cfg in cfgs:
-        if 'type' not in cfg or (cfg['type'] == 'Pretrained' and 'checkpoint' not in cfg):
-            raise UserError(
-                f"init_cfg={dict(cfg)} must be dict(type='Pretrained', checkpoint=...), or one of "
-                "mmengine's initialisers by its type"
-            )
     pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
     others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
     return [cfg for cfg in pretrained if cfg['checkpoint'] is not None], others
