@@ -590,3 +590,37 @@ def test_without_positions_patches_are_a_set():
         rotary = dict(type='SoftmaxAttention', rope=dict())
         model = randomise(small(out_type='featmap', with_pos_embed=False, attn_cfg=rotary)).eval()
         assert not torch.allclose(model(turned)[0].flip(2), model(x)[0])
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(
+            with_pos_embed=False,
+            attn_cfg=dict(type='SoftmaxAttention', qkv_bias='qv', rope=dict(), qk_norm=True),
+            ffn_cfg=dict(type='GatedGRKAN'),
+        ),
+        dict(
+            window_size=3,
+            global_attn_indices=(1,),
+            attn_cfg=dict(
+                type='SoftmaxAttention',
+                rope=dict(coordinates='indices', reference_size=(16, 16), rotation='pairs'),
+            ),
+            ffn_cfg=dict(type='SwiGLU', inner_norm=True),
+        ),
+    ],
+    ids=['turned by halves', 'turned by pairs in windows'],
+)
+@torch.no_grad()
+def test_what_foundation_models_have_is_traced_and_runs_in_bfloat16(options):
+    settings = dict(out_type='featmap', num_registers=2, layer_scale=0.5, pre_norm=True)
+    model = randomise(small(**settings, **options)).eval()
+    x = images(40, 56)
+    (want,) = model(x)
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    torch.testing.assert_close(compiled(x)[0], want)
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x)[0], want)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        (half,) = model(x)
+    assert 0 < (half - want).norm() < 0.02 * want.norm()
