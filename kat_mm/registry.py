@@ -26,7 +26,9 @@ def _register_all() -> None:
     for model in (
         backbones.KAT,
         layers.GRKAN,
+        layers.GatedGRKAN,
         layers.MLP,
+        layers.SwiGLU,
         layers.SoftmaxAttention,
         layers.KArAt,
         necks.SimpleFeaturePyramid,

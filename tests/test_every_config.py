@@ -35,7 +35,11 @@ def shrink(cfg):
     arch.update(num_layers=max(2, outputs), feedforward_channels=arch['embed_dims'])
     last = arch['num_layers'] - 1
     # Two images may well both lose a block to drop path.
-    backbone.update(arch=arch, img_size=SIZE, drop_path_rate=0.0, init_cfg=None)
+    patch = backbone.get('patch_size', 16)
+    size = -(-SIZE // patch) * patch
+    backbone.update(arch=arch, img_size=size, drop_path_rate=0.0, init_cfg=None)
+    if backbone.get('frozen_stages', -1) > 0:  # all blocks
+        backbone.frozen_stages = arch['num_layers']
     backbone.out_indices = tuple(range(arch['num_layers'] - outputs, arch['num_layers']))
     if backbone.get('global_attn_indices'):
         backbone.global_attn_indices = (last,)
@@ -109,7 +113,13 @@ def test_a_step_of_every_config_reaches_every_weight_of_the_backbone_and_it_pred
     batch = make_batch(model, cfg)
     data = model.data_preprocessor(batch, training=True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
-    parameters = dict(model.backbone.named_parameters())
+    parameters = {
+        key: parameter
+        for key, parameter in model.named_parameters()
+        if key.startswith('backbone.') and parameter.requires_grad
+    }
+    assert bool(parameters) == ('_frozen_' not in path.stem)
+    parameters = parameters or dict(model.neck.named_parameters())
     gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
     for key, gradient in zip(parameters, gradients, strict=True):
         assert gradient.isfinite().all() and gradient.any(), key

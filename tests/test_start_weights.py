@@ -9,8 +9,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from kat_mm.backbones import KAT, pretrained
+from kat_mm.errors import UserError
 from kat_mm.layers import resize_pos_embed
-from kat_mm.weights import PUBLISHED
+from kat_mm.weights import PUBLISHED, find_weights
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
@@ -30,17 +31,23 @@ def test_dense_configs_start_from_published_weights_of_their_size_and_kind(start
     dense = r'(kat|vit)_([tsb])_\w*(coco|ade20k)'
     for name, (start, _) in starts.items():
         known = re.fullmatch(dense, name)
-        if known and 'karat' not in name:  # whose operators nobody published
+        foundation = re.match(r'(dinov2|dinov3|mae)_b_', name)
+        if foundation:
+            assert start == foundation[0].removesuffix('_'), name
+        elif known and 'karat' not in name:  # whose operators nobody published
             kind = {'kat': 'kat', 'vit': 'deit'}[known[1]]
             assert start == f'{kind}_{known[2]}_in1k', name
         else:
             assert start is None, name
-    assert sum(start is not None for start, _ in starts.values()) == 16
+    assert sum(start is not None for start, _ in starts.values()) == 16 + 12
 
 
 def test_every_name_in_the_configs_is_known(starts):
     named = {name for pair in starts.values() for name in pair if name and '/' not in name}
-    assert len(named) == 9 and named <= PUBLISHED.keys()
+    # DINOv3 is given to those who accept its licence, which its name tells.
+    assert len(named) == 12 and named <= {*PUBLISHED, 'dinov3_b'}
+    with pytest.raises(UserError, match='dinov3_b cannot be downloaded.*accept its licence'):
+        find_weights('dinov3_b')
 
 
 @pytest.mark.parametrize('name', ['upernet_ade20k', 'mask_rcnn_coco'])

@@ -1,6 +1,6 @@
 from torch import Tensor, nn
 
-from kat_mm.layers import DropPath
+from kat_mm.layers import DropPath, LayerScale
 
 
 class Block(nn.Module):
@@ -11,19 +11,27 @@ class Block(nn.Module):
         attn: Attention; see :class:`kat_mm.layers.BlockSpec` for what it must be.
         mlp: Feed-forward; likewise.
         drop_path_rate: Stochastic depth of both branches. Default: 0.
+        norm_eps: What the norms add to the variance. Default: 1e-6.
+        layer_scale: What LayerScale of both branches starts as. Default: None, without it.
     """
 
     def __init__(
-        self, embed_dims: int, attn: nn.Module, mlp: nn.Module, drop_path_rate: float = 0.0
+        self,
+        embed_dims: int,
+        attn: nn.Module,
+        mlp: nn.Module,
+        drop_path_rate: float = 0.0,
+        norm_eps: float = 1e-6,
+        layer_scale: float | None = None,
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.norm1 = nn.LayerNorm(embed_dims, eps=norm_eps)
         self.attn = attn
-        self.ls1 = nn.Identity()  # the place of LayerScale, as in timm
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(embed_dims, layer_scale)
         self.drop_path1 = DropPath(drop_path_rate)
-        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.norm2 = nn.LayerNorm(embed_dims, eps=norm_eps)
         self.mlp = mlp
-        self.ls2 = nn.Identity()
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(embed_dims, layer_scale)
         self.drop_path2 = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor, grid: tuple[int, int], attn_mask: Tensor | None = None) -> Tensor:

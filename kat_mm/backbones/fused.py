@@ -21,6 +21,7 @@ from kat_mm.layers import (
     DropPath,
     GroupRational,
     KArAt,
+    LayerScale,
     SoftmaxAttention,
     merge_windows,
     partition_windows,
@@ -153,10 +154,10 @@ def _run(block: Block, stream: _Stream, grid: tuple[int, int], attn_mask: Tensor
     """The two lines of a block."""
     parts = block._modules  # a module takes long to find its parts by name
     x, y = _add_and_normalise(stream, parts['norm1'])
-    branch, bias = _attend(parts['attn'], y, grid, attn_mask)
-    stream = _end_branch(_Stream(x, branch, bias), parts['ls1'], parts['drop_path1'])
-    stream = _feed_forward(stream, parts['norm2'], parts['mlp'])
-    return _end_branch(stream, parts['ls2'], parts['drop_path2'])
+    branch, bias, scaled = _attend(parts['attn'], parts['ls1'], y, grid, attn_mask)
+    stream = _end_branch(_Stream(x, branch, bias), parts['ls1'], scaled, parts['drop_path1'])
+    stream, scaled = _feed_forward(stream, parts['norm2'], parts['mlp'], parts['ls2'])
+    return _end_branch(stream, parts['ls2'], scaled, parts['drop_path2'])
 
 
 def _add_and_normalise(stream: _Stream, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -169,45 +170,79 @@ def _add_and_normalise(stream: _Stream, norm: nn.Module) -> tuple[Tensor, Tensor
     return add_layer_norm(x, *parameters, norm.eps, branch, scale, branch_bias=bias)
 
 
-def _end_branch(stream: _Stream, layer_scale: nn.Module, drop_path: nn.Module) -> _Stream:
-    """The stream with its branch scaled, which nothing scaled so far."""
-    if _is_plain(layer_scale, nn.Identity) and _is_plain(drop_path, DropPath):
+def _take_gamma(layer_scale: nn.Module) -> Tensor | None:
+    gamma = layer_scale.gamma if _is_plain(layer_scale, LayerScale) else None
+    return gamma if type(gamma) in _TENSORS else None
+
+
+def _scale_linear(
+    layer_scale: nn.Module, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None, bool]:
+    """A linear map with LayerScale multiplied in, and whether that was done.
+
+    A pass over the weight in the place of one over all tokens.
+    """
+    gamma = _take_gamma(layer_scale)
+    if gamma is None:
+        return weight, bias, False
+    return gamma[:, None] * weight, None if bias is None else gamma * bias, True
+
+
+def _end_branch(
+    stream: _Stream, layer_scale: nn.Module, scaled: bool, drop_path: nn.Module
+) -> _Stream:
+    """The stream with its branch scaled, by LayerScale too unless that is done."""
+    done = scaled or _is_plain(layer_scale, nn.Identity)
+    if done and _is_plain(drop_path, DropPath):
         scale = drop_path.draw(stream.branch)
         return stream if scale is None else stream._replace(scale=scale)
-    branch = layer_scale(end_branch(stream.x, stream.branch, stream.bias))
+    branch = end_branch(stream.x, stream.branch, stream.bias)
+    branch = branch if scaled else layer_scale(branch)
     return _Stream(stream.x, drop_path(branch))
 
 
 def _attend(
-    attn: nn.Module, x: Tensor, grid: tuple[int, int], attn_mask: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """The branch of attention, and the bias of its last linear map if that is still to be added."""
+    attn: nn.Module,
+    layer_scale: nn.Module,
+    x: Tensor,
+    grid: tuple[int, int],
+    attn_mask: Tensor | None,
+) -> tuple[Tensor, Tensor | None, bool]:
+    """The branch of attention, the bias of its last linear map if that is still to be added.
+
+    And whether both are scaled by LayerScale.
+    """
     if not _is_plain(attn, *_ATTENTIONS):
-        return attn(x, grid, attn_mask), None
+        return attn(x, grid, attn_mask), None, False
     parts, window = attn._modules, attn.window_size
     x = partition_windows(x, grid, window)
     qkv, proj = _take_linear(parts['qkv']), _take_linear(parts['proj'])
     if qkv is None or 'project' in vars(attn):
         q, k, v = attn.project(x)
     else:
-        q, k, v = qkv_linear(x, *qkv, attn.num_heads)
+        q, k, v = qkv_linear(x, qkv[0], attn.qkv_bias, attn.num_heads)
     x = attn.attend(q, k, v, grid, attn_mask).transpose(1, 2)
-    x = merge_windows(x, grid, window).flatten(2)
+    x = parts['norm'](merge_windows(x, grid, window).flatten(2))
     if proj is None or not _does_nothing(parts['proj_drop']):
-        return parts['proj_drop'](parts['proj'](x)), None
-    weight, bias = proj
-    return linear(x, weight, None), bias
+        return parts['proj_drop'](parts['proj'](x)), None, False
+    weight, bias, scaled = _scale_linear(layer_scale, *proj)
+    return linear(x, weight, None), bias, scaled
 
 
-def _feed_forward(stream: _Stream, norm: nn.Module, mlp: nn.Module) -> _Stream:
-    """The whole stream, and the branch of the feed-forward."""
+def _feed_forward(
+    stream: _Stream, norm: nn.Module, mlp: nn.Module, layer_scale: nn.Module
+) -> tuple[_Stream, bool]:
+    """The whole stream with the branch of the feed-forward, and whether LayerScale is done."""
     taken = _take_grkan(norm, mlp)
     if taken is None:
         x, y = _add_and_normalise(stream, norm)
-        return _Stream(x, mlp(y))
+        return _Stream(x, mlp(y)), False
     parameters, last_bias = taken
+    weight, last_bias, scaled = _scale_linear(layer_scale, parameters.weight2, last_bias)
+    parameters = parameters._replace(weight2=weight)
     x, branch, bias, scale = stream
-    return _Stream(*feed_forward(x, branch, scale, norm.eps, parameters, bias), last_bias)
+    stream = _Stream(*feed_forward(x, branch, scale, norm.eps, parameters, bias), last_bias)
+    return stream, scaled
 
 
 def _take_grkan(

@@ -2,14 +2,16 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from kat_mm.arguments import check_bools, check_int, check_rate
 from kat_mm.checkpoints import guard_files_of
-from kat_mm.layers import BlockSpec, PatchEmbed, find_grid, resize_pos_embed
+from kat_mm.layers import BlockSpec, PatchEmbed, find_positions, resize_pos_embed
 from kat_mm.layers.init import init_children
+from kat_mm.layers.pos_embed import INTERPOLATIONS
 
 from .archs import resolve_arch
 from .fused import FusedBlock, run_blocks
@@ -27,15 +29,17 @@ OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
 class KAT(nn.Module):
     """Kolmogorov-Arnold Transformer (Yang and Wang, ICLR 2025), and the plain ViT of its shape.
 
-    One class for classification, detection and segmentation. Parameter names are those of the
-    official code. Blocks behind the last of ``out_indices`` are not built.
+    And the foundation ViTs, whose differences from the plain one are options here; configs of each
+    family are in ``configs/_base_/backbones``. One class for classification, detection and
+    segmentation. Parameter names are those of the official code, and of timm. Blocks behind the
+    last of ``out_indices`` are not built.
 
     Args:
         arch: 'tiny', 'small', 'base', 'large', or a dict with the keys ``embed_dims``,
             ``num_layers``, ``num_heads`` and ``feedforward_channels``. Default: 'tiny'.
-        img_size: Input size in pixels, one number or (H, W), which fixes the grid of the position
-            embedding. Input of any other size works too: the embedding is resized to it.
-            Default: 224.
+        img_size: Input size in pixels, one number or (H, W), multiples of the patch, which fixes
+            the grid of the position embedding. Input of any other size works too: the embedding
+            is resized to it. Default: 224.
         patch_size: Side of a patch in pixels. Input is padded with zeros at the right and the
             bottom to a multiple of it. Default: 16.
         in_channels: Channels of the image. Default: 3.
@@ -43,8 +47,21 @@ class KAT(nn.Module):
             Default: -1, the last.
         out_type: What is returned for each: 'featmap' (B, C, H / patch, W / patch), 'cls_token'
             (B, C), or 'avg_featmap' (B, C), the mean over the patch tokens. Default: 'cls_token'.
+        output_cls_token: With 'featmap', return for each a list of map and class token (B, C), as
+            mmseg's DPTHead reads them. Default: False.
         with_cls_token: Whether a class token takes part in attention. Default: True.
+        num_registers: Register tokens between class token and patches (Darcet et al. 2024), which
+            have no positions and are not returned. Default: 0.
+        with_pos_embed: Whether there are learned positions of class token and patches. Default:
+            True.
+        pos_interpolation: How they are resized; see :func:`kat_mm.layers.resize_pos_embed`.
+            Default: 'bicubic'.
+        pre_norm: Whether tokens are normalised before the blocks (CLIP). Default: False.
+        norm_eps: What all norms add to the variance. Default: 1e-6.
+        layer_scale: What the factors of LayerScale start as. Default: None, without it.
         final_norm: Whether the output of the last block of the arch is normalised. Default: True.
+        norm_intermediate: Whether the final norm is that of all outputs, not of the last alone, as
+            DINOv2 and DINOv3 give intermediate blocks. Default: False.
         drop_rate: Dropout after the position embedding. Default: 0.
         drop_path_rate: Stochastic depth; rises linearly from 0 to this over the blocks. Default: 0.
         ffn_cfg: Feed-forward of the blocks. ``dict(type='GRKAN', ...)``, ``dict(type='MLP')``,
@@ -54,19 +71,21 @@ class KAT(nn.Module):
             ``dict(type='KArAt', ...)``, or one of your own. Default:
             ``dict(type='SoftmaxAttention')``.
         window_size: Side in tokens of the windows in which the blocks attend (ViTDet); 0 is
-            attention over the whole grid. Needs ``with_cls_token=False``. Default: 0.
+            attention over the whole grid. Class token and registers are seen in all windows, and
+            see all tokens. Default: 0.
         global_attn_indices: Blocks that attend over the whole grid although there are windows.
             Default: ().
         use_rel_pos: Whether the attention has decomposed relative positions, of the size of the
-            window or, in a global block, of ``img_size``. Needs ``with_cls_token=False``.
-            Default: False.
+            window or, in a global block, of ``img_size``. Needs ``with_cls_token=False`` and no
+            registers. Default: False.
         with_cp: Recompute each block in the backward pass to save memory. Default: False.
-        frozen_stages: -1: nothing is frozen; 0: the patch and position embedding and the class
-            token; n: these and the first n blocks. Default: -1.
+        frozen_stages: -1: nothing is frozen; 0: what comes before the blocks; n: this and the first
+            n blocks, and with all blocks the final norm. Default: -1.
         init_cfg: Initialisation, for example ``dict(type='Pretrained', checkpoint='kat_s_in1k')``:
             the name of a published model, a URL, a file, or None for from scratch; with
-            ``prefix='backbone.'`` for where the backbone is in a file that has more. Of other types
-            mmengine has the initialisers.
+            ``prefix='backbone.'`` for where the backbone is in a file that has more, and ``ignore``
+            for what may differ; see :func:`load_pretrained`. Of other types mmengine has the
+            initialisers.
         pretrained: None; what a config that is built upon another backbone's left here is refused.
 
     Raises:
@@ -81,8 +100,16 @@ class KAT(nn.Module):
         in_channels: int = 3,
         out_indices: int | Sequence[int] = -1,
         out_type: str = 'cls_token',
+        output_cls_token: bool = False,
         with_cls_token: bool = True,
+        num_registers: int = 0,
+        with_pos_embed: bool = True,
+        pos_interpolation: str = 'bicubic',
+        pre_norm: bool = False,
+        norm_eps: float = 1e-6,
+        layer_scale: float | None = None,
         final_norm: bool = True,
+        norm_intermediate: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         ffn_cfg: dict | None = None,
@@ -109,30 +136,42 @@ class KAT(nn.Module):
         self.out_indices = _resolve_out_indices(out_indices, self.depth)
         self.num_layers = max(self.out_indices) + 1
         self.out_type = out_type
+        self.output_cls_token = output_cls_token
+        self.pos_interpolation = pos_interpolation
+        self.norm_intermediate = norm_intermediate
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
         self.init_cfg = init_cfg
         self.is_init = False  # what mmengine asks before it calls init_weights
         check_bools(
             'KAT',
+            output_cls_token=output_cls_token,
             with_cls_token=with_cls_token,
+            with_pos_embed=with_pos_embed,
+            pre_norm=pre_norm,
             final_norm=final_norm,
+            norm_intermediate=norm_intermediate,
             use_rel_pos=use_rel_pos,
             with_cp=with_cp,
         )
+        check_int('KAT', 'num_registers', num_registers, least=0)
         check_rate('KAT', 'drop_rate', drop_rate)
-        split_init_cfg(init_cfg)  # which refuses a wrong one
+        _check_init_cfg(init_cfg)
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.grid_size = _resolve_grid(img_size, patch_size)
-        self._check_choices(
-            with_cls_token, drop_path_rate, window_size, use_rel_pos, global_attn_indices
-        )
-        self.num_extra_tokens = int(with_cls_token)
-        if with_cls_token:
-            self.cls_token = nn.Parameter(_embedding(1, self.embed_dims))
-        num_tokens = self.num_extra_tokens + math.prod(self.grid_size)
-        self.pos_embed = nn.Parameter(_embedding(num_tokens, self.embed_dims))
+        self.num_cls_tokens = int(with_cls_token)
+        self.num_extra_tokens = self.num_cls_tokens + num_registers
+        self._check_choices(drop_path_rate, window_size, use_rel_pos, global_attn_indices)
+        num_positions = self.num_cls_tokens + math.prod(self.grid_size)
+        for name, tokens in (
+            ('cls_token', self.num_cls_tokens),
+            ('reg_token', num_registers),
+            ('pos_embed', num_positions if with_pos_embed else 0),
+        ):
+            value = nn.Parameter(_embedding(tokens, self.embed_dims)) if tokens else None
+            self.register_parameter(name, value)
         self.drop_after_pos = nn.Dropout(drop_rate)
+        self.norm_pre = nn.LayerNorm(self.embed_dims, norm_eps) if pre_norm else nn.Identity()
         self.blocks = nn.ModuleList()
         # The rule is that of the whole depth, also where the last blocks are not built.
         rates = torch.linspace(0, drop_path_rate, self.depth, device='cpu').tolist()
@@ -145,13 +184,17 @@ class KAT(nn.Module):
                 num_extra_tokens=self.num_extra_tokens,
                 window_size=0 if index in global_attn_indices else window_size,
                 use_rel_pos=use_rel_pos,
+                norm_eps=norm_eps,
             )
             attn = build_part('attn_cfg', _given(attn_cfg, 'SoftmaxAttention'), spec)
             mlp = build_part('ffn_cfg', _given(ffn_cfg, 'GRKAN'), spec)
-            self.blocks.append(FusedBlock(self.embed_dims, attn, mlp, rates[index]))
+            self.blocks.append(
+                FusedBlock(self.embed_dims, attn, mlp, rates[index], norm_eps, layer_scale)
+            )
         share_parts(self.blocks)
-        has_norm = final_norm and self.num_layers == self.depth
-        self.norm = nn.LayerNorm(self.embed_dims, eps=1e-6) if has_norm else nn.Identity()
+        self.final_norm = final_norm
+        has_norm = final_norm and (norm_intermediate or self.num_layers == self.depth)
+        self.norm = nn.LayerNorm(self.embed_dims, norm_eps) if has_norm else nn.Identity()
         self.register_state_dict_post_hook(_note_grid)
         self.register_load_state_dict_pre_hook(_leave_out_unbuilt)
         self.register_load_state_dict_pre_hook(_fit_loaded_tokens)
@@ -160,18 +203,23 @@ class KAT(nn.Module):
 
     def _check_choices(
         self,
-        with_cls_token: bool,
         drop_path_rate: float,
         window_size: int,
         use_rel_pos: bool,
         global_attn_indices: Sequence[int],
     ) -> None:
-        if self.out_type not in OUT_TYPES:
-            raise ValueError(
-                f'KAT: out_type={self.out_type!r} is unknown; choose one of {OUT_TYPES}'
-            )
-        if self.out_type == 'cls_token' and not with_cls_token:
+        for name, value, known in (
+            ('out_type', self.out_type, OUT_TYPES),
+            ('pos_interpolation', self.pos_interpolation, INTERPOLATIONS),
+        ):
+            if value not in known:
+                raise ValueError(f'KAT: {name}={value!r} is unknown; choose one of {known}')
+        if self.out_type == 'cls_token' and not self.num_cls_tokens:
             raise ValueError("KAT: out_type='cls_token' needs with_cls_token=True")
+        if self.output_cls_token and (self.out_type != 'featmap' or not self.num_cls_tokens):
+            raise ValueError(
+                "KAT: output_cls_token=True needs out_type='featmap' and with_cls_token=True"
+            )
         check_int('KAT', 'frozen_stages', self.frozen_stages, -1, self.num_layers)
         check_rate('KAT', 'drop_path_rate', drop_path_rate, below_one=True)
         check_int('KAT', 'window_size', window_size, least=0)
@@ -181,10 +229,10 @@ class KAT(nn.Module):
                 f'KAT: window_size={window_size} is larger than the grid of {self.grid_size} '
                 'tokens that img_size and patch_size make; it is given in tokens, not in pixels'
             )
-        if (window_size or use_rel_pos) and with_cls_token:
+        if use_rel_pos and self.num_extra_tokens:
             raise ValueError(
-                f'KAT: window_size={window_size} and use_rel_pos={use_rel_pos} need '
-                'with_cls_token=False, since a class token has no place in the grid'
+                'KAT: use_rel_pos=True needs with_cls_token=False and num_registers=0, since only '
+                'patches have places in the grid'
             )
         indices = global_attn_indices
         known = _are_whole(indices) and all(0 <= index < self.depth for index in indices)
@@ -207,10 +255,10 @@ class KAT(nn.Module):
             from mmengine.model import initialize
 
             initialize(self, others)
-        if others or not pretrained:
-            init_children(self)
+        init_children(self)
         for cfg in pretrained:
-            load_pretrained(self, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
+            options = {key: cfg[key] for key in ('prefix', 'ignore') if key in cfg}
+            load_pretrained(self, cfg['checkpoint'], **options)
         self.is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -220,7 +268,7 @@ class KAT(nn.Module):
         for index in self.out_indices:
             x = self.run_blocks(x, grid, start, index + 1)
             start = index + 1
-            y = self.norm(x) if start == self.num_layers else x
+            y = self.norm(x) if self.norm_intermediate or start == self.num_layers else x
             outputs.append(self._format_output(y, grid))
         return tuple(outputs)
 
@@ -230,10 +278,16 @@ class KAT(nn.Module):
         height, width = x.shape[1:3]
         grid = (height, width)
         x = x.flatten(1, 2)
-        if self.num_extra_tokens:
+        if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = x + resize_pos_embed(self.pos_embed, self.grid_size, grid, self.num_extra_tokens)
-        return self.drop_after_pos(x), grid
+        if self.pos_embed is not None:
+            x = x + resize_pos_embed(
+                self.pos_embed, self.grid_size, grid, self.num_cls_tokens, self.pos_interpolation
+            )
+        if self.reg_token is not None:
+            first, patches = x.tensor_split([self.num_cls_tokens], dim=1)
+            x = torch.cat([first, self.reg_token.expand(x.shape[0], -1, -1), patches], dim=1)
+        return self.norm_pre(self.drop_after_pos(x)), grid
 
     def run_blocks(
         self,
@@ -259,23 +313,27 @@ class KAT(nn.Module):
         recompute = self.with_cp and torch.is_grad_enabled()
         return run_blocks(blocks, x, grid, attn_mask, recompute)
 
-    def _format_output(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _format_output(self, x: Tensor, grid: tuple[int, int]) -> Tensor | list[Tensor]:
         if self.out_type == 'cls_token':
             return x[:, 0]
         patches = x[:, self.num_extra_tokens :]
         if self.out_type == 'avg_featmap':
             return patches.mean(dim=1)
         # Contiguous, since mmcv's RoIAlign reads maps in another memory format wrongly, in silence.
-        return patches.unflatten(1, grid).permute(0, 3, 1, 2).contiguous()
+        featmap = patches.unflatten(1, grid).permute(0, 3, 1, 2).contiguous()
+        return [featmap, x[:, 0]] if self.output_cls_token else featmap
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
-        self.pos_embed.requires_grad_(False)
-        if self.num_extra_tokens:
-            self.cls_token.requires_grad_(False)
+        for parameter in (self.cls_token, self.reg_token, self.pos_embed):
+            if parameter is not None:
+                parameter.requires_grad_(False)
         self.drop_after_pos.eval()
-        for module in (self.patch_embed, *self.blocks[: self.frozen_stages]):
+        modules = [self.patch_embed, self.norm_pre, *self.blocks[: self.frozen_stages]]
+        if self.frozen_stages == self.num_layers:
+            modules.append(self.norm)
+        for module in modules:
             module.eval()
             module.requires_grad_(False)
 
@@ -299,7 +357,7 @@ class KAT(nn.Module):
         name = param_name.removeprefix(prefix)
         if not param_name.startswith(prefix):
             return num_depths - 1, num_depths
-        if name in ('cls_token', 'pos_embed') or name.startswith('patch_embed.'):
+        if name.startswith(('cls_token', 'reg_token', 'pos_embed', 'patch_embed.', 'norm_pre.')):
             return 0, num_depths
         if name.startswith('blocks.'):
             return int(name.split('.')[1]) + 1, num_depths
@@ -329,7 +387,13 @@ def _resolve_grid(img_size: int | tuple[int, int], patch_size: int) -> tuple[int
         raise ValueError(
             f'KAT: img_size={img_size!r} must be the pixels of a side, or (height, width)'
         )
-    return math.ceil(given[0] / patch_size), math.ceil(given[1] / patch_size)
+    if given[0] % patch_size or given[1] % patch_size:
+        near = [max(1, round(side / patch_size)) * patch_size for side in given]
+        raise ValueError(
+            f'KAT: img_size={img_size!r} is no multiple of patch_size={patch_size}, and would have '
+            f'positions for parts of patches; choose {near[0] if near[0] == near[1] else near}'
+        )
+    return given[0] // patch_size, given[1] // patch_size
 
 
 def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
@@ -382,21 +446,26 @@ def _leave_out_unbuilt(module: KAT, state_dict: dict, prefix: str, *_) -> None:
 
     Those of a deeper arch stay, and are refused as keys that have no place.
     """
-    behind = range(module.num_layers, module.depth)
-    unbuilt = [
-        key
-        for key in state_dict
-        if any(key.startswith(f'{prefix}blocks.{index}.') for index in behind)
-        or (len(behind) and key.startswith(f'{prefix}norm.'))
-    ]
-    if unbuilt:
-        _logger.info(
-            'Left out, since nothing asks for what they compute: blocks from %d on, and the norm '
-            'behind them',
-            module.num_layers,
-        )
-    for key in unbuilt:
-        del state_dict[key]
+    built, norm = range(module.num_layers), f'{prefix}norm.'
+    unbuilt = {
+        f'blocks from {module.num_layers} on': [
+            key
+            for key in state_dict
+            if key.startswith(f'{prefix}blocks.')
+            and (index := int(key.removeprefix(f'{prefix}blocks.').split('.')[0])) not in built
+            and index < module.depth
+        ],
+        'the final norm': [
+            key
+            for key in state_dict
+            if key.startswith(norm) and isinstance(module.norm, nn.Identity)
+        ],
+    }
+    for what, keys in unbuilt.items():
+        if keys:
+            _logger.info('Left out, since nothing asks for what it computes: %s', what)
+        for key in keys:
+            del state_dict[key]
 
 
 def _fit_loaded_tokens(
@@ -407,42 +476,46 @@ def _fit_loaded_tokens(
     The grid of the loaded position embedding is in the metadata of our own checkpoints, unless a
     file format lost it. What does not fit is left as it is, and refused for its shape.
     """
-    loaded = state_dict.get(prefix + 'pos_embed')
-    if loaded is None:
-        return
-    if not module.num_extra_tokens and state_dict.pop(prefix + 'cls_token', None) is not None:
+    name, wanted = f'{prefix}pos_embed', module.num_cls_tokens
+    loaded = state_dict.get(name)
+    has = int(f'{prefix}cls_token' in state_dict)
+    if has and not wanted:
         _logger.info('The class token of the checkpoint is left out')
-        loaded = loaded[:, 1:]
-    elif (
-        module.num_extra_tokens
-        and prefix + 'cls_token' not in state_dict
-        and loaded.shape[1] != module.pos_embed.shape[1]
-    ):
-        # The class token keeps its start.
+        del state_dict[f'{prefix}cls_token']
+    if loaded is None or module.pos_embed is None or loaded.dim() != 3:
+        return
+    noted = local_metadata.get('grid_size')
+    grid, first = find_positions(loaded.shape[1], has, noted, module.grid_size)
+    if grid is None:
+        return
+    if wanted and not first:
+        # Nothing is added to the class token: DeiT-III, DINOv2 with registers in timm.
         loaded = torch.cat([torch.zeros_like(loaded[:, :1]), loaded], dim=1)
-    grid = find_grid(
-        loaded.shape[1] - module.num_extra_tokens, local_metadata.get('grid_size'), module.grid_size
-    )
-    if grid not in (None, module.grid_size):
+    elif first > wanted:
+        loaded = loaded[:, first:]
+    if grid != module.grid_size:
         _logger.info('Position embedding resized from %s to %s', grid, module.grid_size)
-        loaded = resize_pos_embed(loaded, grid, module.grid_size, module.num_extra_tokens)
-    state_dict[prefix + 'pos_embed'] = loaded
+        loaded = resize_pos_embed(loaded, grid, module.grid_size, wanted, module.pos_interpolation)
+    state_dict[name] = loaded
 
 
 def _add_absent(module: KAT, state_dict: dict, prefix: str, *_) -> None:
-    """Give a checkpoint what it has in no block, and what computes nothing at zero.
+    """Give a checkpoint what it has in no block, at the value at which it computes nothing.
 
     So a classifier starts a detector: without relative positions it has those that are zero.
     """
     absent = {
-        f'{prefix}blocks.{index}.{part}.{name}': parameters[name]
+        f'{prefix}blocks.{index}.{name}.{parameter}': (part._parameters[parameter], value)
         for index, block in enumerate(module.blocks)
-        for part, parameters in (('attn', block.attn._parameters), ('mlp', block.mlp._parameters))
-        for name in getattr(getattr(block, part), 'zero_if_absent', ())
-        if name in parameters  # not where it is parametrised
+        for name, part in block.named_children()
+        for parameter, value in getattr(part, 'neutral', {}).items()
+        if parameter in part._parameters  # not where it is parametrised
     }
     given = any(key.startswith(f'{prefix}blocks.') for key in state_dict)
     if absent and given and not state_dict.keys() & absent.keys():
         names = sorted({key.rpartition('.')[2] for key in absent})
-        _logger.info('The checkpoint has no %s: they start at zero', ', '.join(names))
-        state_dict.update({key: torch.zeros_like(own) for key, own in absent.items()})
+        _logger.info(
+            'The checkpoint has no %s: they start at what computes nothing', ', '.join(names)
+        )
+        for key, (own, value) in absent.items():
+            state_dict[key] = torch.full_like(own, value, device='cpu')

@@ -12,7 +12,7 @@ from kat_mm.checkpoints.state_dict import add_prefix, keep_entries
 from kat_mm.errors import UserError
 
 from .kat import KAT
-from .pretrained import check_fit, other_shapes, split_init_cfg
+from .pretrained import fit_state, other_shapes, split_init_cfg
 
 _logger = logging.getLogger(__name__)
 
@@ -48,11 +48,10 @@ def convert_for_model(
     if not backbones:
         return state
     prefix = f'{backbones[0]}.'
-    backbone, rest = split_model(state, prefix)
+    backbone, rest = split_model(state, prefix, path)
     backbone = convert_backbone(backbone, path)
     head = keep_entries(backbone, lambda key: key.startswith('head.'))
-    backbone = keep_entries(backbone, lambda key: key not in head)
-    check_fit(backbone, model.get_submodule(backbones[0]), path)
+    backbone, _ = fit_state(backbone, model.get_submodule(backbones[0]), path)
     state = add_prefix(backbone, prefix)
     rest.update(add_prefix(head, MMPRETRAIN_HEAD))
     wrong = other_shapes(rest, model.state_dict())

@@ -6,7 +6,6 @@ mlp.act1,mlp.fc1,mlp.act2,mlp.fc2}.*``, ``norm.*``, ``head.*``. A ViT has no act
 """
 
 import logging
-import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,8 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from kat_mm.errors import UserError
 
 from .state_dict import keep_entries
 
@@ -54,36 +51,155 @@ def _from_flashkat(state: State) -> State:
     return rename(state, {r'(.*\.act[12])\.(numerator|denominator)_v': r'\1.weight_\2'})
 
 
+# Names that relatives of timm's ViT have for the same: the original codes of DINOv2, DINOv3, EVA-02
+# and DeiT-III, and timm's own EVA.
+_TIMM = {
+    r'(register|storage)_tokens': 'reg_token',
+    r'(blocks\.\d+\.)gamma_([12])': r'\1ls\2.gamma',
+    r'(blocks\.\d+\.mlp\.)(w1|fc1_g)\.(.*)': r'\1gate.\3',
+    r'(blocks\.\d+\.mlp\.)(w2|fc1_x)\.(.*)': r'\1value.\3',
+    r'(blocks\.\d+\.mlp\.)w12\.(.*)': r'\1fc1.\2',
+    r'(blocks\.\d+\.mlp\.)w3\.(.*)': r'\1fc2.\2',
+    r'(blocks\.\d+\.mlp\.)ffn_ln\.(.*)': r'\1norm.\2',
+    r'(blocks\.\d+\.attn\.)inner_attn_ln\.(.*)': r'\1norm.\2',
+    r'(blocks\.\d+\.attn\.)([qkv])_proj\.(.*)': r'\1\2.\3',
+}
+# Blocks in chunks, for sharding (DINOv2); the second number counts all of them.
+_CHUNKS = {r'blocks\.\d+\.(\d+\..*)': r'blocks.\1'}
+# What serves pretraining alone: MAE's decoder, tokens in the place of patches, norms of crops.
+_PRETRAINING = re.compile(r'decoder[_.]|(embeddings\.)?mask_token$|lm_head\.|local_cls_norm\.')
+
+
 def _from_timm(state: State) -> State:
-    """DeiT, DeiT-III, MAE, DINOv2, timm: the official keys, and what these models have besides."""
-    registers = state.keys() & {'reg_token', 'register_tokens'}
-    if registers:
-        raise UserError(
-            f'it has register tokens ({registers.pop()}), which KAT lacks: without them the '
-            'features are others. Take the model without registers'
-        )
-    state = keep_entries(state, lambda key: not re.match(r'decoder_|mask_token$', key))
-    for key in list(state):
-        # LayerScale: gamma * (W x + b) = (gamma W) x + gamma b
-        scale = re.fullmatch(r'(blocks\.\d+\.)(?:ls([12])\.gamma|gamma_([12]))', key)
-        if scale:
-            gamma = state.pop(key)
-            linear = scale[1] + {'1': 'attn.proj', '2': 'mlp.fc2'}[scale[2] or scale[3]]
-            state[f'{linear}.weight'] = gamma[:, None] * state[f'{linear}.weight']
-            state[f'{linear}.bias'] = gamma * state[f'{linear}.bias']
-    if state.pop('dist_token', None) is not None:
-        _logger.warning(
-            'The distillation token of the checkpoint is left out, which KAT lacks: its features '
-            'differ from those of the distilled model'
-        )
-        position = state['pos_embed']  # class token, distillation token, patches
+    """The official keys, or those of relatives: DeiT, MAE, DINOv2, DINOv3, EVA-02, timm."""
+    state = keep_entries(state, lambda key: not _PRETRAINING.match(key))
+    state = rename(rename(state, _CHUNKS), _TIMM)
+    for key in [key for key in state if key.endswith('.attn.qkv.bias_mask')]:
+        # DINOv3: where this is zero the model has no bias, whatever the file holds there.
+        mask, bias = state.pop(key).bool(), key.removesuffix('_mask')
+        state[bias] = torch.where(mask, state[bias], torch.zeros_like(state[bias]))
+    _join_parts(state)
+    _place_periods(state)
+    position = state.get('pos_embed')
+    if position is not None and position.dim() == 4:  # (1, H, W, C), as SAM has it
+        state['pos_embed'] = position.flatten(1, 2)
+        state._metadata = {'': {'grid_size': tuple(position.shape[1:3])}}
+    token = state.pop('dist_token', None)
+    if token is not None:
+        # Between class token and patches, as a register is, but with a position of its own.
+        state['reg_token'] = token + position[:, 1:2]
         state['pos_embed'] = torch.cat([position[:, :1], position[:, 2:]], dim=1)
-    if 'cls_token' in state and 'grid_size' not in state._metadata.get('', {}):
-        position = state['pos_embed']
-        if math.isqrt(position.shape[1]) ** 2 == position.shape[1]:
-            # DeiT-III adds positions to the patches alone.
-            state['pos_embed'] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
     return state
+
+
+def _join_parts(state: State) -> None:
+    """Make one linear map of queries, keys and values, and one of gate and value."""
+    for key in [key for key in state if re.fullmatch(r'blocks\.\d+\.attn\.q\.(weight|bias)', key)]:
+        block, _, kind = key.rpartition('q.')
+        q, v = state.pop(f'{block}q.{kind}'), state.pop(f'{block}v.{kind}')
+        if kind == 'bias' and f'{block}k.bias' not in state:
+            state[f'{block}q_bias'], state[f'{block}v_bias'] = q, v
+        else:
+            state[f'{block}qkv.{kind}'] = torch.cat([q, state.pop(f'{block}k.{kind}'), v])
+    for key in [key for key in state if re.fullmatch(r'blocks\.\d+\.mlp\.gate\.\w+', key)]:
+        value = key.replace('.gate.', '.value.')
+        state[key.replace('.gate.', '.fc1.')] = torch.cat([state.pop(key), state.pop(value)])
+
+
+def _place_periods(state: State) -> None:
+    """Hand the periods of rotary positions to the attention of each block.
+
+    A file that has them is of a model that computes with them.
+    """
+    periods = state.pop('rope_embed.periods', None)
+    for key in [key for key in state if re.search(r'(^|\.)rope\.freqs_(cos|sin)$', key)]:
+        # EVA-02 keeps whole tables, of its one formula.
+        count = state.pop(key).shape[-1] // 4
+        periods = 10000 ** (torch.arange(count, dtype=torch.float64) / count)
+    if periods is not None:
+        for index in range(count_blocks(state)):
+            state[f'blocks.{index}.attn.rope.periods'] = periods
+
+
+def count_blocks(state: State) -> int:
+    """Number of blocks in a state dict of the official layout."""
+    return 1 + max(int(key.split('.')[1]) for key in state if key.startswith('blocks.'))
+
+
+# Hugging Face transformers: ViT, DINOv2 and DINOv3, and what DINOv2 calls differently.
+_TRANSFORMERS = {
+    r'embeddings\.(cls_token|register_tokens|mask_token)': r'\1',
+    r'embeddings\.position_embeddings': 'pos_embed',
+    r'embeddings\.patch_embeddings\.(projection\.)?(.*)': r'patch_embed.proj.\2',
+    r'(encoder\.)?layer\.(\d+)\.(norm1|layernorm_before)\.(.*)': r'blocks.\2.norm1.\4',
+    r'(encoder\.)?layer\.(\d+)\.(norm2|layernorm_after)\.(.*)': r'blocks.\2.norm2.\4',
+    r'(encoder\.)?layer\.(\d+)\.attention\.attention\.([qkv])\w+\.(.*)': r'blocks.\2.attn.\3.\4',
+    r'(encoder\.)?layer\.(\d+)\.attention\.([qkv])_proj\.(.*)': r'blocks.\2.attn.\3.\4',
+    r'(encoder\.)?layer\.(\d+)\.attention\.(output\.dense|o_proj)\.(.*)': (
+        r'blocks.\2.attn.proj.\4'
+    ),
+    r'(encoder\.)?layer\.(\d+)\.layer_scale([12])\.lambda1': r'blocks.\2.ls\3.gamma',
+    r'(encoder\.)?layer\.(\d+)\.mlp\.gate_proj\.(.*)': r'blocks.\2.mlp.w1.\3',
+    r'(encoder\.)?layer\.(\d+)\.mlp\.weights_in\.(.*)': r'blocks.\2.mlp.w12.\3',
+    r'(encoder\.)?layer\.(\d+)\.(intermediate\.dense|mlp\.fc1)\.(.*)': r'blocks.\2.mlp.fc1.\4',
+    r'(encoder\.)?layer\.(\d+)\.(output\.dense|mlp\.(fc2|weights_out|down_proj))\.(.*)': (
+        r'blocks.\2.mlp.fc2.\5'
+    ),
+    r'(layernorm|norm)\.(.*)': r'norm.\2',
+    r'classifier\.(.*)': r'head.\1',
+}
+
+
+def _from_transformers(state: State) -> State:
+    state = rename(state, _TRANSFORMERS)
+    up = r'(?:encoder\.)?layer\.(\d+)\.mlp\.up_proj\.(.*)'
+    gated = 'blocks.0.mlp.w1.weight' in state
+    return _from_timm(
+        rename(state, {up: r'blocks.\1.mlp.w2.\2' if gated else r'blocks.\1.mlp.fc1.\2'})
+    )
+
+
+# The image towers of CLIP and SigLIP there.
+_TRANSFORMERS_CLIP = {
+    r'embeddings\.class_embedding': 'cls_token',
+    r'embeddings\.position_embedding\.weight': 'pos_embed',
+    r'embeddings\.patch_embedding\.(.*)': r'patch_embed.proj.\1',
+    r'pre_layrnorm\.(.*)': r'norm_pre.\1',  # as it is spelled
+    r'post_layernorm\.(.*)': r'norm.\1',
+    r'encoder\.layers\.(\d+)\.layer_norm([12])\.(.*)': r'blocks.\1.norm\2.\3',
+    r'encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(.*)': r'blocks.\1.attn.\2.\3',
+    r'encoder\.layers\.(\d+)\.self_attn\.out_proj\.(.*)': r'blocks.\1.attn.proj.\2',
+    r'encoder\.layers\.(\d+)\.mlp\.(.*)': r'blocks.\1.mlp.\2',
+    r'head\.(.*)': r'attn_pool.\1',
+}
+# Those of OpenAI's CLIP and of OpenCLIP.
+_OPENAI = {
+    'class_embedding': 'cls_token',
+    'positional_embedding': 'pos_embed',
+    r'conv1\.(.*)': r'patch_embed.proj.\1',
+    r'ln_pre\.(.*)': r'norm_pre.\1',
+    r'ln_post\.(.*)': r'norm.\1',
+    r'transformer\.resblocks\.(\d+)\.ln_([12])\.(.*)': r'blocks.\1.norm\2.\3',
+    r'transformer\.resblocks\.(\d+)\.ls_([12])\.gamma': r'blocks.\1.ls\2.gamma',
+    r'transformer\.resblocks\.(\d+)\.attn\.in_proj_(.*)': r'blocks.\1.attn.qkv.\2',
+    r'transformer\.resblocks\.(\d+)\.attn\.out_proj\.(.*)': r'blocks.\1.attn.proj.\2',
+    r'transformer\.resblocks\.(\d+)\.mlp\.c_fc\.(.*)': r'blocks.\1.mlp.fc1.\2',
+    r'transformer\.resblocks\.(\d+)\.mlp\.c_proj\.(.*)': r'blocks.\1.mlp.fc2.\2',
+    'proj': 'head.proj',
+}
+
+
+def _from_clip(rules: dict[str, str]) -> Callable[[State], State]:
+    def to_official(state: State) -> State:
+        state = rename(state, rules)
+        _join_parts(state)
+        for key in ('cls_token', 'pos_embed'):  # (C,) and (N, C) there
+            if key in state:
+                state[key] = state[key].reshape(1, -1, state[key].shape[-1])
+        state.pop('embeddings.position_ids', None)
+        return state
+
+    return to_official
 
 
 def _from_augreg(state: State) -> State:
@@ -130,6 +246,7 @@ def _from_augreg(state: State) -> State:
 
 # A ViT of mmpretrain, below `backbone.`; LayerScale is that of its DeiT-III.
 _MMPRETRAIN = {
+    r'pre_norm\.(.*)': r'norm_pre.\1',
     r'patch_embed\.projection\.(.*)': r'patch_embed.proj.\1',
     r'ln1\.(.*)': r'norm.\1',
     r'layers\.(\d+)\.ln([12])\.(.*)': r'blocks.\1.norm\2.\3',
@@ -145,7 +262,7 @@ def _from_mmpretrain(state: State) -> State:
     return _from_timm(rename(state, _MMPRETRAIN))
 
 
-_VIT_KEYS = ('blocks.0.norm1.weight', 'blocks.0.mlp.fc1.weight', 'patch_embed.proj.weight')
+_VIT_KEYS = ('blocks.0.norm1.weight', 'patch_embed.proj.weight')
 LAYOUTS = {
     'flashkat': Layout('FlashKAT', (*_VIT_KEYS, 'blocks.0.mlp.act1.numerator_v'), _from_flashkat),
     'kat': Layout('KAT', (*_VIT_KEYS, 'blocks.0.mlp.act1.weight_numerator'), lambda state: state),
@@ -159,8 +276,33 @@ LAYOUTS = {
         ('Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel', 'embedding/kernel'),
         _from_augreg,
     ),
-    # Last: what it needs is in a KAT too.
-    'timm': Layout('ViT as of timm, DeiT, MAE and DINOv2', _VIT_KEYS, _from_timm),
+    'transformers': Layout(
+        'ViT or DINOv2 of Hugging Face transformers',
+        ('encoder.layer.0.attention.attention.query.weight', 'embeddings.cls_token'),
+        _from_transformers,
+    ),
+    'transformers_dinov3': Layout(
+        'DINOv3 of Hugging Face transformers',
+        ('layer.0.attention.q_proj.weight', 'embeddings.cls_token'),
+        _from_transformers,
+    ),
+    'transformers_clip': Layout(
+        'CLIP or SigLIP of Hugging Face transformers',
+        ('encoder.layers.0.self_attn.q_proj.weight', 'embeddings.patch_embedding.weight'),
+        _from_clip(_TRANSFORMERS_CLIP),
+    ),
+    'openai': Layout(
+        'CLIP of OpenAI and OpenCLIP',
+        ('transformer.resblocks.0.ln_1.weight', 'conv1.weight', 'class_embedding'),
+        _from_clip(_OPENAI),
+    ),
+    # Behind KAT, which has its keys; a block or a chunk of blocks.
+    'timm': Layout('ViT as of timm, DeiT, MAE, DINOv2, DINOv3 and EVA-02', _VIT_KEYS, _from_timm),
+    'chunks': Layout(
+        'DINOv2 with blocks in chunks',
+        ('blocks.0.0.norm1.weight', 'patch_embed.proj.weight'),
+        _from_timm,
+    ),
 }
 
 # What names of parameters tell about other architectures: a pattern, and what has it.
@@ -170,7 +312,8 @@ _OTHERS = {
         r'(layers|stages|features)\.\d+\.(blocks\.)?\d+\.att(n|ention)\.(w_msa\.|self\.)?'
         r'(relative_position|cpb_mlp)'
     ): 'Swin Transformer',
-    r'attn\.q_bias|attn\.relative_position_index': 'BEiT',
+    r'attn\.relative_position_(index|bias_table)|(^|\.)rel_pos_bias\.': 'BEiT',
+    r'attn\.rel_pos\.|attn\.rel_pos_mlp\.': 'ViT with relative positions of its own (vit_relpos_*)',
     r'visual\.transformer\.resblocks|(text|vision)_model\.': 'CLIP',
     r'in_proj_weight|encoder_layer_\d|self_attention': (
         'ViT on torch.nn.MultiheadAttention, as of torchvision or mmseg'
@@ -181,7 +324,6 @@ _OTHERS = {
     r'attn\.temperature': 'XCiT',
     r'attn\.proj_[lw]': 'CaiT',
     r'layer\d\.\d+\.(conv|bn)\d': 'ResNet',
-    r'mlp\.w\d+\.': 'ViT with SwiGLU, as DINOv2-g or EVA-02',
 }
 
 
@@ -190,8 +332,21 @@ def recognise(state: State) -> str | None:
     for name, layout in LAYOUTS.items():
         if state.keys() >= set(layout.keys):
             # Relatives of the ViT have its keys, and some of their own.
-            return name if 'kat' in name or not guess_other(state) else None
+            return name if name not in ('timm', 'mmpretrain') or not guess_other(state) else None
     return None
+
+
+def find_prefixes(state: State) -> list[str]:
+    """Where in a state dict there are weights of a known layout: what stands before their keys."""
+    found = {}
+    for layout in LAYOUTS.values():
+        first, *others = layout.keys
+        for key in state:
+            prefix = key.removesuffix(first)
+            if key != prefix and (not prefix or prefix.endswith('.')):
+                if all(prefix + other in state for other in others):
+                    found[prefix] = None
+    return list(found)
 
 
 def guess_other(state: State) -> tuple[str, list[str]] | None:

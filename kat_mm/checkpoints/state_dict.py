@@ -1,7 +1,9 @@
 """State dicts as they are nested in files, and their parts."""
 
+import logging
+import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -9,18 +11,59 @@ from torch import Tensor
 
 from kat_mm.errors import UserError
 
-# Where training scripts nest the weights, in the order of preference.
-_NESTED = ('state_dict', 'model', 'state_dict_ema')
+_logger = logging.getLogger(__name__)
+
+# Where training scripts nest the weights, in the order of preference: averages behind what they are
+# averages of, but a teacher (DINO, I-JEPA) before its student.
+_NESTED = (
+    'state_dict',
+    'model',
+    'module',  # DeepSpeed
+    'model_state_dict',
+    'state_dict_ema',
+    'model_ema',
+    'ema',
+    'teacher',
+    'target_encoder',
+    'student',
+    'encoder',
+)
+# What wrappers of a model or of a part put into names.
+_WRAPPERS = re.compile(r'(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
 
 def find_state_dict(content: dict) -> dict[str, Tensor]:
-    """The state dict in the content of a checkpoint file, without ``module.`` prefixes."""
-    for key in _NESTED:
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    state = keep_entries(content, lambda key: isinstance(content[key], Tensor))
-    return strip_prefix(state, 'module.') or state
+    """The state dict in the content of a checkpoint file, as tensors, by the names of a bare model.
+
+    Values of numpy become tensors, and those in half precision float32.
+    """
+    found = True
+    while found:
+        found = [key for key in _NESTED if isinstance(content.get(key), Mapping)]
+        if found:
+            content = content[found[0]]
+            if len(found) > 1:
+                _logger.info('The checkpoint has %s; %s is read', ' and '.join(found), found[0])
+    state = OrderedDict()
+    for key, value in content.items():
+        if type(value).__module__ == 'numpy' and getattr(value, 'dtype', 'O') != 'O':
+            value = torch.as_tensor(value)
+        if isinstance(value, Tensor):
+            half = value.dtype in (torch.float16, torch.bfloat16)
+            state[unwrapped(key)] = value.float() if half else value
+    state._metadata = {
+        unwrapped(f'{name}.').removesuffix('.'): notes
+        for name, notes in getattr(content, '_metadata', {}).items()
+    }
+    return state
+
+
+def unwrapped(name: str) -> str:
+    """A name without what torch.compile, data parallelism, FSDP and recomputation put into it."""
+    name = _WRAPPERS.sub('', name)
+    while name.startswith('module.'):
+        name = _WRAPPERS.sub('', name.removeprefix('module.'))
+    return name
 
 
 def keep_entries(state: dict, condition: Callable[[str], bool]) -> dict:

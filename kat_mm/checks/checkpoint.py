@@ -19,7 +19,8 @@ def check_pretrained(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, KAT):
             for cfg in split_init_cfg(module.init_cfg)[0]:
-                load_pretrained(module, cfg['checkpoint'], cfg.get('prefix', 'backbone.'))
+                options = {key: cfg[key] for key in ('prefix', 'ignore') if key in cfg}
+                load_pretrained(module, cfg['checkpoint'], **options)
             continue
         given = getattr(module, 'init_cfg', None) or []
         for cfg in [given] if isinstance(given, dict) else given:

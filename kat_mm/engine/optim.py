@@ -3,19 +3,21 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from kat_mm.layers import GroupRational
+from kat_mm.layers import GroupRational, LayerScale
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
-_EMBEDDINGS = ('cls_token', 'pos_embed', 'rel_pos_h', 'rel_pos_w')
+_SPARED = (_NormBase, nn.LayerNorm, nn.GroupNorm, LayerScale, GroupRational)
+_EMBEDDINGS = ('cls_token', 'reg_token', 'pos_embed', 'rel_pos_h', 'rel_pos_w')
+_BIASES = ('bias', 'q_bias', 'v_bias')
 
 
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Parameter groups for transformers: layer-wise learning rates, decay only where it belongs.
 
-    Weight decay spares norms, biases, position embeddings, class tokens and the coefficients of
-    rational functions. A parameter at depth d of D gets ``lr * layer_decay_rate ** (D - 1 - d)``
-    (ViTDet's and BEiT's rule): 0 is the patch embedding, i + 1 block i, and D - 1 all that comes
-    behind the backbone. Depths come from the ``get_layer_depth`` method of the backbone.
+    Weight decay spares norms, biases, LayerScale, position embeddings, class and register tokens,
+    and the coefficients of rational functions. A parameter at depth d of D gets
+    ``lr * layer_decay_rate ** (D - 1 - d)`` (ViTDet's and BEiT's rule): 0 is the patch embedding,
+    i + 1 block i, and D - 1 all that comes behind the backbone. Depths come from the
+    ``get_layer_depth`` method of the backbone.
 
     Options in ``paramwise_cfg``:
 
@@ -82,12 +84,12 @@ def _decay_mults(model: nn.Module, of_biases: float) -> dict[str, float]:
     """Factors of weight decay that are not 1, by the names of parameters."""
     factors = {}
     for prefix, module in model.named_modules():
-        whole = isinstance(module, (*_NORMS, GroupRational))
+        whole = isinstance(module, _SPARED)
         for name, _ in module.named_parameters(recurse=False):
             path = f'{prefix}.{name}' if prefix else name
             if whole or name in _EMBEDDINGS:
                 factors[path] = 0.0
-            elif name == 'bias':
+            elif name in _BIASES:
                 factors[path] = of_biases
     return factors
 

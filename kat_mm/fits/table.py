@@ -11,7 +11,8 @@ were fitted with another Q and are wrong in this one.)
 - [-8, 8], about as far as the pre-activations of trained vision transformers reach. A fit on
   [-3, 3] is closer there, but soon drifts away outside (relu by 1.5 at x = 8).
 - swish on [-3, 3], as published. This is the start of every KAT, and it stays usable further out
-  (off by 0.05 at x = 8), whereas its fit on [-8, 8] is 1000 times coarser inside [-3, 3].
+  (off by 0.05 at x = 8), whereas its fit on [-8, 8] is 1000 times coarser inside [-3, 3]. That one
+  is silu: the same function, for the gates of models that were trained with it.
 
 Outside of its interval a fit of order (5, 4) with b4 > 0 tends to the line ``(a5 / b4) x``, on both
 sides: it stays bounded by a line, but it is no longer the function.

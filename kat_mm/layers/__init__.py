@@ -3,12 +3,14 @@
 from .attention import SoftmaxAttention
 from .block_spec import BlockSpec
 from .drop_path import DropPath
-from .feed_forward import GRKAN, MLP
+from .feed_forward import GRKAN, MLP, GatedGRKAN, SwiGLU
 from .karat import KArAt
+from .layer_scale import LayerScale
 from .norm import LayerNorm2d
 from .patch_embed import PatchEmbed, resize_patch_embed
-from .pos_embed import find_grid, resize_pos_embed
+from .pos_embed import find_grid, find_positions, resize_pos_embed
 from .rational import GroupRational
+from .rope import RotaryEmbedding
 from .windows import merge_windows, partition_windows
 
 __all__ = [
@@ -16,12 +18,17 @@ __all__ = [
     'MLP',
     'BlockSpec',
     'DropPath',
+    'GatedGRKAN',
     'GroupRational',
     'KArAt',
     'LayerNorm2d',
+    'LayerScale',
     'PatchEmbed',
+    'RotaryEmbedding',
     'SoftmaxAttention',
+    'SwiGLU',
     'find_grid',
+    'find_positions',
     'merge_windows',
     'partition_windows',
     'resize_patch_embed',

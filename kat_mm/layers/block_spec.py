@@ -17,8 +17,8 @@ class BlockSpec:
 
     each to x's shape. Where it has ``init_weights()``, that fills all of its parameters. Where
     blocks share something, the part has ``share_with(first)``, which is called with the part of the
-    first block on those of all others. Names in ``zero_if_absent`` are parameters that compute
-    nothing at zero, which they get from a checkpoint that has them in no block.
+    first block on those of all others. ``neutral`` maps names of parameters to the value at which
+    they compute nothing, which they get from a checkpoint that has them in no block.
 
     Attributes:
         embed_dims: Channels C of the tokens.
@@ -28,6 +28,7 @@ class BlockSpec:
         num_extra_tokens: Tokens before the patches.
         window_size: Side in tokens of the windows in which the block attends; 0: none.
         use_rel_pos: Whether the attention is to have decomposed relative positions (ViTDet).
+        norm_eps: What norms of a part add to the variance.
     """
 
     embed_dims: int
@@ -37,6 +38,7 @@ class BlockSpec:
     num_extra_tokens: int = 0
     window_size: int = 0
     use_rel_pos: bool = False
+    norm_eps: float = 1e-6
 
     @property
     def attended_grid(self) -> tuple[int, int]:

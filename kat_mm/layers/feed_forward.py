@@ -1,3 +1,4 @@
+import torch
 from torch import Tensor, nn
 
 from kat_mm.arguments import check_bools, check_choice, check_int, check_interval, check_rate
@@ -44,15 +45,7 @@ class GRKAN(nn.Module):
         super().__init__()
         _check('GRKAN', embed_dims, hidden_dims, bias, drop_rate)
         check_choice('GRKAN', 'init', init, ('variance_preserving', 'trunc_normal'))
-        if not isinstance(act_init, list | tuple) or len(act_init) != 2:
-            raise ValueError(
-                f'GRKAN: act_init={act_init!r} must name two functions, those of act1 and act2, '
-                "for example ('identity', 'swish')"
-            )
-        for index, name in enumerate(act_init):
-            check_choice('GRKAN', f'act_init[{index}]', name, available_fits())
-        if act_interval is not None:
-            check_interval('GRKAN', 'act_interval', act_interval)
+        _check_act_init('GRKAN', act_init, act_interval)
         self.init = init
         form = (num_groups, num_numerator_groups, order)
         self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
@@ -80,30 +73,122 @@ class GRKAN(nn.Module):
         return self.fc2(self.drop2(x))
 
 
+class GatedGRKAN(nn.Module):
+    """Gated feed-forward of KAT: a :class:`SwiGLU` whose gate is a group-rational function.
+
+    act1 -> dropout -> fc1, whose rows are gate and value -> act2(gate) * value -> dropout -> norm
+    -> fc2. Weights of a SwiGLU are weights of it.
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        hidden_dims: Channels of the gate and of the value.
+        num_groups: As of :class:`GRKAN`, and so the next three.
+        num_numerator_groups: Default: 1.
+        order: Default: (5, 4).
+        act_init: Default: ('identity', 'silu').
+        act_interval: Default: the intervals of the packaged fits.
+        inner_norm: Whether there is a norm before ``fc2`` (EVA-02 B and L). Default: False.
+        norm_eps: What it adds to the variance. Default: 1e-6.
+        bias: Whether the linear maps have biases. Default: True.
+        drop_rate: Dropout after act1 and after the product. Default: 0.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        hidden_dims: int,
+        num_groups: int = 8,
+        num_numerator_groups: int = 1,
+        order: tuple[int, int] = (5, 4),
+        act_init: tuple[str, str] = ('identity', 'silu'),
+        act_interval: tuple[float, float] | None = None,
+        inner_norm: bool = False,
+        norm_eps: float = 1e-6,
+        bias: bool = True,
+        drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        _check('GatedGRKAN', embed_dims, hidden_dims, bias, drop_rate)
+        check_bools('GatedGRKAN', inner_norm=inner_norm)
+        _check_act_init('GatedGRKAN', act_init, act_interval)
+        form = (num_groups, num_numerator_groups, order)
+        self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
+        self.drop1 = nn.Dropout(drop_rate)
+        self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims, bias=bias)
+        self.act2 = GroupRational(hidden_dims, *form, act_init[1], act_interval)
+        self.drop2 = nn.Dropout(drop_rate)
+        self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
+        self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
+
+    @classmethod
+    def from_spec(cls, spec: BlockSpec, **options) -> 'GatedGRKAN':
+        """The feed-forward of a block; see :class:`BlockSpec`."""
+        options.setdefault('norm_eps', spec.norm_eps)
+        return cls(spec.embed_dims, spec.feedforward_channels, **options)
+
+    def init_weights(self) -> None:
+        # The value has unit variance, so the product that of act2 alone.
+        variance_preserving_(self.fc1, self.act1.fit)
+        variance_preserving_(self.fc2, self.act2.fit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., embed_dims) to the same shape."""
+        gate, value = self.fc1(self.drop1(self.act1(x))).chunk(2, dim=-1)
+        return self.fc2(self.norm(self.drop2(self.act2(gate) * value)))
+
+
+def _check_act_init(
+    caller: str, act_init: tuple[str, str], act_interval: tuple[float, float] | None
+) -> None:
+    if not isinstance(act_init, list | tuple) or len(act_init) != 2:
+        raise ValueError(
+            f'{caller}: act_init={act_init!r} must name two functions, those of act1 and act2, '
+            "for example ('identity', 'swish')"
+        )
+    for index, name in enumerate(act_init):
+        check_choice(caller, f'act_init[{index}]', name, available_fits())
+    if act_interval is not None:
+        check_interval(caller, 'act_interval', act_interval)
+
+
 class MLP(nn.Module):
     """Feed-forward of the plain ViT: linear, GELU, linear. The twin that KAT is compared with.
 
     Args:
         embed_dims: Channels C of the tokens.
         hidden_dims: Channels between the two linear maps.
+        act: 'gelu', 'gelu_tanh' (SigLIP), 'quick_gelu' (OpenAI's CLIP) or 'silu'. No checkpoint
+            tells which. Default: 'gelu'.
+        inner_norm: Whether there is a norm before the second linear map. Default: False.
+        norm_eps: What it adds to the variance. Default: 1e-6.
         bias: Whether the linear maps have biases. Default: True.
         drop_rate: Dropout after each linear map. Default: 0.
     """
 
     def __init__(
-        self, embed_dims: int, hidden_dims: int, bias: bool = True, drop_rate: float = 0.0
+        self,
+        embed_dims: int,
+        hidden_dims: int,
+        act: str = 'gelu',
+        inner_norm: bool = False,
+        norm_eps: float = 1e-6,
+        bias: bool = True,
+        drop_rate: float = 0.0,
     ):
         super().__init__()
         _check('MLP', embed_dims, hidden_dims, bias, drop_rate)
+        check_bools('MLP', inner_norm=inner_norm)
         self.fc1 = nn.Linear(embed_dims, hidden_dims, bias=bias)
-        self.act = nn.GELU()
+        self.act = _activation('MLP', act)
         self.drop1 = nn.Dropout(drop_rate)
+        self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
         self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
         self.drop2 = nn.Dropout(drop_rate)
 
     @classmethod
     def from_spec(cls, spec: BlockSpec, **options) -> 'MLP':
         """The feed-forward of a block; see :class:`BlockSpec`."""
+        options.setdefault('norm_eps', spec.norm_eps)
         return cls(spec.embed_dims, spec.feedforward_channels, **options)
 
     def init_weights(self) -> None:
@@ -112,8 +197,82 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to the same shape."""
-        x = self.drop1(self.act(self.fc1(x)))
+        x = self.norm(self.drop1(self.act(self.fc1(x))))
         return self.drop2(self.fc2(x))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward, fc2(act(gate) * value), gate and value of one linear map (Shazeer 2020).
+
+    That of DINOv2 g, DINOv3 S+ and H+, and EVA-02. Checkpoints that have gate and value apart are
+    joined on loading.
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        hidden_dims: Channels of the gate and of the value, the rows of ``fc1`` in this order.
+        act: Function of the gate, as of :class:`MLP`. Default: 'silu'.
+        inner_norm: Whether there is a norm before ``fc2`` (EVA-02 B and L). Default: False.
+        norm_eps: What it adds to the variance. Default: 1e-6.
+        bias: Whether the linear maps have biases. Default: True.
+        drop_rate: Dropout after the product and after fc2. Default: 0.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        hidden_dims: int,
+        act: str = 'silu',
+        inner_norm: bool = False,
+        norm_eps: float = 1e-6,
+        bias: bool = True,
+        drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        _check('SwiGLU', embed_dims, hidden_dims, bias, drop_rate)
+        check_bools('SwiGLU', inner_norm=inner_norm)
+        self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims, bias=bias)
+        self.act = _activation('SwiGLU', act)
+        self.drop1 = nn.Dropout(drop_rate)
+        self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
+        self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
+        self.drop2 = nn.Dropout(drop_rate)
+
+    @classmethod
+    def from_spec(cls, spec: BlockSpec, **options) -> 'SwiGLU':
+        """The feed-forward of a block; see :class:`BlockSpec`."""
+        options.setdefault('norm_eps', spec.norm_eps)
+        return cls(spec.embed_dims, spec.feedforward_channels, **options)
+
+    def init_weights(self) -> None:
+        trunc_normal_(self.fc1)
+        trunc_normal_(self.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., embed_dims) to the same shape."""
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        x = self.norm(self.drop1(self.act(gate) * value))
+        return self.drop2(self.fc2(x))
+
+
+class QuickGELU(nn.Module):
+    """x sigmoid(1.702 x), for which OpenAI's CLIP has GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+_ACTIVATIONS = {
+    'gelu': nn.GELU,
+    'gelu_tanh': lambda: nn.GELU(approximate='tanh'),
+    'quick_gelu': QuickGELU,
+    'silu': nn.SiLU,
+}
+
+
+def _activation(caller: str, name: str) -> nn.Module:
+    check_choice(caller, 'act', name, _ACTIVATIONS)
+    return _ACTIVATIONS[name]()
 
 
 def _check(caller: str, embed_dims: int, hidden_dims: int, bias: bool, drop_rate: float) -> None:

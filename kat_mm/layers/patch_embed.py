@@ -89,9 +89,32 @@ def resize_patch_embed(weight: Tensor, size: tuple[int, int]) -> Tensor:
 def _fit_loaded_patches(module: PatchEmbed, state_dict: dict, prefix: str, *_) -> None:
     key, own = f'{prefix}proj.weight', getattr(module.proj, 'weight', None)
     loaded = state_dict.get(key)
-    if own is None or loaded is None or loaded.dim() != 4 or loaded.shape[:2] != own.shape[:2]:
+    if own is None or loaded is None or loaded.dim() != 4:
         return  # refused for its shape
+    if loaded.shape[1] == 3 and own.shape[1] != 3:
+        _logger.info('Patches of RGB images spread over %d channels', own.shape[1])
+        state_dict[key] = loaded = spread_channels(loaded, own.shape[1])
     before, size = tuple(loaded.shape[2:]), tuple(own.shape[2:])
-    if before != size:
+    if before != size and loaded.shape[:2] == own.shape[:2]:
         _logger.info('Patches resized from %s to %s', before, size)
         state_dict[key] = resize_patch_embed(loaded, size)
+
+
+def spread_channels(weight: Tensor, in_channels: int) -> Tensor:
+    """The weight of a patch embedding of RGB images, for images of other channels.
+
+    One channel gets the sum: a grey image has the embedding of one that is grey in RGB. More get
+    those of R, G and B in turn, times 3 / in_channels: where all channels are alike, the embedding
+    is that of a grey image, about.
+
+    Args:
+        weight: (C, 3, H, W).
+        in_channels: Channels of the image.
+
+    Returns:
+        (C, in_channels, H, W).
+    """
+    if in_channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    turns = torch.arange(in_channels) % 3
+    return weight[:, turns] * (3 / in_channels)

@@ -1,3 +1,4 @@
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -6,16 +7,22 @@ def partition_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     """Cut a grid of tokens into windows, with zeros at its right and bottom where it ends in one.
 
     Args:
-        x: (B, H * W, C).
+        x: (B, E + H * W, C), any number E of extra tokens before the patches.
         grid: (H, W) in tokens.
         window: Side of a window in tokens; 0: none, x is returned.
 
     Returns:
-        (B * windows, window * window, C), the windows of an image row by row.
+        (B * windows, E + window * window, C), the windows of an image row by row; each has all
+        extra tokens.
     """
     if not window:
         return x
-    batch, _, channels = x.shape
+    batch, tokens, channels = x.shape
+    extra = tokens - grid[0] * grid[1]
+    if extra:
+        first, x = x.tensor_split([extra], dim=1)
+        x = partition_windows(x, grid, window)
+        return torch.cat([first.repeat_interleave(x.shape[0] // batch, dim=0), x], dim=1)
     x = x.reshape(batch, *grid, channels)
     right, bottom = -grid[1] % window, -grid[0] % window
     if right or bottom:
@@ -29,17 +36,51 @@ def merge_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     """Put windows together again: the inverse of :func:`partition_windows`.
 
     Args:
-        x: (B * windows, window * window, ...), any strides.
+        x: (B * windows, E + window * window, ...), any strides.
         grid: (H, W) in tokens.
         window: Side of a window in tokens; 0: none, x is returned.
 
     Returns:
-        (B, H * W, ...); what lay in the padding is left out.
+        (B, E + H * W, ...); what lay in the padding is left out. Extra tokens are those of an
+        image's first window.
     """
     if not window:
         return x
     height, width = grid
     rows, columns = -(-height // window), -(-width // window)
+    extra = x.shape[1] - window * window
+    if extra:
+        first = x[:: rows * columns, :extra]
+        return torch.cat([first, merge_windows(x[:, extra:], grid, window)], dim=1)
     x = x.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
     x = x.reshape(x.shape[0], rows * window, columns * window, *x.shape[5:])
     return x[:, :height, :width].flatten(1, 2)
+
+
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], window: int, **kwargs
+) -> Tensor:
+    """Softmax attention in windows. Patches see those of their window, and all extra tokens.
+
+    Extra tokens (class token, registers) see all tokens of the image, without the padding. So one
+    window over the whole grid is attention over all tokens.
+
+    Args:
+        q: (B * windows, heads, E + window * window, d), as of :func:`partition_windows`.
+        k: The same.
+        v: The same.
+        grid: (H, W) in tokens.
+        window: Side of a window in tokens.
+        kwargs: For ``scaled_dot_product_attention``.
+
+    Returns:
+        As q.
+    """
+    extra = q.shape[2] - window * window
+    if not extra:
+        return F.scaled_dot_product_attention(q, k, v, **kwargs)
+    patches = F.scaled_dot_product_attention(q[:, :, extra:], k, v, **kwargs)
+    whole = [merge_windows(t.transpose(1, 2), grid, window).transpose(1, 2) for t in (k, v)]
+    windows = q.shape[0] // whole[0].shape[0]
+    first = F.scaled_dot_product_attention(q[::windows, :, :extra], *whole, **kwargs)
+    return torch.cat([first.repeat_interleave(windows, dim=0), patches], dim=2)

@@ -27,6 +27,12 @@ PARTS = {
     'KArAt': dict(attn_cfg=dict(type='KArAt', rank=3)),
     'ViTDet': dict(window_size=3, global_attn_indices=(1,), use_rel_pos=True, with_cls_token=False),
     'recomputed': dict(with_cp=True),
+    'foundation': dict(
+        layer_scale=0.5,
+        num_registers=2,
+        attn_cfg=dict(type='SoftmaxAttention', qkv_bias='qv', rope=dict(), qk_norm=True),
+    ),
+    'registers in windows': dict(window_size=3, global_attn_indices=(1,), num_registers=2),
     'without biases': dict(
         attn_cfg=dict(type='SoftmaxAttention', qkv_bias=False),
         ffn_cfg=dict(type='GRKAN', bias=False),
@@ -114,9 +120,20 @@ def test_outputs_and_gradients_equal_those_of_plain_blocks_in_float64(parts, dro
     assert calls['add_layer_norm'] + calls['feed_forward'] > 0
 
 
-def test_an_untouched_model_runs_operators_alone(calls):
-    make()(images())
+@pytest.mark.parametrize('parts', ['GRKAN', 'foundation', 'registers in windows'])
+def test_an_untouched_model_runs_operators_alone(parts, calls):
+    make(**PARTS[parts])(images())
     assert calls == dict(add_layer_norm=3, feed_forward=3, qkv_linear=3, linear=3)
+
+
+def test_layer_scale_that_somebody_listens_to_is_called_on_the_whole_branch(calls):
+    model, seen = make(layer_scale=0.5), []
+    for block in model.blocks:
+        block.ls1.register_forward_hook(lambda _, args, y: seen.append((args[0], y)))
+    assert_close(run(model, images()), truth(model, images()))
+    assert len(seen) == 2 * 3 and calls['linear'] == calls['feed_forward'] == 3
+    gamma = model.blocks[0].ls1.gamma
+    torch.testing.assert_close(seen[0][1], seen[0][0] * gamma)
 
 
 def test_evaluation_without_gradients_is_fused_too(calls):

@@ -290,18 +290,21 @@ def test_nothing_is_recomputed_without_gradients():
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
 def test_frozen_stages_get_no_gradient_and_stay_in_eval_mode(frozen_stages):
-    model = small(frozen_stages=frozen_stages, drop_rate=0.1).train()
+    model = small(frozen_stages=frozen_stages, drop_rate=0.1, num_registers=2, pre_norm=True)
+    model.train()
     frozen = set()
     if frozen_stages >= 0:
-        frozen = {'cls_token', 'pos_embed', 'patch_embed', 'drop_after_pos'}
-        frozen |= {f'blocks.{i}' for i in range(frozen_stages)}
+        frozen = {'cls_token', 'reg_token', 'pos_embed', 'patch_embed', 'drop_after_pos'}
+        frozen |= {'norm_pre', *(f'blocks.{i}' for i in range(frozen_stages))}
+    if frozen_stages == 4:  # as mmpretrain's
+        frozen.add('norm')
 
     def is_frozen(name):
         return any(name == part or name.startswith(part + '.') for part in frozen)
 
     for name, module in model.named_modules():
         assert module.training != is_frozen(name), name
-    model(images())[0].square().sum().backward()
+    model(images().requires_grad_())[0].square().sum().backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is None) == is_frozen(name), name
     assert not any(module.training for module in model.eval().modules())
@@ -312,6 +315,8 @@ def test_layer_depth_counts_from_the_embeddings_to_what_is_behind_the_blocks():
     for name, depth in {
         'backbone.cls_token': 0,
         'backbone.pos_embed': 0,
+        'backbone.reg_token': 0,
+        'backbone.norm_pre.weight': 0,
         'backbone.patch_embed.proj.weight': 0,
         'backbone.blocks.0.norm1.weight': 1,
         'backbone.blocks.3.mlp.act1.weight_numerator': 4,
@@ -418,6 +423,15 @@ def test_blocks_are_this_projects_also_where_another_library_has_the_same_names(
         (dict(drop_path_rate=1.5), ['drop_path_rate=1.5', '[0, 1)']),
         (dict(img_size=0), ['img_size=0', '(height, width)']),
         (dict(img_size='32'), ["img_size='32'", '(height, width)']),
+        (dict(img_size=512, patch_size=14), ['img_size=512', 'patch_size=14', 'choose 518']),
+        (dict(img_size=(32, 44)), ['img_size=(32, 44)', 'patch_size=8', '[32, 48]']),
+        (dict(num_registers=-1), ['num_registers=-1', 'from 0 up']),
+        (dict(pos_interpolation='area'), ["pos_interpolation='area'", 'bicubic_antialias']),
+        (dict(output_cls_token=True), ['output_cls_token=True', "out_type='featmap'"]),
+        (
+            dict(attn_cfg=dict(type='SoftmaxAttention', qkv_bias='q')),
+            ["qkv_bias='q'", 'True or False', "'qv'"],
+        ),
         (dict(patch_size=0), ['patch_size=0', 'from 1 up']),
         (dict(in_channels=0), ['in_channels=0', 'from 1 up']),
         (dict(ffn_cfg='MLP'), ["ffn_cfg='MLP'", "dict(type='GRKAN')"]),
@@ -505,3 +519,108 @@ def test_a_training_step_can_be_captured_as_a_cuda_graph(parts):
     for (name, parameter), gradient in zip(model.named_parameters(), captured, strict=True):
         assert gradient.any(), name
         torch.testing.assert_close(gradient, parameter.grad, msg=name)
+
+
+# What heads read
+
+
+def test_maps_with_their_class_tokens_are_what_mmsegs_dpt_reads():
+    from mmseg.models.decode_heads import DPTHead
+
+    options = dict(out_indices=(0, 1, 2, 3), out_type='featmap', num_registers=2)
+    model = randomise(small(**options, output_cls_token=True)).eval()
+    outputs = model(images())
+    model.output_cls_token = False
+    maps = model(images())
+    model.out_type = 'cls_token'
+    tokens = model(images())
+    for (featmap, cls_token), want_map, want_token in zip(outputs, maps, tokens, strict=True):
+        assert torch.equal(featmap, want_map) and torch.equal(cls_token, want_token)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        head = DPTHead(
+            in_channels=(32, 32, 32, 32),
+            in_index=(0, 1, 2, 3),
+            input_transform='multiple_select',
+            channels=16,
+            embed_dims=32,
+            post_process_channels=[8, 16, 24, 32],
+            num_classes=3,
+            readout_type='project',
+            norm_cfg=dict(type='BN'),
+            patch_size=8,
+        )
+    assert head(outputs).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize('norm_intermediate', [True, False])
+def test_the_final_norm_is_that_of_all_outputs_or_of_the_last_alone(norm_intermediate):
+    model = randomise(
+        small(out_indices=(1, 3), out_type='featmap', norm_intermediate=norm_intermediate)
+    )
+    x, grid = model.embed(images())
+    for stop, got in zip((2, 4), model(images()), strict=True):
+        y = model.run_blocks(x, grid, 0, stop)
+        y = model.norm(y) if norm_intermediate or stop == 4 else y
+        torch.testing.assert_close(got.flatten(2).mT, y[:, 1:])
+    # Of blocks that are not the last one the norm is a part, too.
+    first = small(out_indices=1, norm_intermediate=norm_intermediate)
+    assert isinstance(first.norm, nn.LayerNorm) == norm_intermediate
+
+
+def test_registers_take_part_and_are_not_returned():
+    model = randomise(small(out_type='featmap', num_registers=3))
+    x, grid = model.embed(images())
+    assert x.shape == (2, 1 + 3 + 16, 32) and torch.equal(
+        x[:, 1:4], model.reg_token.expand(2, -1, -1)
+    )
+    before = model(images())[0]
+    assert before.shape == (2, 32, 4, 4)
+    nn.init.zeros_(model.reg_token)
+    assert not torch.allclose(model(images())[0], before)
+
+
+def test_without_positions_patches_are_a_set():
+    model = randomise(small(out_type='featmap', with_pos_embed=False)).eval()
+    x = images()
+    patches = x.unfold(2, 8, 8).unfold(3, 8, 8)
+    turned = patches.flip(2).permute(0, 1, 2, 4, 3, 5).reshape(x.shape)
+    torch.testing.assert_close(model(turned)[0].flip(2), model(x)[0])
+    assert 'pos_embed' not in model.state_dict()
+    with torch.no_grad():
+        rotary = dict(type='SoftmaxAttention', rope=dict())
+        model = randomise(small(out_type='featmap', with_pos_embed=False, attn_cfg=rotary)).eval()
+        assert not torch.allclose(model(turned)[0].flip(2), model(x)[0])
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(
+            with_pos_embed=False,
+            attn_cfg=dict(type='SoftmaxAttention', qkv_bias='qv', rope=dict(), qk_norm=True),
+            ffn_cfg=dict(type='GatedGRKAN'),
+        ),
+        dict(
+            window_size=3,
+            global_attn_indices=(1,),
+            attn_cfg=dict(
+                type='SoftmaxAttention',
+                rope=dict(coordinates='indices', reference_size=(16, 16), rotation='pairs'),
+            ),
+            ffn_cfg=dict(type='SwiGLU', inner_norm=True),
+        ),
+    ],
+    ids=['turned by halves', 'turned by pairs in windows'],
+)
+@torch.no_grad()
+def test_what_foundation_models_have_is_traced_and_runs_in_bfloat16(options):
+    settings = dict(out_type='featmap', num_registers=2, layer_scale=0.5, pre_norm=True)
+    model = randomise(small(**settings, **options)).eval()
+    x = images(40, 56)
+    (want,) = model(x)
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    torch.testing.assert_close(compiled(x)[0], want)
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x)[0], want)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        (half,) = model(x)
+    assert 0 < (half - want).norm() < 0.02 * want.norm()

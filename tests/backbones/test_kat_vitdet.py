@@ -101,7 +101,7 @@ def test_a_classification_checkpoint_loads_as_it_is(log, strict):
     assert log.messages == [
         'The class token of the checkpoint is left out',
         'Position embedding resized from (3, 3) to (4, 4)',
-        'The checkpoint has no rel_pos_h, rel_pos_w: they start at zero',
+        'The checkpoint has no rel_pos_h, rel_pos_w: they start at what computes nothing',
     ]
     # Without windows it is the classifier without its class token.
     classifier = KAT(
@@ -127,8 +127,12 @@ def test_init_cfg_reads_a_classification_checkpoint(log, tmp_path):
     detector.init_weights()
     assert torch.equal(detector.blocks[2].mlp.fc2.weight, classifier.blocks[2].mlp.fc2.weight)
     assert 'Left out: head.weight' in log.messages
-    assert 'Left over: norm.weight, norm.bias' in log.messages
-    assert 'The checkpoint has no rel_pos_h, rel_pos_w: they start at zero' in log.messages
+    nobody = 'Left out, since nothing asks for what it computes: the final norm'
+    assert nobody in log.messages
+    assert (
+        'The checkpoint has no rel_pos_h, rel_pos_w: they start at what computes nothing'
+        in log.messages
+    )
 
 
 def test_a_detectors_own_checkpoint_keeps_its_relative_positions(log):
@@ -155,8 +159,8 @@ def test_tables_that_one_block_lacks_are_missed(names):
     'arguments, words',
     [
         (dict(window_size=-1), ['window_size=-1', 'from 0 up']),
-        (dict(with_cls_token=True), ['window_size=3', 'with_cls_token=False']),
-        (dict(with_cls_token=True, window_size=0), ['use_rel_pos=True', 'with_cls_token=False']),
+        (dict(with_cls_token=True), ['use_rel_pos=True', 'with_cls_token=False']),
+        (dict(num_registers=4), ['use_rel_pos=True', 'num_registers=0']),
         (dict(global_attn_indices=(1, 3)), ['global_attn_indices=(1, 3)', '0 to 2']),
     ],
 )
@@ -167,8 +171,8 @@ def test_wrong_value_is_refused_with_its_name_and_what_would_fit(arguments, word
         assert word in str(raised.value)
 
 
-def test_no_attention_has_windows_beside_a_class_token():
-    with pytest.raises(ValueError, match='window_size=2.*with_cls_token=False'):
+def test_learnable_attention_has_no_windows_beside_a_class_token():
+    with pytest.raises(ValueError, match='windows of 2 tokens .* 1 tokens .*with_cls_token=False'):
         KAT(ARCH, img_size=32, patch_size=8, window_size=2, attn_cfg=dict(type='KArAt', rank=2))
 
 

@@ -105,19 +105,15 @@ def test_what_is_for_pretraining_in_mae_is_dropped(tmp_path):
         assert torch.equal(value, reference.state_dict()[key]), key
 
 
-def test_the_distillation_token_is_left_out_with_its_position(tmp_path):
+def test_the_distillation_token_is_a_register(tmp_path):
     reference = randomised(timm.create_model('deit_tiny_distilled_patch16_224', img_size=32))
     torch.save({'model': reference.state_dict()}, tmp_path / 'deit.pth')
-    model = load_vit(tmp_path / 'deit.pth', 'tiny', 32)
-    position = reference.pos_embed
-    assert torch.equal(model.pos_embed, torch.cat([position[:, :1], position[:, 2:]], dim=1))
-
-
-def test_register_tokens_are_refused(tmp_path):
-    reference = timm.create_model('vit_small_patch14_reg4_dinov2', img_size=28)
-    torch.save(reference.state_dict(), tmp_path / 'dinov2.pth')
-    with pytest.raises(UserError, match='dinov2.pth cannot be converted: it has register tokens'):
-        load_vit(tmp_path / 'dinov2.pth', 'small', 28, 14)
+    model = load_vit(tmp_path / 'deit.pth', 'tiny', 32, num_registers=1)
+    with torch.no_grad():
+        expected = reference.double().forward_features(image(32))
+        torch.testing.assert_close(
+            tokens(model, image(32)), torch.cat([expected[:, :1], expected[:, 2:]], dim=1)
+        )
 
 
 # AugReg's .npz

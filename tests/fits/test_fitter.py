@@ -24,6 +24,11 @@ EXACT = {
     'relu': lambda x: max(x, 0.0),
     'leaky_relu': lambda x: max(x, 0.01 * x),
     'gelu': lambda x: 0.5 * x * math.erfc(-x / math.sqrt(2.0)),
+    'gelu_tanh': lambda x: (
+        0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    ),
+    'quick_gelu': lambda x: x * sigmoid(1.702 * x),
+    'silu': lambda x: x * sigmoid(x),
     'swish': lambda x: x * sigmoid(x),
     'tanh': math.tanh,
     'sigmoid': sigmoid,

@@ -1,5 +1,8 @@
 import pytest
 import torch
+from timm.layers import Attention
+from timm.models.eva import EvaAttention
+from torch import nn
 
 from kat_mm.layers import SoftmaxAttention
 
@@ -96,3 +99,64 @@ def test_wrong_arguments_are_refused_with_name_and_value(arguments, words):
         SoftmaxAttention(**arguments)
     for word in words:
         assert word in str(raised.value)
+
+
+# What foundation models have besides; timm's are the truth.
+
+
+@pytest.mark.parametrize('inner_norm', [False, True])
+def test_norms_of_queries_and_keys_and_before_the_projection_are_timms(inner_norm):
+    theirs = Attention(
+        16, 2, qkv_bias=True, qk_norm=True, scale_norm=inner_norm, norm_layer=nn.LayerNorm
+    )
+    ours = SoftmaxAttention(16, 2, qk_norm=True, inner_norm=inner_norm, norm_eps=1e-5)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 6, 16)
+    torch.testing.assert_close(ours(x, (2, 3)), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_of_queries_and_values_alone_is_timms_and_trains_as_such():
+    theirs = EvaAttention(16, 2, scale_norm=False)
+    ours = SoftmaxAttention(16, 2, qkv_bias='qv')
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 6, 16)
+    torch.testing.assert_close(ours(x, (2, 3)), theirs(x))
+    ours(x, (2, 3)).square().sum().backward()
+    assert ours.q_bias.grad.any() and ours.v_bias.grad.any()
+    ours.init_weights()
+    assert not ours.qkv_bias.any()
+
+
+BIASES = [True, 'qv', False]
+
+
+@pytest.mark.parametrize('has', BIASES)
+@pytest.mark.parametrize('wants', BIASES)
+def test_biases_of_a_checkpoint_take_the_form_of_the_module_or_are_refused(has, wants):
+    source, model = (SoftmaxAttention(16, 2, qkv_bias=bias) for bias in (has, wants))
+    for parameter in source.parameters():
+        nn.init.normal_(parameter)
+    if has is True and wants == 'qv':
+        with pytest.raises(RuntimeError, match='Unexpected.*qkv.bias'):
+            model.load_state_dict(source.state_dict())
+        with torch.no_grad():
+            source.qkv.bias[16:32] = 0
+    if has and not wants:
+        with pytest.raises(RuntimeError, match='Unexpected.*bias'):
+            model.load_state_dict(source.state_dict())
+        with torch.no_grad():
+            for name, parameter in source.named_parameters():
+                if name in ('qkv.bias', 'q_bias', 'v_bias'):
+                    parameter.zero_()
+    state = source.state_dict()
+    if wants and not has:
+        missing, left_over = model.load_state_dict(state, strict=False)
+        assert all('bias' in key for key in missing) and not left_over
+        return
+    model.load_state_dict(state)
+    x = torch.randn(2, 6, 16)
+    torch.testing.assert_close(model(x, (2, 3)), source(x, (2, 3)))

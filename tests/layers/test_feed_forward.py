@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from timm.layers import Mlp
+from timm.layers import GluMlp, Mlp, QuickGELU
+from torch import nn
 
 from kat_mm.fits.fitter import FUNCTIONS
-from kat_mm.layers import GRKAN, MLP
+from kat_mm.layers import GRKAN, MLP, GatedGRKAN, SwiGLU
 
 
 def randomise(module):
@@ -135,3 +136,53 @@ def test_mlp_initialises_with_the_std_of_deit():
     for fc in (ffn.fc1, ffn.fc2):
         assert fc.weight.std().item() == pytest.approx(0.02, rel=0.03)
         assert (fc.bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    'act, layer',
+    [
+        ('gelu_tanh', lambda: nn.GELU(approximate='tanh')),
+        ('quick_gelu', QuickGELU),
+        ('silu', nn.SiLU),
+    ],
+)
+@pytest.mark.parametrize('gated', [False, True])
+def test_each_activation_with_a_norm_inside_is_timms(gated, act, layer):
+    def norm(channels, **_):
+        return nn.LayerNorm(channels, eps=1e-5)
+
+    options = dict(act_layer=layer, norm_layer=norm)
+    ours = (SwiGLU if gated else MLP)(16, 32, act, inner_norm=True, norm_eps=1e-5)
+    theirs = GluMlp(16, 64, gate_last=False, **options) if gated else Mlp(16, 32, **options)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+    assert ours.load_state_dict(theirs.state_dict()) == ([], [])
+    x = torch.randn(2, 5, 16)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize('ffn', [MLP, SwiGLU])
+def test_an_unknown_activation_is_refused_with_those_that_are_known(ffn):
+    with pytest.raises(ValueError, match=f"{ffn.__name__}: act='relu'.*gelu_tanh, quick_gelu"):
+        ffn(16, 32, 'relu')
+
+
+def test_a_gated_grkan_is_rational_linear_rational_gate_norm_linear():
+    ffn, x = GatedGRKAN(16, 32, inner_norm=True).double(), torch.randn(2, 5, 16).double()
+    for parameter in ffn.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    gate, value = ffn.fc1(ffn.act1(x)).split(32, dim=-1)
+    want = ffn.fc2(ffn.norm(ffn.act2(gate.contiguous()) * value))
+    torch.testing.assert_close(ffn(x), want)
+    shapes = {key: tuple(value.shape) for key, value in ffn.state_dict().items()}
+    assert shapes['act2.weight_denominator'] == (8, 4) and shapes['fc1.weight'] == (64, 16)
+    assert shapes.keys() >= SwiGLU(16, 32, inner_norm=True).state_dict().keys()
+
+
+def test_a_gated_grkan_starts_with_unit_variance():
+    torch.manual_seed(0)
+    ffn = GatedGRKAN(64, 512)
+    ffn.init_weights()
+    x = torch.randn(4096, 64)
+    assert abs(ffn(x).std().item() - 1) < 0.05
+    assert abs(ffn.fc1(ffn.act1(x)).std().item() - 1) < 0.05

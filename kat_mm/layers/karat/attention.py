@@ -134,6 +134,12 @@ class KArAt(SoftmaxAttention):
                 'KArAt takes no relative positions, since its operators know the positions of '
                 'tokens; set use_rel_pos=False'
             )
+        if spec.window_size and spec.num_extra_tokens:
+            raise ValueError(
+                f'KArAt: an operator in windows of {spec.window_size} tokens has no place for the '
+                f'{spec.num_extra_tokens} tokens before the patches (class token, registers); set '
+                'with_cls_token=False and num_registers=0'
+            )
         return cls(
             spec.embed_dims,
             spec.num_heads,

@@ -1,12 +1,12 @@
+"""Files of checkpoints: what is read from them, and which are refused."""
+
 import argparse
 import builtins
 import functools
-import logging
 import os
 import pickle
 import subprocess
 import sys
-from collections import OrderedDict
 from types import ModuleType
 
 import numpy as np
@@ -18,78 +18,27 @@ from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import nn
 
-from kat_mm.backbones import KAT, load_pretrained
 from kat_mm.checkpoints import find_state_dict, read_checkpoint
 from kat_mm.errors import UserError
-from kat_mm.layers import resize_pos_embed
-
-SMALL = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
-
-
-def small(**kwargs) -> KAT:
-    return KAT(**{'arch': SMALL, 'img_size': 32, 'patch_size': 8, **kwargs})
 
 
 @pytest.fixture
 def trained() -> dict[str, torch.Tensor]:
-    """What the official code would save of a small KAT, without head."""
+    """A state dict."""
     generator = torch.Generator().manual_seed(0)
-    return {
-        key: torch.randn(value.shape, generator=generator)
-        for key, value in small().state_dict().items()
-    }
-
-
-def head() -> dict[str, torch.Tensor]:
-    return {'head.weight': torch.ones(1000, 16), 'head.bias': torch.ones(1000)}
-
-
-def prefixed(state: dict, prefix: str) -> dict:
-    return {prefix + key: value for key, value in state.items()}
-
-
-def assert_holds(model: nn.Module, state: dict) -> None:
-    own = model.state_dict()
-    assert own.keys() == state.keys()
-    for key, value in state.items():
-        assert torch.equal(own[key], value), key
+    shapes = {'cls_token': (1, 1, 16), 'norm.weight': (16,), 'norm.bias': (16,)}
+    return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
 
 
 def weights_only(path):
     return torch.load(path, weights_only=True)
 
 
-# Layouts
-
-LAYOUTS = {
-    'plain': lambda s: s,
-    'with the classification head': lambda s: {**s, **head()},
-    'training checkpoint': lambda s: {'epoch': 3, 'arch': 'kat', 'state_dict': {**s, **head()}},
-    'average alone': lambda s: {'state_dict_ema': OrderedDict(s)},
-    'under model': lambda s: {'model': s, 'optimizer': {'state': {}}},
-    'from distributed training': lambda s: {'state_dict': prefixed(s, 'module.')},
-    'a segmentor of this project': lambda s: {
-        'meta': {'epoch': 1},
-        'state_dict': {**prefixed(s, 'backbone.'), 'decode_head.conv_seg.bias': torch.ones(3)},
-    },
-    'a distributed segmentor': lambda s: prefixed(s, 'module.backbone.'),
-}
-
-
-@pytest.mark.parametrize('layout', LAYOUTS)
-def test_weights_are_found_in_each_layout(layout, trained, tmp_path):
-    path = tmp_path / 'weights.pth'
-    torch.save(LAYOUTS[layout](trained), path)
-    model = small()
-    load_pretrained(model, path)
-    assert_holds(model, trained)
-
-
 def test_weights_are_read_from_safetensors(trained, tmp_path):
-    save_file({**trained, **head()}, tmp_path / 'weights.safetensors')
-    model = small()
-    load_pretrained(model, tmp_path / 'weights.safetensors')
-    assert_holds(model, trained)
+    save_file(trained, tmp_path / 'weights.safetensors')
+    content = read_checkpoint(tmp_path / 'weights.safetensors')
+    assert content.keys() == trained.keys()
+    assert all(torch.equal(content[key], trained[key]) for key in trained)
 
 
 def test_weights_are_preferred_over_their_average():
@@ -97,100 +46,10 @@ def test_weights_are_preferred_over_their_average():
     assert find_state_dict(content) == {'a': torch.ones(1)}
 
 
-def test_init_weights_loads_what_init_cfg_names(trained, tmp_path):
-    path = str(tmp_path / 'weights.pth')
-    torch.save(trained, path)
-    model = small(init_cfg=dict(type='Pretrained', checkpoint=path))
-    model.init_weights()
-    assert_holds(model, trained)
-
-
-def test_checkpoint_is_the_last_word_among_several_init_cfgs(trained, tmp_path):
-    del trained['blocks.1.mlp.fc2.bias']
-    path = str(tmp_path / 'weights.pth')
-    torch.save(trained, path)
-    constant = dict(type='Constant', layer='Linear', val=0.5, bias=7.0)
-    model = small(init_cfg=[dict(type='Pretrained', checkpoint=path), constant])
-    model.init_weights()
-    # What the checkpoint lacks keeps the initialisation of its own module.
-    assert_holds(model, {**trained, 'blocks.1.mlp.fc2.bias': torch.zeros(16)})
-
-
-def test_init_weights_of_a_model_loads_the_checkpoint_of_its_backbone(trained, tmp_path):
-    class Segmentor(BaseModel):
-        def __init__(self):
-            super().__init__()
-            self.backbone = small(
-                init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'))
-            )
-
-        def forward(self, inputs):
-            return self.backbone(inputs)
-
-    torch.save(trained, tmp_path / 'weights.pth')
-    model = Segmentor()
-    model.init_weights()
-    assert_holds(model.backbone, trained)
-
-
-def test_layout_that_shares_a_key_or_two_is_refused(trained, tmp_path):
-    path = tmp_path / 'weights.pth'
-    shared = {key: trained[key] for key in ('cls_token', 'pos_embed')}
-    torch.save({**shared, 'layers.0.ln1.weight': torch.ones(16)}, path)
-    with pytest.raises(UserError, match='unknown layout'):
-        load_pretrained(small(), path)
-
-
-def test_prefix_names_the_part_of_a_model_that_is_loaded(trained, tmp_path):
-    path = tmp_path / 'weights.pth'
-    torch.save({**prefixed(trained, 'teacher.'), 'other.weight': torch.ones(1)}, path)
-    cfg = dict(type='Pretrained', checkpoint=str(path), prefix='teacher.')
-    model = small(init_cfg=cfg)
-    model.init_weights()
-    assert_holds(model, trained)
-
-
 def test_arguments_that_training_scripts_save_do_not_hinder(trained, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'state_dict': trained, 'args': argparse.Namespace(lr=0.1)}, path)
     assert find_state_dict(read_checkpoint(path)).keys() == trained.keys()
-
-
-def test_grid_of_our_own_checkpoints_is_known_also_where_it_is_not_square(tmp_path):
-    # 2 x 8 tokens, as many as 4 x 4
-    wide = small(img_size=(16, 64))
-    path = tmp_path / 'weights.pth'
-    content = {'state_dict': nn.ModuleDict({'backbone': wide}).state_dict()}
-    torch.save(content, path)
-    square = small()
-    load_pretrained(square, path)
-    expected = resize_pos_embed(wide.pos_embed, (2, 8), (4, 4), 1)
-    torch.testing.assert_close(square.pos_embed, expected)
-
-
-def test_class_token_is_left_out_where_the_model_has_none(trained, tmp_path):
-    path = tmp_path / 'weights.pth'
-    torch.save(trained, path)
-    model = small(with_cls_token=False, out_type='featmap')
-    load_pretrained(model, path)
-    torch.testing.assert_close(model.pos_embed, trained['pos_embed'][:, 1:])
-
-
-def test_position_embedding_of_another_size_is_resized(trained, tmp_path):
-    torch.save(trained, tmp_path / 'weights.pth')
-    model, reference = small(img_size=(48, 40)), small(img_size=(48, 40))
-    load_pretrained(model, tmp_path / 'weights.pth')
-    reference.load_state_dict(trained)
-    assert_holds(model, reference.state_dict())
-
-
-def test_log_names_what_is_missing_left_over_and_left_out(trained, tmp_path, caplog):
-    del trained['norm.bias']
-    torch.save({**trained, **head(), 'surplus': torch.ones(1)}, tmp_path / 'weights.pth')
-    with caplog.at_level(logging.INFO, 'kat_mm'):
-        load_pretrained(small(), tmp_path / 'weights.pth')
-    lines = {record.getMessage() for record in caplog.records}
-    assert {'Missing: norm.bias', 'Left over: surplus', 'Left out: head.weight, head.bias'} <= lines
 
 
 # Files that cannot be used
@@ -300,7 +159,7 @@ def test_code_in_a_file_is_not_run(kind, tmp_path):
     write, reason = WRITERS[kind]
     write({'norm.weight': torch.ones(16), 'bomb': Bomb(os.system, f'touch {target}')}, path)
     with pytest.raises(UserError, match=reason) as raised:
-        load_pretrained(small(), path)
+        read_checkpoint(path)
     assert str(path) in str(raised.value)
     assert not target.exists()
 
@@ -327,27 +186,6 @@ def test_attributes_are_read_from_log_buffers_alone(tmp_path):
         read_checkpoint(tmp_path / 'weights.pth')
 
 
-def test_weights_of_other_shapes_are_refused_and_named(trained, tmp_path):
-    path = tmp_path / 'weights.pth'
-    torch.save(trained, path)
-    with pytest.raises(UserError) as raised:
-        load_pretrained(small(arch={**SMALL, 'feedforward_channels': 64}), path)
-    for word in (str(path), 'blocks.0.mlp.fc1.weight', '[32, 16]', '[64, 16]', 'arch'):
-        assert word in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    'content',
-    [{'layer1.0.conv1.weight': torch.ones(1)}, {}, {'state_dict': {}}, head(), {'epoch': 3}],
-)
-def test_checkpoint_in_which_nothing_fits_is_refused_by_name(content, tmp_path):
-    path = tmp_path / 'weights.pth'
-    torch.save(content, path)
-    with pytest.raises(UserError, match='has no weights for the backbone') as raised:
-        load_pretrained(small(), path)
-    assert str(path) in str(raised.value)
-
-
 # Checkpoints of mmengine
 
 
@@ -361,13 +199,13 @@ def safe_globals():
     torch.serialization.add_safe_globals(before)
 
 
-class Classifier(BaseModel):
+class Model(BaseModel):
     def __init__(self):
         super().__init__()
-        self.backbone = small()
+        self.layer = nn.Linear(32, 4)
 
     def forward(self, inputs, mode):
-        return dict(loss=self.backbone(torch.stack(inputs))[0].square().mean())
+        return dict(loss=self.layer(torch.stack(inputs)).square().mean())
 
 
 @pytest.fixture(scope='module')
@@ -375,7 +213,7 @@ def runner_checkpoint(tmp_path_factory):
     """The checkpoint that an mmengine Runner writes after training for 2 iterations."""
     work_dir = tmp_path_factory.mktemp('runner')
     runner = Runner(
-        Classifier(),
+        Model(),
         str(work_dir),
         train_dataloader=dict(
             batch_size=2,
@@ -390,7 +228,7 @@ def runner_checkpoint(tmp_path_factory):
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
         ),
-        experiment_name='test_load',
+        experiment_name='test_files',
     )
     runner.train()
     return runner, work_dir / 'iter_2.pth'
@@ -404,9 +242,8 @@ def test_checkpoint_of_a_runner_is_read_with_its_logs(runner_checkpoint, safe_gl
     loss = content['message_hub']['log_scalars']['train/loss']
     assert isinstance(loss, HistoryBuffer) and len(loss.data[0]) == 2
     assert loss.mean() == runner.message_hub.get_scalar('train/loss').mean()
-    model = small()
-    load_pretrained(model, path)
-    assert_holds(model, runner.model.backbone.state_dict())
+    for key, value in runner.model.state_dict().items():
+        assert torch.equal(content['state_dict'][key], value), key
 
 
 def test_reading_a_checkpoint_leaves_what_torch_trusts_as_it_was(runner_checkpoint, safe_globals):

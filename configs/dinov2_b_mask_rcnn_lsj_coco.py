@@ -1,0 +1,18 @@
+# DINOv2 B with Mask R-CNN, as ViTDet, fine-tuned.
+_base_ = ['./kat_b_mask_rcnn_lsj_coco.py', './_base_/backbones/dinov2.py']
+
+checkpoint = 'dinov2_b'
+model = dict(
+    data_preprocessor=_base_.pixels,
+    backbone={
+        **_base_.backbone,
+        '_delete_': True,
+        'drop_path_rate': 0.1,
+        'img_size': 1024,
+        'patch_size': 16,  # resized from 14, for maps of strides that are powers of two
+        'window_size': 14,
+        'global_attn_indices': (2, 5, 8, 11),
+        'out_type': 'featmap',
+        'init_cfg': dict(type='Pretrained', checkpoint=checkpoint),
+    },
+)

@@ -1,0 +1,21 @@
+# DINOv3 B with UperNet, fine-tuned.
+_base_ = ['./kat_b_upernet_ade20k.py', './_base_/backbones/dinov3.py']
+
+# No name of a download: its authors give the file to those who accept its licence. Put its path
+# here.
+checkpoint = 'dinov3_b'
+model = dict(
+    data_preprocessor=_base_.pixels,
+    backbone={
+        **_base_.backbone,
+        '_delete_': True,
+        'drop_path_rate': 0.1,
+        'out_indices': (2, 5, 8, 11),
+        'out_type': 'featmap',
+        'img_size': 512,
+        'norm_intermediate': True,
+        'init_cfg': dict(type='Pretrained', checkpoint=checkpoint),
+    },
+)
+# BEiT's and MAE's rule, so that what was learned is not lost.
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.75))
