@@ -8,8 +8,7 @@ dict are the same.
 - ``F.interpolate`` within the ``forward`` of neck and heads is ``resize``, by a mode of PyTorch's
   function dispatch that is entered there: it finds every call whatever name mmseg imported it by,
   in every head, and none outside. Backbones are left alone.
-- Images and labels go to the GPU from pinned memory: the host does not wait until the step before
-  has ended.
+- ``forward`` of mmseg's preprocessor does not wait for the GPU (segmentation_data).
 - ``predict`` of the segmentor is the largest logit of the resampled map (segmentation_inference).
 
 A copy of the model, by ``copy.deepcopy`` or pickle, is changed likewise.
@@ -42,12 +41,15 @@ def use_segmentation_kernels(model: nn.Module, keep_logits: bool = False) -> Non
         keep_logits: Whether predictions hold ``seg_logits`` at the size of the image, as mmseg's
             do: they are then computed by mmseg. Default: False, ``pred_sem_seg`` alone.
     """
-    from mmseg.models import EncoderDecoder
+    from mmseg.models import EncoderDecoder, SegDataPreProcessor
+
+    from .segmentation_data import preprocess  # mmengine is for those who train
 
     if not isinstance(model, EncoderDecoder):
         _logger.info('%s is no EncoderDecoder: it computes as mmseg does', type(model).__name__)
         return
-    _bind(model.data_preprocessor, 'cast_data', _cast_data)
+    if type(model.data_preprocessor) is SegDataPreProcessor:
+        _bind(model.data_preprocessor, 'forward', preprocess)
     for name, module in _neck_and_heads(model).items():
         _bind(module, 'forward', _forward)
         if name == 'neck':
@@ -128,31 +130,6 @@ def _channels_last(inputs):
     if isinstance(inputs, Tensor) and inputs.dim() == 4 and backend.runs_kernels(inputs):
         return inputs.contiguous(memory_format=torch.channels_last)
     return inputs
-
-
-def _cast_data(self: nn.Module, data):
-    """In place of ``BaseDataPreprocessor.cast_data``."""
-    if self.device.type == 'cuda':
-        self._non_blocking = True
-        data = _pinned(data)
-    return type(self).cast_data(self, data)
-
-
-def _pinned(data):
-    """Batches with their tensors in pinned memory."""
-    from mmengine.structures import BaseDataElement
-
-    if isinstance(data, Tensor):
-        return data if data.is_cuda or data.is_pinned() else data.pin_memory()
-    if isinstance(data, BaseDataElement):
-        pinned = data.new()
-        pinned.set_data({name: _pinned(value) for name, value in data.items()})
-        return pinned
-    if isinstance(data, dict):
-        return type(data)((name, _pinned(value)) for name, value in data.items())
-    if type(data) in (list, tuple):
-        return type(data)(map(_pinned, data))
-    return data
 
 
 def _why_not_loss(head: nn.Module) -> str | None:

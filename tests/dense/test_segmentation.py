@@ -15,7 +15,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import kat_mm
-from kat_mm.dense import segmentation, use_segmentation_kernels
+from kat_mm.dense import use_segmentation_kernels
 
 CLASSES, WIDTH = 7, 16
 ARCH = dict(embed_dims=WIDTH, num_layers=4, num_heads=2, feedforward_channels=32)
@@ -242,31 +242,6 @@ def test_another_model_of_the_process_stays_what_it_was(monkeypatch):
     step(adapted)
     # 3 pooled maps, 3 steps from the top down, 3 levels to the finest; two losses
     assert len(used) == 11
-
-
-@pytest.mark.gpu
-def test_a_step_does_not_wait_for_the_gpu():
-    model = build().float().cuda().train()
-    use_segmentation_kernels(model)
-    batch = dict(inputs=list(images(32, 32).float()), data_samples=samples())
-    model.loss(**model.data_preprocessor(batch))
-    torch.cuda.set_sync_debug_mode('error')
-    try:
-        losses = model.loss(**model.data_preprocessor(batch))
-        sum(value for name, value in losses.items() if 'loss' in name).backward()
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
-
-
-def test_data_is_pinned_in_its_own_structure(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, 'is_pinned', lambda self: False)
-    monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda self: self + 1)
-    batch = dict(inputs=[torch.zeros(2)], data_samples=samples(flip=True), other=('a', 3))
-    pinned = segmentation._pinned(batch)
-    assert pinned['inputs'][0].tolist() == [1, 1] and pinned['other'] == ('a', 3)
-    for before, after in zip(batch['data_samples'], pinned['data_samples'], strict=True):
-        assert after.metainfo == before.metainfo
-        assert torch.equal(after.gt_sem_seg.data, before.gt_sem_seg.data + 1)
 
 
 def test_the_state_dict_and_copies_are_as_without():
