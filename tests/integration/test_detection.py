@@ -308,3 +308,13 @@ def test_the_converter_prints_what_it_wrote_and_names_damage(tmp_path):
     result = run_tool('voc_to_coco.py', tmp_path)
     assert result.status == 0, result.stderr
     assert f'{tmp_path}/annotations/train.json: 1 images, 1 cell\n' in result.stdout
+
+
+@pytest.mark.slow
+def test_compiled_parts_train_as_without(trained, config, tmp_path):
+    options = ['--compile', '--cfg-options', 'compile.backend=eager']
+    result = run_tool('train.py', config, '--work-dir', tmp_path, *options)
+    assert result.status == 0, result.stderr
+    assert read_losses(tmp_path) == pytest.approx(read_losses(trained), rel=1e-3)
+    states = [torch.load(f / 'iter_4.pth', weights_only=False) for f in (trained, tmp_path)]
+    assert list(states[0]['state_dict']) == list(states[1]['state_dict'])

@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 
+
+@pytest.mark.slow
 def test_variants_take_turns_and_the_profile_tells_who_waits(run_benchmark, tmp_path):
     variants = ['--variants', 'mmdet', 'fast heads']
     options = ['detection', '--quick', '--profile', '--images', '1', *variants]
