@@ -9,13 +9,14 @@ from kat_mm.ops import split_heads
 
 from .block_spec import BlockSpec
 from .init import mimetic_, trunc_normal_
+from .masked_attention import masked_attention
 from .rel_pos import rel_pos_attention, resize_rel_pos
 from .windows import merge_windows, partition_windows
 
 _logger = logging.getLogger(__name__)
 
 # Sizes decide in these, which torch.fx cannot see: to it each is one step.
-for _name in ('merge_windows', 'partition_windows', 'rel_pos_attention'):
+for _name in ('masked_attention', 'merge_windows', 'partition_windows', 'rel_pos_attention'):
     torch.fx.wrap(_name)
 
 
@@ -105,7 +106,8 @@ class SoftmaxAttention(nn.Module):
             x: The last H * W of the N tokens are patches, whatever stands before them.
             grid: (H, W).
             attn_mask: As in ``scaled_dot_product_attention``: true where a query may look, or what
-                is added to its scores; broadcast to (B, heads, N, N).
+                is added to its scores; broadcast to (B, heads, N, N). One of M < N rows, M > 1, is
+                that of the first M tokens, and the others look at all.
 
         Raises:
             ValueError: There are windows, to which a mask does not apply.
@@ -136,6 +138,8 @@ class SoftmaxAttention(nn.Module):
         grid = self.attended_grid(grid, attn_mask)
         if self.use_rel_pos:
             return rel_pos_attention(q, k, v, grid, (self.rel_pos_h, self.rel_pos_w), **options)
+        if attn_mask is not None:
+            return masked_attention(q, k, v, **options)
         return F.scaled_dot_product_attention(q, k, v, **options)
 
     def attended_grid(
