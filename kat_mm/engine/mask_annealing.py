@@ -27,9 +27,14 @@ class MaskAnnealingHook(Hook):
     def rates(self, iteration: int) -> tuple[float, ...]:
         """The probability for each block."""
         return tuple(
-            0.0 if iteration >= end else min(1.0, (end - iteration) / (end - begin)) ** self.power
+            self._rate(iteration, begin, end)
             for begin, end in zip(self.begin, self.end, strict=True)
         )
+
+    def _rate(self, iteration: int, begin: int, end: int) -> float:
+        if iteration < begin:
+            return 1.0
+        return 0.0 if iteration >= end else ((end - iteration) / (end - begin)) ** self.power
 
     def before_train(self, runner: Runner) -> None:
         self._heads = [m for m in runner.model.modules() if hasattr(m, 'set_mask_rates')]

@@ -43,7 +43,7 @@ class TwoWarmupsPolyLR(_ParamScheduler):
         groups = optimizer.param_groups
         if not any(group.get('in_backbone') for group in groups):
             raise ValueError(
-                'TwoWarmupsPolyLR: no parameter group is the backbone\'s; set optim_wrapper.'
+                "TwoWarmupsPolyLR: no parameter group is the backbone's; set optim_wrapper."
                 "constructor='LayerDecayOptimWrapperConstructor' and "
                 'paramwise_cfg=dict(split_backbone=True)'
             )

@@ -125,9 +125,7 @@ class EoMTHead(Mask2FormerHead):
         self.train_cfg = train_cfg
         if train_cfg:
             self.assigner = TASK_UTILS.build(train_cfg['assigner'])
-            self.sampler = TASK_UTILS.build(
-                train_cfg['sampler'], default_args=dict(context=self)
-            )
+            self.sampler = TASK_UTILS.build(train_cfg['sampler'], default_args=dict(context=self))
             self.num_points = train_cfg.get('num_points', 12544)
             self.oversample_ratio = train_cfg.get('oversample_ratio', 3.0)
             self.importance_sample_ratio = train_cfg.get('importance_sample_ratio', 0.75)
