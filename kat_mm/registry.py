@@ -15,10 +15,12 @@ from kat_mm import backbones, engine, layers, necks
 from kat_mm.engine.loading import extend_mmengine
 from kat_mm.installed import after_import, is_installed
 
-
 # Names that need mmdet: a config's ``kat_mm.NAME`` imports them, `import kat_mm` does not.
-MODELS_ON_MMDET = registry.Registry(
-    'model', parent=registry.MODELS, scope='kat_mm', locations=['kat_mm.registry_mmdet']
+MODELS_ON_MMDET, METRICS_ON_MMDET, TRANSFORMS_ON_MMDET = (
+    registry.Registry(
+        parent.name, parent=parent, scope='kat_mm', locations=['kat_mm.registry_mmdet']
+    )
+    for parent in (registry.MODELS, registry.METRICS, registry.TRANSFORMS)
 )
 
 

@@ -21,9 +21,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     - layer_decay_rate (float): Factor per layer; 1 is no decay. Default: 1.
     - bias_decay_mult (float): Factor of weight decay for biases that are not a norm's. Default: 0.
-    - layer_decay_from (str): 'heads', the rule above; or 'last_block' (EoMT): the last block has the
-      full rate too, as what comes behind it, and the embeddings have that of block 0.
-      Default: 'heads'.
+    - layer_decay_from (str): 'heads', the rule above; or 'last_block' (EoMT): the last block has
+      the full rate too, and the embeddings have that of block 0. Default: 'heads'.
     - split_backbone (bool): Whether the backbone's groups are its own, with ``in_backbone=True``,
       for :class:`TwoWarmupsPolyLR`. Default: False.
     - custom_keys (dict): As in mmengine: part of a name to ``dict(lr_mult=, decay_mult=)``; the

@@ -7,6 +7,6 @@ from .eomt import EoMT, EoMTHead
 __all__ = ['EoMT', 'EoMTHead']
 
 if is_installed('mmseg'):
-    from .eomt_semantic import EoMTSegmentor, EoMTSemanticHead  # noqa: F401
+    from .eomt_semantic import EoMTSegmentor, EoMTSemanticHead
 
     __all__ += ['EoMTSegmentor', 'EoMTSemanticHead']
