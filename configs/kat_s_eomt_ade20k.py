@@ -8,7 +8,7 @@ _base_ = [
 
 max_iters = 31 * 1264
 param_scheduler = [
-    dict(type='TwoWarmupsPolyLR', head_iters=500, backbone_iters=1000, total_iters=max_iters)
+    dict(type='TwoWarmupsPolyLR', head_iters=500, backbone_iters=1000, end=max_iters)
 ]
 custom_hooks = [
     *_base_.custom_hooks,

@@ -12,7 +12,7 @@ class TwoWarmupsPolyLR(_ParamScheduler):
         optimizer: Optimizer, or its wrapper.
         head_iters: Iterations of the heads' warm-up.
         backbone_iters: Iterations of the backbone's, which comes after it.
-        total_iters: Iteration at which all rates are 0.
+        end: Iteration at which all rates are 0, as in mmengine.
         power: Default: 0.9.
         by_epoch: Must be False: it counts iterations.
         last_step: As of mmengine's schedulers.
@@ -27,7 +27,7 @@ class TwoWarmupsPolyLR(_ParamScheduler):
         optimizer,
         head_iters: int,
         backbone_iters: int,
-        total_iters: int,
+        end: int,
         power: float = 0.9,
         by_epoch: bool = False,
         last_step: int = -1,
@@ -35,10 +35,10 @@ class TwoWarmupsPolyLR(_ParamScheduler):
     ):
         if by_epoch:
             raise ValueError('TwoWarmupsPolyLR: by_epoch=True; it counts iterations')
-        if not 0 <= head_iters <= head_iters + backbone_iters < total_iters:
+        if not 0 <= head_iters <= head_iters + backbone_iters < end:
             raise ValueError(
                 f'TwoWarmupsPolyLR: head_iters={head_iters} and backbone_iters={backbone_iters} '
-                f'must be 0 or more, and end before total_iters={total_iters}'
+                f'must be 0 or more, and end before end={end}'
             )
         groups = optimizer.param_groups
         if not any(group.get('in_backbone') for group in groups):
@@ -51,9 +51,10 @@ class TwoWarmupsPolyLR(_ParamScheduler):
             (head_iters, backbone_iters) if group.get('in_backbone') else (0, head_iters)
             for group in groups
         )
-        self.total_iters = total_iters
         self.power = power
-        super().__init__(optimizer, 'lr', last_step=last_step, by_epoch=False, verbose=verbose)
+        super().__init__(
+            optimizer, 'lr', end=end, last_step=last_step, by_epoch=False, verbose=verbose
+        )
 
     def _get_value(self) -> list[float]:
         return [
@@ -65,4 +66,4 @@ class TwoWarmupsPolyLR(_ParamScheduler):
         step, top = self.last_step, idle + warmup
         if step < top:
             return max(0.0, (step - idle) / warmup)
-        return max(0.0, 1 - (step - top) / (self.total_iters - top)) ** self.power
+        return max(0.0, 1 - (step - top) / (self.end - top)) ** self.power

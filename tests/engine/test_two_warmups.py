@@ -35,8 +35,8 @@ def wanted(step, idle, warmup, total):
 
 def test_the_backbone_warms_up_after_the_heads_and_each_falls_from_its_own_top():
     wrapper = make()
-    scheduler = TwoWarmupsPolyLR(wrapper, head_iters=5, backbone_iters=10, total_iters=50)
-    for step in range(51):
+    scheduler = TwoWarmupsPolyLR(wrapper, head_iters=5, backbone_iters=10, end=50)
+    for step in range(50):
         lrs = {group['in_backbone']: group['lr'] for group in wrapper.optimizer.param_groups}
         assert lrs[True] == pytest.approx(wanted(step, 5, 10, 50), abs=1e-12)
         assert lrs[False] == pytest.approx(wanted(step, 0, 5, 50), abs=1e-12)

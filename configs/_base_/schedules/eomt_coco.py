@@ -4,7 +4,7 @@ _base_ = './eomt.py'
 epoch = 7393
 max_iters = 24 * epoch
 param_scheduler = [
-    dict(type='TwoWarmupsPolyLR', head_iters=500, backbone_iters=1000, total_iters=max_iters)
+    dict(type='TwoWarmupsPolyLR', head_iters=500, backbone_iters=1000, end=max_iters)
 ]
 mask_annealing = dict(
     type='MaskAnnealingHook',
