@@ -6,6 +6,9 @@ _base_ = [
     './_base_/segmentation_runtime.py',
 ]
 
+# A name, a file, a URL, or checkpoint=None for from scratch: docs/checkpoints.md
+model = dict(backbone=dict(init_cfg=dict(checkpoint='kat_s_in1k')))
+
 max_iters = 31 * 1264
 param_scheduler = [
     dict(type='TwoWarmupsPolyLR', head_iters=500, backbone_iters=1000, end=max_iters)

@@ -5,7 +5,9 @@ _base_ = [
     './_base_/schedules/eomt_coco.py',
 ]
 
+# A name, a file, a URL, or checkpoint=None for from scratch: docs/checkpoints.md
 model = dict(
+    backbone=dict(init_cfg=dict(checkpoint='kat_s_in1k')),
     data_preprocessor=dict(
         pad_seg=False,
         batch_augments=[dict(type='BatchFixedSizePad', size=_base_.image_size, pad_mask=True)],

@@ -5,7 +5,9 @@ _base_ = [
     './_base_/schedules/eomt_coco.py',
 ]
 
+# A name, a file, a URL, or checkpoint=None for from scratch: docs/checkpoints.md
 model = dict(
+    backbone=dict(init_cfg=dict(checkpoint='kat_s_in1k')),
     data_preprocessor=dict(
         batch_augments=[
             dict(
@@ -16,7 +18,7 @@ model = dict(
                 seg_pad_value=255,
             )
         ]
-    )
+    ),
 )
 custom_hooks = [*_base_.custom_hooks, _base_.mask_annealing]
 default_hooks = dict(checkpoint=dict(save_best='coco_panoptic/PQ'))

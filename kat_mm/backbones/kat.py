@@ -365,7 +365,10 @@ def _check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
                 f'KAT: init_cfg={init_cfg!r} must be a dict with a type, or several of them, for '
                 "example dict(type='Pretrained', checkpoint=FILE)"
             )
-        if cfg['type'] == 'Pretrained' and not isinstance(cfg.get('checkpoint'), str | Path):
+        # None, which must be said, is from scratch.
+        if cfg['type'] == 'Pretrained' and not isinstance(
+            cfg.get('checkpoint', False), str | Path | None
+        ):
             raise ValueError(f'KAT: init_cfg={init_cfg!r} must name a file as checkpoint')
 
 

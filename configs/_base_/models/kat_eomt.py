@@ -21,6 +21,8 @@ model = dict(
         patch_size=16,
         ffn_cfg=dict(type='GRKAN'),
         out_type='featmap',
+        # From scratch; or the name of a published model, a file or a URL: docs/weights.md
+        init_cfg=dict(type='Pretrained', checkpoint=None),
     ),
     panoptic_head=dict(
         type='kat_mm.EoMTHead',
