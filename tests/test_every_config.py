@@ -12,6 +12,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
+from twins import assert_twins
 
 from kat_mm.backbones.archs import resolve_arch
 
@@ -40,12 +41,19 @@ def shrink(cfg):
     # Two images may well both lose a block to drop path.
     backbone.update(arch=arch, img_size=SIZE, drop_path_rate=0.0, init_cfg=None)
     backbone.out_indices = tuple(range(arch['num_layers'] - outputs, arch['num_layers']))
+    if backbone.get('frozen_stages', -1) > 0:
+        backbone.frozen_stages = arch['num_layers']
     if backbone.get('global_attn_indices'):
         backbone.global_attn_indices = (last,)
     if cfg.default_scope == 'mmdet':
         cfg.model.data_preprocessor.batch_augments = None
-        for part, key in ((cfg.model.train_cfg, 'rpn_proposal'), (cfg.model.test_cfg, 'rpn')):
-            if key in part:
+        if 'num_queries' in cfg.model:  # chosen among the tokens
+            cfg.model.num_queries = 10
+        for part, key in (
+            (cfg.model.get('train_cfg'), 'rpn_proposal'),
+            (cfg.model.test_cfg, 'rpn'),
+        ):
+            if part and key in part:
                 part[key].max_per_img = 30
 
 
@@ -62,7 +70,7 @@ def classifier_batch(model, cfg):
 def detector_batch(model, cfg):
     from mmdet.testing import demo_mm_inputs
 
-    panoptic = getattr(model, 'panoptic_head', None)
+    panoptic = getattr(model, 'panoptic_head', None) or getattr(model, 'semantic_head', None)
     classes = [m.num_classes for m in model.modules() if hasattr(m, 'num_classes')]
     batch = demo_mm_inputs(
         2,
@@ -73,7 +81,7 @@ def detector_batch(model, cfg):
     )
     if panoptic and panoptic.num_stuff_classes:
         for sample in batch['data_samples']:
-            stuff = torch.randint(panoptic.num_things_classes, panoptic.num_classes, (4, 4))
+            stuff = torch.randint(panoptic.num_stuff_classes, (4, 4)) + panoptic.num_things_classes
             labels = stuff.repeat_interleave(SIZE // 4, 0).repeat_interleave(SIZE // 4, 1)
             sample.gt_sem_seg = PixelData(sem_seg=labels[None])
     return batch
@@ -109,6 +117,15 @@ def test_every_config_belongs_to_a_task():
     assert {load(path).default_scope for path in CONFIGS} == set(TASKS)
 
 
+def test_every_dense_vit_is_the_twin_of_a_kat():
+    paths = [path for path in CONFIGS if path.stem.startswith('vit_') and 'karat' not in path.stem]
+    dense = [path for path in paths if load(path).default_scope != 'mmpretrain']
+    assert len(dense) == 33
+    for path in dense:
+        kat = path.with_name(path.name.replace('vit_', 'kat_'))
+        assert_twins(load(kat).to_dict(), load(path).to_dict())
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_a_step_of_every_config_reaches_every_weight_of_the_backbone_and_it_predicts(path):
     cfg = load(path)
@@ -123,7 +140,7 @@ def test_a_step_of_every_config_reaches_every_weight_of_the_backbone_and_it_pred
     batch = make_batch(model, cfg)
     data = model.data_preprocessor(batch, training=True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
-    parameters = dict(model.backbone.named_parameters())
+    parameters = {k: v for k, v in model.backbone.named_parameters() if v.requires_grad}
     gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
     for key, gradient in zip(parameters, gradients, strict=True):
         assert gradient.isfinite().all() and gradient.any(), key
