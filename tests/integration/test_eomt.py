@@ -35,6 +35,7 @@ model = dict(
             _delete_=True, embed_dims=32, num_layers=3, num_heads=2, feedforward_channels=64
         ),
         img_size=size,
+        init_cfg=None,
     ),
 )
 loaders = dict(num_workers=0, persistent_workers=False)
