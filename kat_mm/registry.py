@@ -1,6 +1,7 @@
 """Names in the registries of mmengine: all that a config can name, and nowhere else.
 
-In the root registries, where the scopes of mmdet, mmseg and mmpretrain find it.
+In the root registries, where the scopes of mmdet, mmseg and mmpretrain find it. What is built on
+mmdet has a registry of its own, which imports it when a config names it: ``kat_mm.EoMT``.
 """
 
 import logging
@@ -13,6 +14,14 @@ from mmengine.logging import print_log
 from kat_mm import backbones, engine, layers, necks
 from kat_mm.engine.loading import extend_mmengine
 from kat_mm.installed import after_import, is_installed
+
+# Names that need mmdet: a config's ``kat_mm.NAME`` imports them, `import kat_mm` does not.
+MODELS_ON_MMDET, METRICS_ON_MMDET, TRANSFORMS_ON_MMDET = (
+    registry.Registry(
+        parent.name, parent=parent, scope='kat_mm', locations=['kat_mm.registry_mmdet']
+    )
+    for parent in (registry.MODELS, registry.METRICS, registry.TRANSFORMS)
+)
 
 
 class _ToMMEngine(logging.Handler):
@@ -42,6 +51,7 @@ def _register_all() -> None:
         engine.FiniteLossHook,
         engine.Float32BoxesHook,
         engine.LateRuntimeInfoHook,
+        engine.MaskAnnealingHook,
         engine.PlotRationalsHook,
         engine.PreemptionHook,
         engine.SeedIterationHook,
@@ -51,6 +61,7 @@ def _register_all() -> None:
     registry.OPTIM_WRAPPER_CONSTRUCTORS.register_module(
         module=engine.LayerDecayOptimWrapperConstructor
     )
+    registry.PARAM_SCHEDULERS.register_module(module=engine.TwoWarmupsPolyLR)
     registry.LOOPS.register_module(module=engine.ResumableEpochLoop)
     registry.RUNNERS.register_module(module=engine.CheckpointRunner)
     extend_mmengine()

@@ -3,6 +3,7 @@
 There is no list of names to forget a config in: a new file in configs/ is tested here at once.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
+from twins import assert_twins
 
 from kat_mm.backbones.archs import resolve_arch
 
@@ -29,10 +31,13 @@ def load(path):
 def shrink(cfg):
     """Few blocks, narrow feed-forwards and small images; widths, and so the heads, stay."""
     backbone = cfg.model.backbone
+    head = cfg.model.get('panoptic_head') or cfg.model.get('decode_head') or {}
     outputs = backbone.get('out_indices', -1)
     outputs = 1 if isinstance(outputs, int) else len(outputs)
     arch = dict(resolve_arch(backbone.get('arch', 'tiny')))
-    arch.update(num_layers=max(2, outputs), feedforward_channels=arch['embed_dims'])
+    # A head that runs blocks itself leaves one to the backbone.
+    blocks = max(2, outputs, head.get('num_blocks', 0) + 1)
+    arch.update(num_layers=blocks, feedforward_channels=arch['embed_dims'])
     last = arch['num_layers'] - 1
     # Two images may well both lose a block to drop path.
     patch = backbone.get('patch_size', 16)
@@ -45,8 +50,14 @@ def shrink(cfg):
         backbone.global_attn_indices = (last,)
     if cfg.default_scope == 'mmdet':
         cfg.model.data_preprocessor.batch_augments = None
-        cfg.model.train_cfg.rpn_proposal.max_per_img = 30
-        cfg.model.test_cfg.rpn.max_per_img = 30
+        if 'num_queries' in cfg.model:  # chosen among the tokens
+            cfg.model.num_queries = 10
+        for part, key in (
+            (cfg.model.get('train_cfg'), 'rpn_proposal'),
+            (cfg.model.test_cfg, 'rpn'),
+        ):
+            if part and key in part:
+                part[key].max_per_img = 30
 
 
 def classifier_batch(model, cfg):
@@ -62,14 +73,21 @@ def classifier_batch(model, cfg):
 def detector_batch(model, cfg):
     from mmdet.testing import demo_mm_inputs
 
+    panoptic = getattr(model, 'panoptic_head', None) or getattr(model, 'semantic_head', None)
     classes = [m.num_classes for m in model.modules() if hasattr(m, 'num_classes')]
-    return demo_mm_inputs(
+    batch = demo_mm_inputs(
         2,
         [[3, SIZE, SIZE]] * 2,
         num_items=[2, 3],
-        num_classes=max(classes),
-        with_mask=model.with_mask,
+        num_classes=panoptic.num_things_classes if panoptic else max(classes),
+        with_mask=model.with_mask or panoptic is not None,
     )
+    if panoptic and panoptic.num_stuff_classes:
+        for sample in batch['data_samples']:
+            stuff = torch.randint(panoptic.num_stuff_classes, (4, 4)) + panoptic.num_things_classes
+            labels = stuff.repeat_interleave(SIZE // 4, 0).repeat_interleave(SIZE // 4, 1)
+            sample.gt_sem_seg = PixelData(sem_seg=labels[None])
+    return batch
 
 
 def segmenter_batch(model, cfg):
@@ -78,7 +96,9 @@ def segmenter_batch(model, cfg):
     model.data_preprocessor.size = (SIZE, SIZE)
     samples = []
     for _ in range(2):
-        labels = torch.randint(0, model.decode_head.num_classes, (1, SIZE, SIZE))
+        # Not more classes than queries: 64 squares.
+        labels = torch.randint(0, model.decode_head.num_classes, (1, 8, 8))
+        labels = labels.repeat_interleave(SIZE // 8, 1).repeat_interleave(SIZE // 8, 2)
         sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
         sample.set_metainfo(dict(img_shape=(SIZE, SIZE), ori_shape=(SIZE, SIZE)))
         samples.append(sample)
@@ -92,11 +112,21 @@ TASKS = dict(
     mmdet=(detector_batch, 'pred_instances'),
     mmseg=(segmenter_batch, 'pred_sem_seg'),
 )
+PANOPTIC = 'pred_panoptic_seg'
 
 
 def test_every_config_belongs_to_a_task():
     assert len(CONFIGS) >= 53
     assert {load(path).default_scope for path in CONFIGS} == set(TASKS)
+
+
+def test_every_dense_vit_is_the_twin_of_a_kat():
+    paths = [path for path in CONFIGS if path.stem.startswith('vit_') and 'karat' not in path.stem]
+    dense = [path for path in paths if load(path).default_scope != 'mmpretrain']
+    assert len(dense) == 33
+    for path in dense:
+        kat = path.with_name(path.name.replace('vit_', 'kat_'))
+        assert_twins(load(kat).to_dict(), load(path).to_dict())
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -118,8 +148,9 @@ def test_a_step_of_every_config_reaches_every_weight_of_the_backbone_and_it_pred
         for key, parameter in model.named_parameters()
         if key.startswith('backbone.') and parameter.requires_grad
     }
-    assert bool(parameters) == ('_frozen_' not in path.stem)
-    parameters = parameters or dict(model.neck.named_parameters())
+    assert bool(parameters) == (not re.search('_frozen_|_linear_', path.stem))
+    trained = model.neck if model.with_neck else model.decode_head
+    parameters = parameters or dict(trained.named_parameters())
     gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
     for key, gradient in zip(parameters, gradients, strict=True):
         assert gradient.isfinite().all() and gradient.any(), key
@@ -128,4 +159,5 @@ def test_a_step_of_every_config_reaches_every_weight_of_the_backbone_and_it_pred
     model.eval()
     with torch.no_grad():
         predictions = model.test_step(make_batch(model, cfg))
-    assert len(predictions) == 2 and all(prediction in sample for sample in predictions)
+    assert len(predictions) == 2
+    assert all(prediction in sample or PANOPTIC in sample for sample in predictions)

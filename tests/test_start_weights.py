@@ -28,7 +28,7 @@ def starts() -> dict[str, tuple[str | None, str | None]]:
 
 
 def test_dense_configs_start_from_published_weights_of_their_size_and_kind(starts):
-    dense = r'(kat|vit)_([tsb])_\w*(coco|ade20k)'
+    dense = r'(kat|vit)_([tsb])_\w*(coco|ade20k|cityscapes|voc)'
     for name, (start, _) in starts.items():
         known = re.fullmatch(dense, name)
         foundation = re.match(r'(dinov2|dinov3|mae)_b_', name)
@@ -39,7 +39,7 @@ def test_dense_configs_start_from_published_weights_of_their_size_and_kind(start
             assert start == f'{kind}_{known[2]}_in1k', name
         else:
             assert start is None, name
-    assert sum(start is not None for start, _ in starts.values()) == 16 + 12
+    assert sum(start is not None for start, _ in starts.values()) == 54 + 12
 
 
 def test_every_name_in_the_configs_is_known(starts):

@@ -69,8 +69,8 @@ def _check_classes(path: str | Path, content: Content, classes: Sequence[str]) -
         )
         raise UserError(
             f'{path} has two categories of the same name {twice[0]!r}: of id {parts}. Remove those '
-            'without objects (as a root category that a tool puts before the classes), or rename '
-            'one'
+            'without objects (as a root category that a tool puts before the classes; '
+            'tools/prepare_coco_export.py does), or rename one'
         )
     # mmdet numbers labels in the file's order, and names them in the config's.
     expected = [name for name in names if name in classes]

@@ -23,6 +23,8 @@ class Kind(NamedTuple):
     Args:
         ade20k (int): Label in the annotation images of ADE20K (SceneParse150); 0 is "other".
         coco (int | None): COCO category id; None for what COCO does not detect.
+        coco_stuff (int | None): COCO panoptic category id of a region; None for what is an object,
+            or in no class.
         iscrowd (bool): Whether COCO marks it as a group that is not told apart.
         synset (str | None): WordNet id of the ImageNet class that shows it.
         settings (tuple[str]): Where it stands when it is the subject of an ImageNet image.
@@ -33,17 +35,18 @@ class Kind(NamedTuple):
     iscrowd: bool = False
     synset: str | None = None
     settings: tuple = ()
+    coco_stuff: int | None = None
 
 
 KINDS = {
-    'sky': Kind(3),
-    'mountain': Kind(17),
-    'grass': Kind(10),
-    'road': Kind(7),
-    'sidewalk': Kind(12),
-    'water': Kind(22),
-    'tree': Kind(5),
-    'building': Kind(2),
+    'sky': Kind(3, coco_stuff=187),
+    'mountain': Kind(17, coco_stuff=192),
+    'grass': Kind(10, coco_stuff=193),
+    'road': Kind(7, coco_stuff=149),
+    'sidewalk': Kind(12, coco_stuff=191),
+    'water': Kind(22, coco_stuff=178),
+    'tree': Kind(5, coco_stuff=184),
+    'building': Kind(2, coco_stuff=197),
     'person': Kind(13, coco=1),
     'crowd': Kind(13, coco=1, iscrowd=True),
     'bird': Kind(127, coco=16),
@@ -55,8 +58,8 @@ KINDS = {
     'umbrella': Kind(0, coco=28, synset='n04507155', settings=('street', 'lake')),
     'balloon': Kind(0, synset='n02782093', settings=('meadow', 'lake')),
     'hay': Kind(0, synset='n07802026', settings=('meadow',)),
-    'barn': Kind(2, synset='n02793495', settings=('meadow',)),
-    'lighthouse': Kind(85, synset='n02814860', settings=('lake',)),
+    'barn': Kind(2, synset='n02793495', settings=('meadow',), coco_stuff=197),
+    'lighthouse': Kind(85, synset='n02814860', settings=('lake',), coco_stuff=197),
 }
 
 # COCO's 80 categories by supercategory; the ids have gaps.
@@ -159,6 +162,63 @@ COCO_CATEGORIES = {
     },
 }
 
+# The 53 regions that COCO's panoptic task adds, likewise.
+COCO_STUFF = {
+    'textile': {
+        92: 'banner',
+        93: 'blanket',
+        109: 'curtain',
+        141: 'pillow',
+        168: 'towel',
+        200: 'rug-merged',
+    },
+    'building': {
+        95: 'bridge',
+        128: 'house',
+        151: 'roof',
+        166: 'tent',
+        197: 'building-other-merged',
+    },
+    'raw-material': {100: 'cardboard', 195: 'paper-merged'},
+    'furniture-stuff': {
+        107: 'counter',
+        112: 'door-stuff',
+        130: 'light',
+        133: 'mirror-stuff',
+        156: 'shelf',
+        161: 'stairs',
+        188: 'cabinet-merged',
+        189: 'table-merged',
+    },
+    'floor': {118: 'floor-wood', 190: 'floor-other-merged'},
+    'plant': {119: 'flower', 184: 'tree-merged', 193: 'grass-merged'},
+    'food-stuff': {122: 'fruit', 196: 'food-other-merged'},
+    'ground': {
+        125: 'gravel',
+        144: 'platform',
+        145: 'playingfield',
+        147: 'railroad',
+        149: 'road',
+        154: 'sand',
+        159: 'snow',
+        191: 'pavement-merged',
+        194: 'dirt-merged',
+    },
+    'structural': {138: 'net', 185: 'fence-merged'},
+    'water': {148: 'river', 155: 'sea', 178: 'water-other'},
+    'wall': {
+        171: 'wall-brick',
+        175: 'wall-stone',
+        176: 'wall-tile',
+        177: 'wall-wood',
+        199: 'wall-other-merged',
+    },
+    'window': {180: 'window-blind', 181: 'window-other'},
+    'ceiling': {186: 'ceiling-merged'},
+    'sky': {187: 'sky-other-merged'},
+    'solid': {192: 'mountain-merged', 198: 'rock-merged'},
+}
+
 # Colours are RGB in [0, 1]. Cars share the facades' colours, so that colour alone tells nothing.
 PAINTS = (
     (0.74, 0.30, 0.24),
@@ -211,8 +271,8 @@ PLAIN_TEXTURE = (0.03, 0.04, 0.0)
 SUPERSAMPLING = 2
 # Of an object less than this many pixels of which show, an annotator would not know what it is.
 MIN_VISIBLE_PIXELS = 16
-# Raise it whenever the pictures change, so that sample data of an older version is recognised.
-DRAWING_VERSION = 1
+# Raise it whenever the files change, so that sample data of an older version is recognised.
+DRAWING_VERSION = 2
 # Kept in each data set: who made it, and how. What lacks it is never overwritten.
 SETTINGS_FILE = 'sample_data.json'
 MADE_BY = 'tools/make_sample_data.py'
@@ -245,6 +305,20 @@ class Scene(NamedTuple):
             if mask.sum() >= MIN_VISIBLE_PIXELS:
                 instances.append((KINDS[name], mask))
         return instances
+
+    def panoptic_segments(self):
+        """Return (category id, iscrowd, (H, W) bool mask of what shows) of what COCO segments.
+
+        Regions of one category are one segment, as COCO has it.
+        """
+        regions = {}
+        for i, name in enumerate(self.segments):
+            category = KINDS[name].coco_stuff
+            mask = self.segment_ids == i
+            if category is not None and mask.any():
+                regions[category] = regions.get(category, False) | mask
+        objects = [(kind.coco, kind.iscrowd, mask) for kind, mask in self.instances()]
+        return objects + [(category, False, mask) for category, mask in regions.items()]
 
 
 class Canvas:
@@ -940,17 +1014,43 @@ def rle_of(mask):
     return {'counts': counts.tolist(), 'size': list(mask.shape)}
 
 
+def box_of(mask):
+    """Return x, y, width and height of what a mask covers, in whole pixels."""
+    x, y = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return [int(v) for v in (x[0], y[0], x[-1] - x[0] + 1, y[-1] - y[0] + 1)]
+
+
+def panoptic_annotation(scene):
+    """Return COCO's panoptic picture of a scene, (H, W, 3) uint8, and its ``segments_info``.
+
+    A pixel's colour is the id of its segment, R + 256 G + 65536 B; black is no segment.
+    """
+    ids = np.zeros(scene.segment_ids.shape, np.uint32)
+    infos = []
+    for number, (category, iscrowd, mask) in enumerate(scene.panoptic_segments(), start=1):
+        segment = number * 61_001  # far apart, so that neighbours differ to the eye
+        ids[mask] = segment
+        infos.append(
+            {
+                'id': segment,
+                'category_id': category,
+                'iscrowd': int(iscrowd),
+                'bbox': box_of(mask),
+                'area': int(mask.sum()),
+            }
+        )
+    return np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8), infos
+
+
 def coco_annotation(kind, mask):
     """Return the annotation of an object, without its ids of annotation and image."""
     if kind.iscrowd:
         segmentation = rle_of(mask)
     else:
         segmentation, mask = polygons_of(mask)
-    x, y = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    box = [x[0], y[0], x[-1] - x[0] + 1, y[-1] - y[0] + 1]
     return {
         'category_id': kind.coco,
-        'bbox': [float(v) for v in box],
+        'bbox': [float(v) for v in box_of(mask)],
         'area': float(mask.sum()),
         'iscrowd': int(kind.iscrowd),
         'segmentation': segmentation,
@@ -1033,25 +1133,38 @@ def write_ade20k(folder, settings):
 
 
 def write_coco(folder, settings):
-    """Write the images and instance annotations of COCO 2017 into a new folder."""
-    categories = [
-        {'supercategory': supercategory, 'id': category_id, 'name': name}
-        for supercategory, names in COCO_CATEGORIES.items()
-        for category_id, name in names.items()
+    """Write images, instance and panoptic annotations of COCO 2017 into a new folder."""
+    categories = _categories(COCO_CATEGORIES)
+    panoptic_categories = [
+        {
+            **category,
+            'isthing': isthing,
+            'color': [category['id'] * f % 256 for f in (67, 131, 197)],
+        }
+        for names, isthing in ((COCO_CATEGORIES, 1), (COCO_STUFF, 0))
+        for category in sorted(_categories(names), key=lambda category: category['id'])
     ]
     (folder / 'annotations').mkdir()
     for split, count in settings.splits():
         (folder / f'{split}2017').mkdir()
-        images, annotations = [], []
+        pictures = folder / 'annotations' / f'panoptic_{split}2017'
+        pictures.mkdir()
+        images, annotations, panoptic = [], [], []
         for index in range(count):
             # COCO has images without an object, which data pipelines must endure
             scene = settings.draw(split, index, empty=index % 8 == 7)
             image_id = index + 1
-            name = f'{image_id:012d}.jpg'
+            name = f'{image_id:012d}'
             height, width = scene.segment_ids.shape
-            write_image(folder / f'{split}2017' / name, scene.image)
+            write_image(folder / f'{split}2017' / f'{name}.jpg', scene.image)
             images.append(
-                {'license': 1, 'file_name': name, 'height': height, 'width': width, 'id': image_id}
+                {
+                    'license': 1,
+                    'file_name': f'{name}.jpg',
+                    'height': height,
+                    'width': width,
+                    'id': image_id,
+                }
             )
             for number, (kind, mask) in enumerate(scene.instances(), start=1):
                 annotations.append(
@@ -1061,16 +1174,34 @@ def write_coco(folder, settings):
                         **coco_annotation(kind, mask),
                     )
                 )
+            picture, infos = panoptic_annotation(scene)
+            write_image(pictures / f'{name}.png', picture)
+            panoptic.append(
+                {'image_id': image_id, 'file_name': f'{name}.png', 'segments_info': infos}
+            )
         content = {
             'info': {'description': 'Drawn scenes in the layout of COCO 2017', 'version': '1.0'},
             'licenses': [
                 {'id': 1, 'name': 'Apache-2.0', 'url': 'https://www.apache.org/licenses/'}
             ],
             'images': images,
-            'annotations': annotations,
-            'categories': categories,
         }
-        write_json(folder / 'annotations' / f'instances_{split}2017.json', content)
+        for task, of_task, names in (
+            ('instances', annotations, categories),
+            ('panoptic', panoptic, panoptic_categories),
+        ):
+            write_json(
+                folder / 'annotations' / f'{task}_{split}2017.json',
+                {**content, 'annotations': of_task, 'categories': names},
+            )
+
+
+def _categories(by_supercategory):
+    return [
+        {'supercategory': supercategory, 'id': category_id, 'name': name}
+        for supercategory, names in by_supercategory.items()
+        for category_id, name in names.items()
+    ]
 
 
 def imagenet_subjects():

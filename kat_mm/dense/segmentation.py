@@ -125,7 +125,7 @@ def _forward(self: nn.Module, inputs, *args, **kwargs):
 
 def _channels_last(inputs):
     """Maps as the convolutions of tensor cores and our operators read them best."""
-    if isinstance(inputs, list | tuple):
+    if type(inputs) in (list, tuple):  # not a named tuple, which a head has of its own
         return type(inputs)(map(_channels_last, inputs))
     if isinstance(inputs, Tensor) and inputs.dim() == 4 and backend.runs_kernels(inputs):
         return inputs.contiguous(memory_format=torch.channels_last)

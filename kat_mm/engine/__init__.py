@@ -6,11 +6,13 @@ from .fast_detection import FastDetectionHook
 from .finite import FiniteLossHook
 from .float32_boxes import Float32BoxesHook
 from .hooks import AverageLossHook, PlotRationalsHook, SeedIterationHook
+from .mask_annealing import MaskAnnealingHook
 from .optim import LayerDecayOptimWrapperConstructor
 from .runner import CheckpointRunner
 from .runtime_info import LateRuntimeInfoHook
 from .segmentation_kernels import SegmentationKernelsHook
 from .signals import PreemptionHook
+from .two_warmups import TwoWarmupsPolyLR
 
 __all__ = [
     'AtomicCheckpointHook',
@@ -21,9 +23,11 @@ __all__ = [
     'Float32BoxesHook',
     'LateRuntimeInfoHook',
     'LayerDecayOptimWrapperConstructor',
+    'MaskAnnealingHook',
     'PlotRationalsHook',
     'PreemptionHook',
     'ResumableEpochLoop',
     'SeedIterationHook',
     'SegmentationKernelsHook',
+    'TwoWarmupsPolyLR',
 ]

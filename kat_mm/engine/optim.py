@@ -23,6 +23,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     - layer_decay_rate (float): Factor per layer; 1 is no decay. Default: 1.
     - bias_decay_mult (float): Factor of weight decay for biases that are not a norm's. Default: 0.
+    - layer_decay_from (str): 'heads', the rule above; or 'last_block' (EoMT): the last block has
+      the full rate too, and the embeddings have that of block 0. Default: 'heads'.
+    - split_backbone (bool): Whether the backbone's groups are its own, with ``in_backbone=True``,
+      for :class:`TwoWarmupsPolyLR`. Default: False.
     - custom_keys (dict): As in mmengine: part of a name to ``dict(lr_mult=, decay_mult=)``; the
       longest match counts. ``lr_mult`` multiplies the learning rate of the layer; ``decay_mult``
       replaces the rule above.
@@ -33,13 +37,23 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         # mmengine takes an empty paramwise_cfg for "one group for all".
-        defaults = {'layer_decay_rate': 1.0, 'bias_decay_mult': 0.0}
+        defaults = {
+            'layer_decay_rate': 1.0,
+            'layer_decay_from': 'heads',
+            'bias_decay_mult': 0.0,
+            'split_backbone': False,
+        }
         super().__init__(optim_wrapper_cfg, {**defaults, **(paramwise_cfg or {})})
         unknown = set(self.paramwise_cfg) - {*defaults, 'custom_keys'}
         if unknown:
             raise ValueError(
                 f'LayerDecayOptimWrapperConstructor: paramwise_cfg has the unknown keys '
                 f'{", ".join(sorted(unknown))}; it takes {", ".join(defaults)} and custom_keys'
+            )
+        if self.paramwise_cfg['layer_decay_from'] not in ('heads', 'last_block'):
+            raise ValueError(
+                'LayerDecayOptimWrapperConstructor: layer_decay_from='
+                f"{self.paramwise_cfg['layer_decay_from']!r} must be 'heads' or 'last_block'"
             )
         if not 0 < self.paramwise_cfg['layer_decay_rate'] <= 1:
             raise ValueError(
@@ -52,11 +66,15 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         custom_keys = self.paramwise_cfg.get('custom_keys', {})
         decay_mults = _decay_mults(module, self.paramwise_cfg['bias_decay_mult'])
         depths = _depths(module)
+        split = self.paramwise_cfg['split_backbone']
         groups = {}
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
             depth, num_depths = depths.get(name, (0, 1))
+            if self.paramwise_cfg['layer_decay_from'] == 'last_block' and num_depths > 1:
+                num_depths -= 1
+                depth = min(max(depth, 1), num_depths - 1)
             lr_mult = self.paramwise_cfg['layer_decay_rate'] ** (num_depths - 1 - depth)
             decay_mult = decay_mults.get(name, 1.0)
             matches = [key for key in custom_keys if key in name]
@@ -64,9 +82,12 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 custom = custom_keys[max(matches, key=len)]
                 lr_mult *= custom.get('lr_mult', 1.0)
                 decay_mult = custom.get('decay_mult', decay_mult)
-            key = (lr_mult, decay_mult)
+            in_backbone = split and name.startswith('backbone.')
+            key = (lr_mult, decay_mult, in_backbone)
             if key not in groups:
                 groups[key] = dict(params=[], param_names=[], lr=self.base_lr * lr_mult)
+                if split:
+                    groups[key]['in_backbone'] = in_backbone
                 if self.base_wd is not None:
                     groups[key]['weight_decay'] = self.base_wd * decay_mult
             groups[key]['params'].append(param)

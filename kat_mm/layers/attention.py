@@ -9,6 +9,7 @@ from kat_mm.ops import split_heads
 
 from .block_spec import BlockSpec
 from .init import mimetic_, trunc_normal_
+from .masked_attention import masked_attention
 from .rel_pos import rel_pos_attention, resize_rel_pos
 from .rope import RotaryEmbedding
 from .windows import merge_windows, partition_windows, window_attention
@@ -17,6 +18,7 @@ _logger = logging.getLogger(__name__)
 
 # Sizes decide in these, which torch.fx cannot see: to it each is one step.
 for _name in (
+    'masked_attention',
     'merge_windows',
     'partition_windows',
     'rel_pos_attention',
@@ -140,7 +142,8 @@ class SoftmaxAttention(nn.Module):
             x: The last H * W of the N tokens are patches, whatever stands before them.
             grid: (H, W).
             attn_mask: As in ``scaled_dot_product_attention``: true where a query may look, or what
-                is added to its scores; broadcast to (B, heads, N, N).
+                is added to its scores; broadcast to (B, heads, N, N). One of M < N rows, M > 1, is
+                that of the first M tokens, and the others look at all.
 
         Raises:
             ValueError: There are windows, to which a mask does not apply.
@@ -187,6 +190,8 @@ class SoftmaxAttention(nn.Module):
             return rel_pos_attention(q, k, v, seen, (self.rel_pos_h, self.rel_pos_w), **options)
         if self.window_size:
             return window_attention(q, k, v, grid, self.window_size, **options)
+        if attn_mask is not None:
+            return masked_attention(q, k, v, **options)
         return F.scaled_dot_product_attention(q, k, v, **options)
 
     def attended_grid(

@@ -12,7 +12,8 @@ class BlockSpec:
 
     - ``(x, grid, attn_mask=None)`` of an attention: x (B, N, C), the last H * W of the N tokens are
       the patches of ``grid`` = (H, W), any others stand before them; ``attn_mask`` as in
-      ``torch.nn.functional.scaled_dot_product_attention``;
+      ``torch.nn.functional.scaled_dot_product_attention``, or of M < N rows, M > 1: that of the
+      first M tokens, and the others look at all;
     - ``(x)`` of a feed-forward: x (..., C);
 
     each to x's shape. Where it has ``init_weights()``, that fills all of its parameters. Where

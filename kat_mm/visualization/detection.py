@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ def plot_detection(
     out_file: str | Path,
     score_threshold: float = 0.5,
 ) -> None:
-    """Draw the true boxes and those that each model predicts side by side, with a legend.
+    """Draw the true objects and those that each model predicts side by side, with a legend.
+
+    Boxes, and masks where there are some.
 
     Args:
         runners: Title of the column to the runner whose model predicts.
@@ -41,14 +44,22 @@ def plot_detection(
         samples = [runner.model.eval().test_step(data)[0] for runner in runners.values()]
         image = mmcv.imread(samples[0].img_path, channel_order='rgb')
         truth = dataset.get_data_info(index)['instances']
-        pictures = [[(instance['bbox'], instance['bbox_label']) for instance in truth]]
+        pictures = [
+            [(one['bbox'], one['bbox_label'], _polygons(image, one.get('mask'))) for one in truth]
+        ]
         for sample in samples:
             found = sample.pred_instances[sample.pred_instances.scores >= score_threshold].cpu()
-            pictures.append(zip(found.bboxes.tolist(), found.labels.tolist(), strict=True))
-        for axis, boxes in zip(row, pictures, strict=True):
-            axis.imshow(image)
+            masks = found.masks.numpy() if 'masks' in found else [None] * len(found)
+            pictures.append(zip(found.bboxes.tolist(), found.labels.tolist(), masks, strict=True))
+        for axis, objects in zip(row, pictures, strict=True):
+            objects, picture = list(objects), image.astype(float)
+            # The largest first, so that what lies on something else is seen.
+            masks = [(mask, label) for _, label, mask in objects if mask is not None]
+            for mask, label in sorted(masks, key=lambda pair: -pair[0].sum()):
+                picture[mask] = 0.45 * image[mask] + 0.55 * 255 * colors[label]
+            axis.imshow(picture.astype(np.uint8))
             axis.set_axis_off()
-            for (x1, y1, x2, y2), label in boxes:
+            for (x1, y1, x2, y2), label, _ in objects:
                 axis.add_patch(
                     Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colors[label])
                 )
@@ -63,3 +74,12 @@ def plot_detection(
         frameon=False,
     )
     save_figure(figure, out_file, 80)
+
+
+def _polygons(image: np.ndarray, polygons: list | None) -> np.ndarray | None:
+    """(H, W) bool mask of COCO's polygons."""
+    if not isinstance(polygons, list):
+        return None
+    mask = np.zeros(image.shape[:2], np.uint8)
+    parts = [np.array(one).reshape(-1, 2).round().astype(np.int32) for one in polygons]
+    return cv2.fillPoly(mask, parts, 1).astype(bool)

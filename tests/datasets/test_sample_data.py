@@ -8,6 +8,7 @@ import pytest
 from kat_mm.datasets import sample_data
 from kat_mm.datasets.sample_data import (
     COCO_CATEGORIES,
+    COCO_STUFF,
     FOLDERS,
     KINDS,
     SETTINGS,
@@ -160,6 +161,45 @@ def test_pycocotools_loads_the_annotations(data):
     assert {0, 1} == {annotation['iscrowd'] for annotation in loaded.anns.values()}
 
 
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_panoptic_pictures_agree_with_their_json_and_with_the_objects(data, split):
+    folder = data / 'coco/annotations'
+    panoptic = json.loads((folder / f'panoptic_{split}2017.json').read_text())
+    things = {c['id'] for c in panoptic['categories'] if c['isthing']}
+    instances = coco_of(data, split)
+    assert panoptic['images'] == instances['images']
+    found, regions = [], set()
+    for image, annotation in zip(panoptic['images'], panoptic['annotations'], strict=True):
+        assert annotation['image_id'] == image['id']
+        picture = cv2.imread(str(folder / f'panoptic_{split}2017' / annotation['file_name']))
+        assert picture.shape == (image['height'], image['width'], 3)
+        ids = picture[..., ::-1].astype(int) @ [1, 256, 65536]
+        infos = annotation['segments_info']
+        assert set(np.unique(ids)) - {0} == {info['id'] for info in infos}
+        assert (ids == 0).mean() < 0.2
+        for info in infos:
+            y, x = np.nonzero(ids == info['id'])
+            assert info['area'] == len(x)
+            assert info['bbox'] == [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
+            if info['category_id'] in things:
+                found.append((image['id'], info['category_id'], info['iscrowd']))
+            else:
+                key = (image['id'], info['category_id'])
+                assert key not in regions
+                regions.add(key)
+    objects = [(a['image_id'], a['category_id'], a['iscrowd']) for a in instances['annotations']]
+    assert found == objects and len({category for _, category in regions}) > 4
+
+
+def test_panoptic_categories_are_those_of_mmdet():
+    from mmdet.datasets import CocoPanopticDataset
+
+    names = [name for part in COCO_CATEGORIES.values() for name in part.values()]
+    stuff = {key: name for part in COCO_STUFF.values() for key, name in part.items()}
+    names += [stuff[key] for key in sorted(stuff)]
+    assert tuple(names) == tuple(CocoPanopticDataset.METAINFO['classes'])
+
+
 def test_imagenet_has_the_same_classes_in_both_splits(data):
     synsets = sorted(KINDS[name].synset for name in imagenet_subjects())
     assert len(set(synsets)) == 10
@@ -203,7 +243,7 @@ def test_larger_data_set_begins_with_the_images_of_the_smaller(data, tmp_path, n
     make_sample_data([name], tmp_path, SMALL._replace(num_train=13, num_val=11))
     small, large = hashes(data / FOLDERS[name]), hashes(tmp_path / FOLDERS[name])
     images = [file for file in small if not file.endswith('.json')]
-    assert len(large) == len(small) + (4 if name == 'ade20k' else 2)
+    assert len(large) == len(small) + (2 if name == 'imagenet' else 4)
     assert all(large[file] == small[file] for file in images)
 
 

@@ -59,6 +59,28 @@ def test_every_parameter_has_the_learning_rate_of_its_layer():
         assert lr == pytest.approx(expected_lr(name)), name
 
 
+def test_decay_from_the_last_block_gives_it_the_rate_of_the_heads_and_embeddings_that_of_block_0():
+    model = Segmentor()
+    found = settings(model, build(model, layer_decay_rate=RATE, layer_decay_from='last_block'))
+    for name, (lr, _) in found.items():
+        block = NUM_BLOCKS - 1
+        if name.startswith('backbone.blocks.'):
+            block = int(name.split('.')[2])
+        elif name.startswith('backbone.') and 'norm' not in name:
+            block = 0
+        assert lr == pytest.approx(LR * RATE ** (NUM_BLOCKS - 1 - block)), name
+
+
+def test_groups_of_the_backbone_can_be_told_from_the_others():
+    model = Segmentor()
+    names = {param: name for name, param in model.named_parameters()}
+    groups = build(model, split_backbone=True).param_groups
+    assert {group['in_backbone'] for group in groups} == {True, False}
+    for group in groups:
+        for param in group['params']:
+            assert names[param].startswith('backbone.') == group['in_backbone']
+
+
 def test_without_a_rate_all_learn_equally():
     model = Segmentor()
     assert {lr for lr, _ in settings(model, build(model)).values()} == {LR}

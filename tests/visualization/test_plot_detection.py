@@ -57,3 +57,30 @@ def test_truth_and_confident_predictions_are_drawn_in_the_colours_of_their_class
     truth, predicted = np.array_split(page, 2, axis=1)
     assert has_color(truth, GREEN) and not has_color(truth, BLUE)
     assert has_color(predicted, BLUE) and not has_color(predicted, GREEN)
+
+
+def test_masks_are_drawn_where_there_are_some(tmp_path):
+    image = tmp_path / 'image.png'
+    cv2.imwrite(str(image), np.full((60, 80, 3), 255, np.uint8))
+
+    class Masks(Images):
+        def get_data_info(self, index):
+            polygon = [10, 10, 40, 10, 40, 40, 10, 40]
+            return dict(instances=[dict(bbox=[10, 10, 40, 40], bbox_label=0, mask=[polygon])])
+
+    class Masked(Model):
+        def test_step(self, data):
+            (sample,) = super().test_step(data)
+            sample.pred_instances.masks = torch.ones(2, 60, 80, dtype=torch.bool)
+            return [sample]
+
+    parts = []
+    for data, model in ((Images, Model), (Masks, Masked)):
+        runner = SimpleNamespace(model=model(image))
+        plot_detection({'KAT': runner}, data(image), [0], tmp_path / 'page.png')
+        page = cv2.imread(str(tmp_path / 'page.png'))[..., ::-1]
+        parts.append(np.array_split(page[: int(0.85 * len(page))], 2, axis=1))
+    for plain, masked in zip(*parts, strict=True):
+        tinted = (masked.max(axis=2).astype(int) - masked.min(axis=2)) > 80
+        outlined = (plain.max(axis=2).astype(int) - plain.min(axis=2)) > 80
+        assert tinted.mean() > outlined.mean() + 0.05

@@ -1,32 +1,9 @@
-# KAT-S with Mask R-CNN, as ViTDet: windows, four global blocks, a pyramid of the last map.
+# KAT-S with Mask R-CNN, as ViTDet.
+_base_ = './kat_pyramid_det.py'
+
 norm_cfg = dict(type='LN2d')
 model = dict(
     type='MaskRCNN',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_mask=True,
-        pad_size_divisor=32,
-    ),
-    backbone=dict(
-        type='KAT',
-        arch='small',
-        img_size=1024,
-        patch_size=16,
-        drop_path_rate=0.1,
-        ffn_cfg=dict(type='GRKAN'),
-        window_size=14,
-        global_attn_indices=(2, 5, 8, 11),
-        use_rel_pos=True,
-        with_cls_token=False,
-        final_norm=False,
-        out_type='featmap',
-        # From scratch; or the name of a published model, a file or a URL: docs/weights.md
-        init_cfg=dict(type='Pretrained', checkpoint=None),
-    ),
-    neck=dict(type='SimpleFeaturePyramid', in_channels=384),
     rpn_head=dict(
         type='RPNHead',
         num_convs=2,

@@ -1,0 +1,26 @@
+metainfo = dict(
+    classes=(
+        'balcony-fence',
+        'car',
+        'facade',
+        'fence',
+        'non-building-infrastructure',
+        'shop',
+        'street',
+        'traffic-infrastructure',
+        'vegetation',
+        'window',
+    ),
+    palette=[
+        [230, 159, 0],
+        [0, 114, 178],
+        [170, 140, 120],
+        [120, 80, 40],
+        [110, 110, 110],
+        [204, 121, 167],
+        [70, 70, 90],
+        [213, 94, 0],
+        [0, 158, 115],
+        [86, 180, 233],
+    ],
+)

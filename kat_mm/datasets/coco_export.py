@@ -1,0 +1,138 @@
+"""Data sets as labelling tools export them: a folder for each split, annotations among its images.
+
+``train/_annotations.coco.json``, ``train/0000.jpg``, ... Such files number objects from 0, which
+COCO's evaluation counts as never found, and begin with a root category that no object has and whose
+name another one may have, which mmdet takes for a class.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kat_mm.errors import UserError
+
+ANNOTATIONS = '_annotations.coco.json'
+# Label of pixels that lie in no object.
+UNLABELLED = 255
+
+
+def prepare_coco_export(root: str | Path) -> dict[str, dict]:
+    """Write COCO's annotation files and label images of an export.
+
+    ``annotations/SPLIT.json`` has objects numbered from 1, and no category without an object whose
+    name is that of another one, or of a tool's root. ``labels/SPLIT/NAME.png`` has the class of
+    each pixel, numbered from 0 in their order; 255 is in none. Objects are drawn from the largest
+    to the smallest, so that what lies on something else is seen. Images stay where they are.
+
+    Args:
+        root: Folder of the splits.
+
+    Returns:
+        For each split its number of ``images``, and of ``objects`` by class.
+
+    Raises:
+        UserError: There is no such file, it is not COCO's, classes differ between splits, or two
+            that have objects have the same name.
+    """
+    root = Path(root)
+    paths = sorted(root.glob(f'*/{ANNOTATIONS}'))
+    if not paths:
+        raise UserError(
+            f'{root} has no folder with {ANNOTATIONS}; it must be an export with a folder for each '
+            'split, for example train and valid'
+        )
+    contents = {path.parent.name: _read(path) for path in paths}
+    categories = _used_categories(contents, root)
+    written = {}
+    (root / 'annotations').mkdir(exist_ok=True)
+    for split, content in contents.items():
+        objects = [dict(one, id=i) for i, one in enumerate(content['annotations'], start=1)]
+        tidy = {**content, 'categories': categories, 'annotations': objects}
+        (root / f'annotations/{split}.json').write_text(json.dumps(tidy))
+        _write_labels(root / 'labels' / split, tidy)
+        counts = Counter(one['category_id'] for one in objects)
+        written[split] = dict(
+            images=len(content['images']),
+            objects={one['name']: counts[one['id']] for one in categories},
+        )
+    return written
+
+
+def _read(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+        {one['id'] for one in content['categories'] + content['images']}
+        {(one['category_id'], one['image_id']) for one in content['annotations']}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{path} is no annotation file of COCO ({type(error).__name__}: {error}); export the '
+            'data set as COCO'
+        ) from error
+    return content
+
+
+def _used_categories(contents: dict[str, dict], root: Path) -> list[dict]:
+    first, *others = contents
+    for split in others:
+        names = [
+            {one['id']: one['name'] for one in contents[part]['categories']}
+            for part in (first, split)
+        ]
+        if names[0] != names[1]:
+            raise UserError(
+                f'{root}: the categories of {first} and {split} differ: {names[0]}; {names[1]}'
+            )
+    used = {one['category_id'] for part in contents.values() for one in part['annotations']}
+    given = contents[first]['categories']
+    names = Counter(one['name'] for one in given)
+    kinds = {one.get('supercategory') for one in given}
+    categories = [
+        one
+        for one in given
+        if one['id'] in used or (names[one['name']] == 1 and one['name'] not in kinds)
+    ]
+    unknown = used - {one['id'] for one in categories}
+    twice = [name for name, n in Counter(one['name'] for one in categories).items() if n > 1]
+    if unknown or twice:
+        what = (
+            f'category {min(unknown)} is not listed' if unknown else f'{twice[0]!r} is there twice'
+        )
+        raise UserError(f'{root}: of the categories that objects have, {what}; mend the export')
+    return categories
+
+
+def _write_labels(folder: Path, content: dict) -> None:
+    # Imported here: it comes with mmdet, and only those who draw masks need it.
+    from pycocotools import mask as rle
+
+    labels = {one['id']: label for label, one in enumerate(content['categories'])}
+    objects = {}
+    for one in content['annotations']:
+        objects.setdefault(one['image_id'], []).append(one)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for image in content['images']:
+        height, width = image['height'], image['width']
+        picture = np.full((height, width), UNLABELLED, np.uint8)
+        masks = []
+        for one in objects.get(image['id'], ()):
+            parts = rle.frPyObjects(one['segmentation'], height, width)
+            mask = rle.decode(rle.merge(parts) if isinstance(parts, list) else parts)
+            masks.append((mask.astype(bool), labels[one['category_id']]))
+        for mask, label in sorted(masks, key=lambda pair: -pair[0].sum()):
+            picture[mask] = label
+        Image.fromarray(picture).save(folder / f'{Path(image["file_name"]).stem}.png')
+
+
+def describe(written: dict[str, dict]) -> Sequence[str]:
+    """A line for each split."""
+    return [
+        f'{split}: {found["images"]} images, '
+        + ', '.join(f'{number} {name}' for name, number in found['objects'].items())
+        for split, found in written.items()
+    ]

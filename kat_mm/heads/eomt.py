@@ -1,0 +1,300 @@
+"""EoMT: segmentation with the encoder alone (Kerssies et al., Your ViT is Secretly an Image
+Segmentation Model, CVPR 2025), for instances and panoptic maps."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.dense_heads import Mask2FormerHead
+from mmdet.models.dense_heads.anchor_free_head import AnchorFreeHead
+from mmdet.models.detectors import MaskFormer
+from mmdet.registry import MODELS, TASK_UTILS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from kat_mm.arguments import check_int
+from kat_mm.layers import LayerNorm2d
+
+
+class PartlyEncoded(NamedTuple):
+    """An image before the blocks that a head runs itself."""
+
+    backbone: nn.Module
+    """Whose last blocks are to be run."""
+    tokens: Tensor
+    """(B, N, C), the last H * W of them patches."""
+    grid: tuple[int, int]
+    """(H, W) in tokens."""
+    size: tuple[int, int]
+    """Of the image in pixels; the patches may reach beyond it at the right and the bottom."""
+
+
+def encode_partly(backbone: nn.Module, images: Tensor, num_blocks: int) -> PartlyEncoded:
+    """Images (B, 3, H, W) through all blocks but the last ``num_blocks``."""
+    tokens, grid = backbone.embed(images)
+    tokens = backbone.run_blocks(tokens, grid, 0, backbone.num_layers - num_blocks)
+    return PartlyEncoded(backbone, tokens, grid, tuple(images.shape[2:]))
+
+
+class EoMTHead(Mask2FormerHead):
+    """Queries that go through the last blocks of the backbone; each predicts a class and a mask.
+
+    The blocks are the backbone's own: they come with the features, and their weights stay where
+    they are. Matching, sampled points and losses are those of Mask2Former.
+
+    In training a prediction is made before each of these blocks and behind the last one, and each
+    has a loss. A query is masked with the probability that :meth:`set_mask_rates` gave for the
+    block, drawn for each image and query: it then looks at queries, class token and registers, and
+    of the patches only at those where its mask so far is positive. At the rate 0, which is that of
+    the start and of inference, attention is plain.
+
+    Args:
+        in_channels: Channels C of the backbone.
+        num_things_classes: Classes of countable objects, which come first. Default: 80.
+        num_stuff_classes: Classes of regions. Default: 53.
+        num_queries: Segments that can be found in an image, 2 or more. Default: 200.
+        num_blocks: Blocks that the queries go through, the last ones. Default: 3.
+        patch_size: Side of the backbone's patches in pixels; masks have a stride of about 4.
+            Default: 16.
+        loss_cls, loss_mask, loss_dice: As of mmdet's ``Mask2FormerHead``.
+        train_cfg: ``assigner``, ``sampler``, ``num_points``, ``oversample_ratio`` and
+            ``importance_sample_ratio``, likewise.
+        test_cfg: Of the fusion head.
+        init_cfg: Initialisation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_things_classes: int = 80,
+        num_stuff_classes: int = 53,
+        num_queries: int = 200,
+        num_blocks: int = 3,
+        patch_size: int = 16,
+        loss_cls: dict | None = None,
+        loss_mask: dict | None = None,
+        loss_dice: dict | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        # Not Mask2FormerHead's own, which builds two decoders.
+        super(AnchorFreeHead, self).__init__(init_cfg=init_cfg)
+        check_int('EoMTHead', 'num_queries', num_queries, least=2)
+        check_int('EoMTHead', 'num_blocks', num_blocks, least=1)
+        check_int('EoMTHead', 'patch_size', patch_size, least=1)
+        self.in_channels = in_channels
+        self.num_things_classes = num_things_classes
+        self.num_stuff_classes = num_stuff_classes
+        self.num_classes = num_things_classes + num_stuff_classes
+        self.num_queries = num_queries
+        self.num_blocks = num_blocks
+        self.patch_size = patch_size
+        self.query_feat = nn.Embedding(num_queries, in_channels)
+        self.cls_embed = nn.Linear(in_channels, self.num_classes + 1)
+        self.mask_embed = nn.Sequential(
+            nn.Linear(in_channels, in_channels),
+            nn.GELU(),
+            nn.Linear(in_channels, in_channels),
+            nn.GELU(),
+            nn.Linear(in_channels, in_channels),
+        )
+        steps = max(0, round(math.log2(patch_size)) - 2)
+        self.upscale = nn.Sequential(*(_Upscale(in_channels) for _ in range(steps)))
+        # The hook that sets them knows them from the iteration; no checkpoint has to.
+        self.register_buffer('mask_rates', torch.zeros(num_blocks), persistent=False)
+        self._masked = (False,) * num_blocks
+        self._build_losses(loss_cls, loss_mask, loss_dice, train_cfg)
+        self.test_cfg = test_cfg
+
+    def _build_losses(
+        self, loss_cls: dict, loss_mask: dict, loss_dice: dict, train_cfg: dict | None
+    ) -> None:
+        """What Mask2FormerHead's methods read."""
+        self.class_weight = loss_cls['class_weight']
+        if len(self.class_weight) != self.num_classes + 1:
+            raise ValueError(
+                f'EoMTHead: loss_cls.class_weight has {len(self.class_weight)} numbers; it must '
+                f'have {self.num_classes + 1}, one for each class, and the last for no object'
+            )
+        self.loss_cls = MODELS.build(loss_cls)
+        self.loss_mask = MODELS.build(loss_mask)
+        self.loss_dice = MODELS.build(loss_dice)
+        self.train_cfg = train_cfg
+        if train_cfg:
+            self.assigner = TASK_UTILS.build(train_cfg['assigner'])
+            self.sampler = TASK_UTILS.build(train_cfg['sampler'], default_args=dict(context=self))
+            self.num_points = train_cfg.get('num_points', 12544)
+            self.oversample_ratio = train_cfg.get('oversample_ratio', 3.0)
+            self.importance_sample_ratio = train_cfg.get('importance_sample_ratio', 0.75)
+
+    def init_weights(self) -> None:
+        """PyTorch's own, unless ``init_cfg`` says otherwise."""
+        super(AnchorFreeHead, self).init_weights()
+
+    def check_backbone(self, backbone: nn.Module) -> None:
+        """Refuse a backbone that the head was not built for.
+
+        Raises:
+            ValueError: Its blocks, channels or patches differ, or it cannot run some blocks.
+        """
+        name = type(backbone).__name__
+        if not hasattr(backbone, 'run_blocks'):
+            raise ValueError(
+                f"EoMT: backbone {name} has no run_blocks, through which queries go; use 'KAT'"
+            )
+        if self.num_blocks > backbone.num_layers:
+            raise ValueError(
+                f'EoMT: num_blocks={self.num_blocks} of the head, but backbone {name} has '
+                f'{backbone.num_layers} blocks; give num_blocks from 1 to {backbone.num_layers}'
+            )
+        for argument, own, theirs in (
+            ('in_channels', self.in_channels, backbone.embed_dims),
+            ('patch_size', self.patch_size, backbone.patch_embed.patch_size),
+        ):
+            if own != theirs:
+                raise ValueError(
+                    f'EoMT: {argument}={own} of the head must be {theirs}, that of backbone {name}'
+                )
+
+    def set_mask_rates(self, rates: Sequence[float]) -> None:
+        """Set the probability, for each block, with which a query is masked in training."""
+        if len(rates) != self.num_blocks:
+            raise ValueError(
+                f'EoMTHead: {len(rates)} rates of masking for num_blocks={self.num_blocks} blocks'
+            )
+        self._masked = tuple(rate > 0 for rate in rates)
+        self.mask_rates.copy_(torch.tensor(rates))
+
+    def forward(
+        self, x: PartlyEncoded, batch_data_samples: list | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits of classes (B, queries, classes + 1) and masks (B, queries, H', W'), float32.
+
+        In training one of each for each block's input, and the last; otherwise the last alone.
+        """
+        backbone, tokens, grid, size = x
+        queries = self.query_feat.weight.to(tokens.dtype).expand(len(tokens), -1, -1)
+        tokens = torch.cat([queries, tokens], dim=1)
+        start, stop = backbone.num_layers - self.num_blocks, backbone.num_layers
+        predictions = []
+        if self.training:
+            for index in range(self.num_blocks):
+                predictions.append(self._predict(backbone, tokens, grid))
+                mask = None
+                if self._masked[index]:
+                    mask = self._attention_mask(predictions[-1][1], tokens, grid, index)
+                block = start + index
+                tokens = backbone.run_blocks(tokens, grid, block, block + 1, mask)
+        else:
+            tokens = backbone.run_blocks(tokens, grid, start, stop)
+        predictions.append(self._predict(backbone, tokens, grid))
+        # What lies beyond the image, where its size is no multiple of the patch, is cut off.
+        stride = self.patch_size / 2 ** len(self.upscale)
+        height, width = (math.ceil(side / stride) for side in size)
+        classes = [classes.float() for classes, _ in predictions]
+        masks = [masks[..., :height, :width].float() for _, masks in predictions]
+        return classes, masks
+
+    def _predict(
+        self, backbone: nn.Module, tokens: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        if backbone.with_cp and torch.is_grad_enabled():
+            return checkpoint(self._decode, backbone.norm, tokens, grid, use_reentrant=False)
+        return self._decode(backbone.norm, tokens, grid)
+
+    def _decode(
+        self, norm: nn.Module, tokens: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of classes and masks of the queries among the tokens."""
+        tokens = norm(tokens)
+        queries = tokens[:, : self.num_queries]
+        maps = tokens[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
+        masks = torch.einsum('bqc,bchw->bqhw', self.mask_embed(queries), self.upscale(maps))
+        return self.cls_embed(queries), masks
+
+    @torch.no_grad()
+    def _attention_mask(
+        self, masks: Tensor, tokens: Tensor, grid: tuple[int, int], index: int
+    ) -> Tensor:
+        """(B, 1, queries, N): where each query may look."""
+        seen = F.interpolate(masks, grid, mode='bilinear', align_corners=False).flatten(2) > 0
+        free = torch.rand(*seen.shape[:2], 1, device=seen.device) >= self.mask_rates[index]
+        others = seen.new_ones(*seen.shape[:2], tokens.shape[1] - seen.shape[2])
+        return torch.cat([others, seen | free], dim=2)[:, None]
+
+    def loss_by_feat(
+        self,
+        all_cls_scores: Sequence[Tensor],
+        all_mask_preds: Sequence[Tensor],
+        batch_gt_instances: list,
+        batch_img_metas: list[dict],
+    ) -> dict[str, Tensor]:
+        """Mask2Former's loss of each prediction; arguments as there.
+
+        Raises:
+            ValueError: An image has more segments than there are queries.
+        """
+        for instances, meta in zip(batch_gt_instances, batch_img_metas, strict=True):
+            if len(instances) > self.num_queries:
+                raise ValueError(
+                    f'image {meta.get("img_path", "")} has {len(instances)} segments, more than '
+                    f'num_queries={self.num_queries} can find; set num_queries to the most that an '
+                    'image has, or leave out the image'
+                )
+        return super().loss_by_feat(
+            all_cls_scores, all_mask_preds, batch_gt_instances, batch_img_metas
+        )
+
+
+class _Upscale(nn.Sequential):
+    """Twice the size: transposed convolution, GELU, depthwise convolution, layer norm."""
+
+    def __init__(self, channels: int):
+        super().__init__(
+            nn.ConvTranspose2d(channels, channels, 2, stride=2),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            LayerNorm2d(channels),
+        )
+
+
+class EoMT(MaskFormer):
+    """Detector of a backbone and an :class:`EoMTHead`, which runs the backbone's last blocks.
+
+    Args:
+        backbone: Config of ``KAT``.
+        panoptic_head: Config of :class:`EoMTHead`.
+        panoptic_fusion_head: Config of mmdet's ``MaskFormerFusionHead``.
+        train_cfg, test_cfg, data_preprocessor, init_cfg: As of mmdet's ``MaskFormer``.
+
+    Raises:
+        ValueError: Backbone and head do not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        panoptic_head: dict,
+        panoptic_fusion_head: dict,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(
+            backbone=backbone,
+            panoptic_head=panoptic_head,
+            panoptic_fusion_head=panoptic_fusion_head,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        self.panoptic_head.check_backbone(self.backbone)
+
+    def extract_feat(self, batch_inputs: Tensor) -> PartlyEncoded:
+        """Images (B, 3, H, W) to tokens before the blocks that the head runs."""
+        return encode_partly(self.backbone, batch_inputs, self.panoptic_head.num_blocks)

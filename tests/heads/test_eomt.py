@@ -1,0 +1,345 @@
+import contextlib
+
+import eomt_reference as reference
+import pytest
+import torch
+from eomt_reference import TRAIN_CFG, head_cfg
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData, PixelData
+from torch import nn
+
+from kat_mm.heads.eomt import encode_partly
+
+ARCH = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmdet')
+
+
+def config(backbone=None, head=None, **kwargs):
+    return ConfigDict(
+        type='kat_mm.EoMT',
+        backbone=dict(type='KAT', arch=ARCH, img_size=64, **(backbone or {})),
+        panoptic_head=head_cfg(
+            5,
+            type='kat_mm.EoMTHead',
+            in_channels=16,
+            num_things_classes=3,
+            num_stuff_classes=2,
+            **{'num_queries': 7, 'num_blocks': 2, **(head or {})},
+        ),
+        panoptic_fusion_head=dict(
+            type='MaskFormerFusionHead', num_things_classes=3, num_stuff_classes=2
+        ),
+        train_cfg=TRAIN_CFG,
+        test_cfg=dict(panoptic_on=True, instance_on=True, max_per_image=20),
+        data_preprocessor=dict(
+            type='DetDataPreprocessor', pad_mask=True, pad_seg=True, seg_pad_value=255
+        ),
+        **kwargs,
+    )
+
+
+def build(**kwargs):
+    torch.manual_seed(0)
+    model = MODELS.build(config(**kwargs))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.5)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.train()
+
+
+def run(model, images):
+    head = model.panoptic_head
+    return head(encode_partly(model.backbone, images, head.num_blocks))
+
+
+def batch(num_items=(2, 3), size=64):
+    return demo_mm_inputs(
+        len(num_items),
+        [[3, size, size]] * len(num_items),
+        num_items=list(num_items),
+        num_classes=3,
+        with_mask=True,
+        with_semantic=False,
+    )
+
+
+def losses(model, data=None):
+    data = model.data_preprocessor(data or batch(), True)
+    return model(**data, mode='loss')
+
+
+@contextlib.contextmanager
+def block_masks(backbone):
+    """The masks with which blocks are called."""
+    masks, plain = [], backbone.run_blocks
+
+    def run_blocks(x, grid, start=0, stop=None, attn_mask=None):
+        masks.append(attn_mask)
+        return plain(x, grid, start, stop, attn_mask)
+
+    backbone.run_blocks = run_blocks
+    yield masks
+    del backbone.run_blocks
+
+
+@pytest.mark.parametrize('with_cls_token', [True, False])
+@pytest.mark.parametrize('rates', [(1.0, 1.0), (0.5, 0.5), (0.0, 1.0), (0.0, 0.0)])
+def test_training_equals_the_plain_implementation(with_cls_token, rates):
+    options = dict(with_cls_token=with_cls_token, out_type='featmap')
+    model = build(backbone=options).double()
+    head = model.panoptic_head
+    head.set_mask_rates(rates)
+    images = torch.randn(2, 3, 48, 64, dtype=torch.float64)
+    torch.manual_seed(3)
+    with block_masks(model.backbone) as masks:
+        classes, predicted = run(model, images)
+    torch.manual_seed(3)
+    masked = torch.stack(
+        [torch.rand(2, 7, 1)[..., 0] < rate if rate else torch.zeros(2, 7) for rate in rates]
+    )
+    if rates == (0.5, 0.5):
+        assert 0 < masked.float().mean() < 1 and not torch.equal(masked[0], masked[1])
+    want, pairs = reference.forward(model.backbone, head, images, masked)
+    assert len(classes) == len(predicted) == 3
+    for image in range(2):
+        for index in range(3):
+            torch.testing.assert_close(
+                classes[index][image].double(), want[image][index][0], rtol=1e-4, atol=1e-5
+            )
+            torch.testing.assert_close(
+                predicted[index][image].double(), want[image][index][1], rtol=1e-4, atol=1e-5
+            )
+        for mask, rate, allowed in zip(masks[-2:], rates, pairs[image], strict=True):
+            if not rate:
+                assert mask is None
+                continue
+            assert mask.shape[1:] == (1, 7, len(allowed))
+            assert torch.equal(mask[image, 0], allowed[:7])
+            assert not allowed[:7].all() and allowed[7:].all()
+
+
+def test_inference_is_plain_attention_and_one_prediction():
+    model = build().double().eval()
+    model.panoptic_head.set_mask_rates((1.0, 1.0))
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with block_masks(model.backbone) as masks:
+        classes, predicted = run(model, images)
+    want, _ = reference.forward(model.backbone, model.panoptic_head, images, torch.zeros(2, 2, 7))
+    assert len(classes) == len(predicted) == 1 and set(masks) == {None}
+    assert predicted[0].shape == (2, 7, 16, 16)
+    for image in range(2):
+        torch.testing.assert_close(
+            predicted[0][image].double(), want[image][-1][1], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_gradients_equal_those_of_the_plain_implementation():
+    model = build().double()
+    model.panoptic_head.set_mask_rates((1.0, 1.0))
+    images = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    classes, masks = run(model, images)
+    total = sum(y.double().sin().sum() for y in (*classes, *masks))
+    want = reference.forward(model.backbone, model.panoptic_head, images, torch.ones(2, 1, 7))[0][0]
+    plain = sum(y.sin().sum() for pair in want for y in pair)
+    parameters = dict(model.named_parameters())
+    got = torch.autograd.grad(total, list(parameters.values()))
+    for (name, _), a, b in zip(
+        parameters.items(), got, torch.autograd.grad(plain, list(parameters.values())), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4, msg=name)
+
+
+def test_losses_are_those_of_mask2former_on_the_same_predictions():
+    model = build()
+    head = model.panoptic_head
+    feature = dict(in_channels=[8] * 4, feat_channels=8, out_channels=8)
+    attention = dict(embed_dims=8, num_heads=2)
+    theirs = MODELS.build(
+        head_cfg(
+            5,
+            type='Mask2FormerHead',
+            **feature,
+            num_things_classes=3,
+            num_stuff_classes=2,
+            num_queries=7,
+            pixel_decoder=dict(
+                type='MSDeformAttnPixelDecoder',
+                num_outs=3,
+                norm_cfg=dict(type='GN', num_groups=2),
+                encoder=dict(
+                    num_layers=1,
+                    layer_cfg=dict(
+                        self_attn_cfg=dict(**attention, num_levels=3, num_points=1),
+                        ffn_cfg=dict(embed_dims=8, feedforward_channels=8),
+                    ),
+                ),
+                positional_encoding=dict(num_feats=4),
+            ),
+            transformer_decoder=dict(
+                num_layers=1,
+                layer_cfg=dict(
+                    self_attn_cfg=attention,
+                    cross_attn_cfg=attention,
+                    ffn_cfg=dict(embed_dims=8, feedforward_channels=8),
+                ),
+            ),
+            positional_encoding=dict(num_feats=4),
+            train_cfg=TRAIN_CFG,
+        )
+    )
+    torch.manual_seed(1)
+    classes = [torch.randn(2, 7, 6) for _ in range(3)]
+    masks = [torch.randn(2, 7, 16, 16) for _ in range(3)]
+    instances = [
+        InstanceData(labels=torch.randint(0, 5, (n,)), masks=torch.rand(n, 64, 64).gt(0.5).long())
+        for n in (3, 1)
+    ]
+    results = []
+    for one in (head, theirs):
+        torch.manual_seed(2)
+        results.append(one.loss_by_feat(classes, masks, instances, [{}, {}]))
+    assert results[0].keys() == results[1].keys() and len(results[0]) == 9
+    for key, value in results[0].items():
+        assert torch.equal(value, results[1][key]) and value > 0, key
+
+
+def test_a_query_whose_mask_is_nowhere_positive_looks_at_what_is_no_patch():
+    model = build()
+    head = model.panoptic_head
+    head.set_mask_rates((1.0, 1.0))
+    nn.init.zeros_(head.mask_embed[-1].weight)
+    nn.init.zeros_(head.mask_embed[-1].bias)
+    with block_masks(model.backbone) as masks:
+        classes, _ = run(model, torch.randn(1, 3, 64, 64))
+    assert masks[-1][..., :8].all() and not masks[-1][..., 8:].any()
+    assert all(y.isfinite().all() for y in classes)
+
+
+def test_a_step_reaches_every_weight_also_with_recomputed_blocks():
+    gradients = []
+    for with_cp in (False, True):
+        model = build(backbone=dict(with_cp=with_cp))
+        model.panoptic_head.set_mask_rates((1.0, 0.5))
+        torch.manual_seed(1)
+        loss = sum(losses(model).values())
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    for (name, _), a, b in zip(model.named_parameters(), *gradients, strict=True):
+        assert a.any(), name
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_images_of_which_one_or_all_have_no_object():
+    for items in ((2, 0), (0, 0)):
+        model = build()
+        model.panoptic_head.set_mask_rates((1.0, 1.0))
+        result = losses(model, batch(items))
+        loss = sum(result.values())
+        assert loss.isfinite()
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        assert all(one is not None and one.isfinite().all() for one in gradients)
+
+
+def test_more_objects_than_queries_are_refused():
+    model = build(head=dict(num_queries=2))
+    with pytest.raises(ValueError, match=r'has 3 segments, more than num_queries=2'):
+        losses(model, batch((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ('head', 'message'),
+    [
+        (dict(num_blocks=5), r'num_blocks=5 of the head, but backbone KAT has 4 blocks; .*1 to 4'),
+        (dict(num_blocks=0), r'num_blocks=0 must be a whole number'),
+        (dict(num_queries=1), r'num_queries=1 must be a whole number'),
+        (dict(patch_size=8), r'patch_size=8 of the head must be 16'),
+        (dict(in_channels=32), r'in_channels=32 of the head must be 16'),
+        (dict(num_stuff_classes=4), r'class_weight has 6 numbers; it must have 8'),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(head, message):
+    cfg = config()
+    cfg.panoptic_head.update(head)
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(cfg)
+
+
+def test_a_backbone_without_run_blocks_is_refused():
+    cfg = config()
+    cfg.backbone = dict(type='ResNet', depth=18)
+    with pytest.raises(ValueError, match='ResNet has no run_blocks'):
+        MODELS.build(cfg)
+
+
+def test_attention_in_windows_is_refused_by_its_mask():
+    options = dict(window_size=2, with_cls_token=False, out_type='featmap')
+    model = build(backbone=options)
+    model.panoptic_head.set_mask_rates((1.0, 1.0))
+    with pytest.raises((ValueError, RuntimeError)):
+        run(model, torch.randn(1, 3, 64, 64))
+
+
+def test_rates_of_another_number_of_blocks_are_refused():
+    with pytest.raises(ValueError, match=r'3 rates of masking for num_blocks=2'):
+        build().panoptic_head.set_mask_rates((1.0, 1.0, 1.0))
+
+
+def test_checkpoints_keep_the_names_of_the_backbone():
+    keys = build().state_dict().keys()
+    alone = MODELS.build(config().backbone).state_dict().keys()
+    assert {key.removeprefix('backbone.') for key in keys if 'backbone.' in key} == set(alone)
+    assert 'panoptic_head.mask_rates' not in keys
+
+
+@pytest.mark.parametrize('size', [(64, 64), (52, 64), (50, 61)])
+def test_masks_cover_the_image_where_its_size_is_no_multiple_of_the_patch(size):
+    """A patch's mask lies over its pixels: what is padded to whole patches is cut off."""
+    model = build().eval()
+    with torch.no_grad():
+        classes, masks = run(model, torch.randn(1, 3, *size))
+    assert masks[0].shape[2:] == tuple(-(-side // 4) for side in size)
+
+
+def test_upscaling_follows_the_patch():
+    for patch, stride in ((8, 4), (16, 4), (14, 3.5), (4, 4)):
+        model = build(backbone=dict(patch_size=patch), head=dict(patch_size=patch)).eval()
+        side = 4 * patch
+        with torch.no_grad():
+            assert run(model, torch.randn(1, 3, side, side))[1][0].shape[-1] == side / stride
+
+
+def test_predictions_are_those_of_mmdets_fusion_head():
+    model = build().eval()
+    with torch.no_grad():
+        sample = model.test_step(batch((2,)))[0]
+    assert sample.pred_instances.masks.shape[1:] == (64, 64)
+    assert isinstance(sample.pred_panoptic_seg, PixelData)
+
+
+def test_mixed_precision_gives_float32_predictions():
+    model = build()
+    model.panoptic_head.set_mask_rates((1.0, 1.0))
+    with torch.autocast('cpu', torch.bfloat16):
+        result = losses(model)
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in result.values())
+    sum(result.values()).backward()
+
+
+def test_it_compiles_as_one_graph():
+    model = build(backbone=dict(patch_size=16)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend='eager', fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), model(images))
+    model.train().panoptic_head.set_mask_rates((1.0, 0.5))
+    classes, masks = torch.compile(model, backend='aot_eager', fullgraph=True)(images)
+    assert len(classes) == len(masks) == 3
