@@ -51,6 +51,7 @@ def main() -> None:
     name = Path(args.config).stem
     out = Path(args.out or Path(cfg.work_dir, name + SUFFIXES[args.format]))
     checks.check_out_dir(str(out.parent), '--out')
+    checks.check_config(cfg, ())
     model = checks.build_model(cfg)
     checks.check_checkpoint(args.checkpoint, model, strict=True)
     described = export_model(
