@@ -224,7 +224,7 @@ def _normalisation(model: nn.Module) -> tuple[list[float], list[float], str]:
         mean, std = torch.zeros(3), torch.ones(3)
     # Images are read as BGR.
     turned = getattr(preprocessor, 'channel_conversion', getattr(preprocessor, 'to_rgb', False))
-    numbers = [[round(float(x), 6) for x in values.flatten()] for values in (mean, std)]
+    numbers = [[round(float(x), 4) for x in values.flatten()] for values in (mean, std)]
     return *numbers, 'rgb' if turned else 'bgr'
 
 
