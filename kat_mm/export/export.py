@@ -129,7 +129,11 @@ class _Inputs:
     def of_pixels(self, pixels: np.ndarray, used: tuple[int, int] | None = None) -> tuple:
         """Inputs of the network from RGB pixels (B, 3, H, W)."""
         prepared = [self.model.prepare(image.transpose(1, 2, 0)) for image in pixels]
-        image = torch.from_numpy(np.stack(prepared))
+        return self.of_arrays(np.stack(prepared), used)
+
+    def of_arrays(self, arrays: np.ndarray, used: tuple[int, int] | None = None) -> tuple:
+        """Inputs of the network from arrays as it takes them, (B, 3, H, W)."""
+        image = torch.from_numpy(arrays)
         if len(self.described.inputs) == 1:
             return (image,)
         size = torch.tensor([used or image.shape[2:]], dtype=torch.float32)
@@ -154,9 +158,8 @@ class _Inputs:
         real = [('an image of odd size', odd[0].transpose(1, 2, 0))]
         real += [(str(file), read_image(file)) for file in images]
         for name, pixels in real:
-            array, _, used = self.model._fit(pixels)
-            planes = np.repeat(array.transpose(2, 0, 1)[None], batch or 1, axis=0)
-            yield name, self.of_pixels(planes, used)
+            array, _, used = self.model.fit(pixels)
+            yield name, self.of_arrays(np.repeat(array[None], batch or 1, axis=0), used)
 
 
 def _multiple(model: nn.Module) -> int:
@@ -185,7 +188,7 @@ def _describe(
     resize = dict(mode=dict(segmentation='stretch', detection='fit').get(network.task, 'stretch'))
     if network.task == 'classification':
         resize = _classifier_resize(cfg) or resize
-    meta = _metainfo(cfg)
+    meta = metainfo(cfg)
     packages = ['torch', 'mmengine', 'onnx', 'onnxruntime', 'openvino']
     versions = {name: _version(name) for name in packages if is_installed(name)}
     return Description(
@@ -244,7 +247,7 @@ def _classifier_resize(cfg: Config) -> dict | None:
     )
 
 
-def _metainfo(cfg: Config) -> dict:
+def metainfo(cfg: Config) -> dict:
     """Classes and palette, from the config or the data set's class."""
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
     dataset = loader.get('dataset') or {}

@@ -71,8 +71,8 @@ class ExportedModel:
             UserError: It is no image.
         """
         pixels = read_image(image)
-        array, scale, used = self._fit(pixels)
-        batch = self.prepare(array)[None]
+        array, scale, used = self.fit(pixels)
+        batch = array[None]
         if self.description.batch not in (None, 1):
             batch = np.repeat(batch, self.description.batch, axis=0)
         sizes = np.tile(np.array([used], np.float32), (len(batch), 1))
@@ -124,33 +124,37 @@ class ExportedModel:
                 f'was given {size[0]} x {size[1]}; pad the image'
             )
 
-    def _fit(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
-        """An image of the file's size, its scale (y, x), and the part that is no padding."""
+    def fit(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[float, float], tuple[int, int]]:
+        """RGB pixels (H, W, 3), uint8, of any size to what the file takes.
+
+        Returns:
+            The array (3, H', W'), its scale (y, x), and the part (h, w) that is no padding.
+        """
         described, size = self.description, pixels.shape[:2]
         rule = described.resize
         if rule['mode'] == 'crop':  # of classifiers: the shorter side, then the middle
             factor = rule['short_side'] / min(size)
             scaled = [max(round(side * factor), 1) for side in size]
             pixels = _crop(resize_image(pixels, scaled, rule['interpolation']), described.size)
-            return pixels, (1.0, 1.0), pixels.shape[:2]
-        if described.size and rule['mode'] == 'stretch':
+        elif described.size and rule['mode'] == 'stretch':
             pixels = resize_image(pixels, described.size, 'bilinear')
         elif described.size:  # fit
             factor = min(to / side for to, side in zip(described.size, size, strict=True))
-            scaled = [min(round(s * factor), to) for s, to in zip(size, described.size, strict=True)]
-            pixels = resize_image(pixels, [max(side, 1) for side in scaled], 'bilinear')
+            pixels = resize_image(pixels, [max(round(s * factor), 1) for s in size], 'bilinear')
         used = pixels.shape[:2]
         scale = (used[0] / size[0], used[1] / size[1])
-        target = described.size or [-(-side // described.multiple) * described.multiple for side in used]
-        return self._pad(pixels, target), scale, used
+        return self._pad(self.prepare(pixels)), scale, used
 
-    def _pad(self, pixels: np.ndarray, size: list[int]) -> np.ndarray:
-        """Grey at the right and the bottom: 0 behind the normalisation, but for rounding."""
-        mean = np.array(self.description.mean)
-        mean = mean if self.description.channel_order == 'rgb' else mean[::-1]
-        padded = np.empty((*size, 3), np.uint8)
-        padded[:] = mean.round().astype(np.uint8)
-        padded[: pixels.shape[0], : pixels.shape[1]] = pixels
+    def _pad(self, array: np.ndarray) -> np.ndarray:
+        """What is 0 behind the normalisation, but for rounding, at the right and the bottom."""
+        described = self.description
+        multiple = described.multiple
+        size = described.size or [-(-side // multiple) * multiple for side in array.shape[1:]]
+        mean = described.mean if described.channel_order == 'rgb' else described.mean[::-1]
+        fill = np.round(mean) if described.preprocessing else np.zeros(3)
+        padded = np.empty((3, *size), array.dtype)
+        padded[:] = fill[:, None, None]
+        padded[:, : array.shape[1], : array.shape[2]] = array
         return padded
 
     def _read(self, outputs, size, scale, used, score_threshold: float) -> Prediction:
