@@ -72,7 +72,7 @@ class _Runner:
         if described.size is None:
             padded = [-(-side // described.multiple) * described.multiple for side in size]
         else:
-            padded = described.size if described.task == 'detection' else size
+            padded = size if described.task == 'classification' else described.size
         if any(want < have for want, have in zip(padded, size, strict=True)):
             raise UserError(
                 f'{described.file} takes images of up to {padded[0]} x {padded[1]}, and the '

@@ -225,8 +225,8 @@ def _normalisation(model: nn.Module) -> tuple[list[float], list[float], str]:
     mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
     if mean is None:
         mean, std = torch.zeros(3), torch.ones(3)
-    # Images are read as BGR.
-    turned = getattr(preprocessor, 'channel_conversion', getattr(preprocessor, 'to_rgb', False))
+    # Images are read as BGR; mmengine's preprocessors, from which all come, note whether they turn.
+    turned = getattr(preprocessor, '_channel_conversion', False)
     numbers = [[round(float(x), 4) for x in values.flatten()] for values in (mean, std)]
     return *numbers, 'rgb' if turned else 'bgr'
 

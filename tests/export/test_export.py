@@ -54,6 +54,7 @@ def test_a_segmenter_with_dynamic_sizes_and_its_normalisation_inside(tmp_path):
     described = export_model(
         cfg, model, path, preprocessing=True, dynamic_size=True, report=quietly
     )
+    assert described.channel_order == 'rgb'
     assert len({tuple(entry['shape'][2:]) for entry in described.differences}) >= 4
     shape = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
     assert [bool(side.dim_param) for side in shape] == [True, False, True, True]
