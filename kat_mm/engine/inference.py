@@ -35,9 +35,19 @@ class Image(NamedTuple):
 def find_images(inputs: list[str]) -> Iterator[Image]:
     """Images of files, folders, patterns, videos, camera numbers and addresses, one by one.
 
+    Of the same name in several places, the later ones get a number.
+
     Raises:
         UserError: There is nothing of a name, or a folder or video holds no images.
     """
+    names = {}
+    for image in _find(inputs):
+        number = names[image.name] = names.get(image.name, -1) + 1
+        stem, suffix = os.path.splitext(image.name)
+        yield image._replace(name=f'{stem}-{number}{suffix}') if number else image
+
+
+def _find(inputs: list[str]) -> Iterator[Image]:
     for name in inputs:
         if name.isdecimal() and not os.path.exists(name):
             yield from _frames(int(name), f'camera{name}')
@@ -144,8 +154,16 @@ class Predictor:
             )
             for i, x in enumerate(images)
         ]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            return self.model.test_step(pseudo_collate(data))
+        # Only detectors pad images to a common size.
+        shapes = [None if self.task == 'detection' else d['inputs'].shape for d in data]
+        results = [None] * len(data)
+        for shape in dict.fromkeys(shapes):
+            places = [i for i, own in enumerate(shapes) if own == shape]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                samples = self.model.test_step(pseudo_collate([data[i] for i in places]))
+            for i, sample in zip(places, samples, strict=True):
+                results[i] = sample
+        return results
 
     def draw(self, pixels: np.ndarray, sample, path: str, score_threshold: float) -> None:
         """Write an image with its prediction: boxes and masks, labels, or the best class."""

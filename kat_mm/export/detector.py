@@ -5,7 +5,6 @@ of the boxes, here all are kept, and those not chosen have the score 0 and come 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 

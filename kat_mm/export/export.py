@@ -242,9 +242,7 @@ def _classifier_resize(cfg: Config) -> dict | None:
     side = edge['scale']
     if crop is None:
         return dict(mode='stretch')
-    return dict(
-        mode='crop', short_side=side, interpolation=edge.get('interpolation', 'bilinear')
-    )
+    return dict(mode='crop', short_side=side, interpolation=edge.get('interpolation', 'bilinear'))
 
 
 def metainfo(cfg: Config) -> dict:
@@ -262,5 +260,3 @@ def metainfo(cfg: Config) -> dict:
     if isinstance(meta.get('palette'), list | tuple):
         found['palette'] = [list(map(int, colour)) for colour in meta['palette']]
     return found
-
-

@@ -101,7 +101,9 @@ class ExportedModel:
             return planes
         if described.channel_order == 'bgr':
             planes = planes[::-1]
-        mean, std = (np.array(x, np.float32)[:, None, None] for x in (described.mean, described.std))
+        mean, std = (
+            np.array(x, np.float32)[:, None, None] for x in (described.mean, described.std)
+        )
         return ((planes.astype(np.float32) - mean) / std).astype(np.float32)
 
     def _check(self, shape: tuple[int, ...]) -> None:

@@ -103,7 +103,9 @@ def test_half_precision_weights_take_half_the_space(tmp_path):
     for half in (False, True):
         path = tmp_path / f'{half}.onnx'
         export_model(cfg, random_model(cfg), path, half=half, report=quietly)
-        sizes[half] = sum(f.stat().st_size for f in tmp_path.glob(f'{half}.onnx*') if f.suffix != '.json')
+        sizes[half] = sum(
+            f.stat().st_size for f in tmp_path.glob(f'{half}.onnx*') if f.suffix != '.json'
+        )
     assert sizes[True] < 0.75 * sizes[False]
 
 
