@@ -134,7 +134,7 @@ class Predictor:
         self.model = model.to(device).eval()
         self.device, self.half = torch.device(device), half
         cls = DATASETS.get(dataset['type'])
-        self.meta = {**(getattr(cls, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
+        self.meta = _metainfo(getattr(cls, 'METAINFO', None) or {}, dataset.get('metainfo') or {})
         visualizer = {**cfg.visualizer, 'vis_backends': [], 'name': 'predictions'}
         self.visualizer = VISUALIZERS.build(visualizer)
         self.visualizer.dataset_meta = self.meta
@@ -200,6 +200,19 @@ class Predictor:
         found = sample.pred_instances.cpu()
         found = found[found.scores >= score_threshold]
         return dict(image=name, instances=list(_instances(found, classes)))
+
+
+def _metainfo(of_class: dict, own: dict) -> dict:
+    """Classes and palette: where a config takes some of a data set's classes, with their colours."""
+    meta = {**of_class, **own}
+    known, colors = of_class.get('classes'), of_class.get('palette')
+    classes = meta.get('classes')
+    if 'palette' in own or not classes or classes == known:
+        return meta
+    table = dict(zip(known or (), colors or (), strict=False))
+    drawn = np.random.default_rng(0).integers(40, 256, (len(classes), 3)).tolist()
+    meta['palette'] = [table.get(n, c) for n, c in zip(classes, drawn, strict=True)]
+    return meta
 
 
 def _instances(found, classes) -> Iterator[dict]:

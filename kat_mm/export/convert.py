@@ -55,10 +55,7 @@ def trace(
     Raises:
         UserError: The network does not export, or not with sizes that are dynamic.
     """
-    shapes = []
-    for example in inputs:
-        dims = {} if batch else {0: torch.export.Dim('batch')}
-        shapes.append(dims)
+    shapes = [{} if batch else {0: torch.export.Dim('batch')} for _ in inputs]
     if multiple:
         for axis, name in ((2, 'rows'), (3, 'columns')):
             shapes[0][axis] = multiple * torch.export.Dim(name, min=2, max=_MOST_PATCHES)

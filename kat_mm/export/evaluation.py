@@ -90,7 +90,10 @@ class _Runner:
             outputs = self._one_by_one(arrays, sizes, described.batch)
         tensors = [torch.from_numpy(output).to(inputs.device) for output in outputs]
         if described.task == 'segmentation':
-            tensors[0] = tensors[0][..., : size[0], : size[1]]
+            # The backbone pads to its patches and mmseg stretches what comes of that to the image.
+            height, width = (-(-n // described.multiple) * described.multiple for n in size)
+            logits = tensors[0][..., :height, :width]
+            tensors[0] = nn.functional.interpolate(logits, size=size, mode='bilinear')
         return tensors
 
     def _one_by_one(self, arrays: np.ndarray, sizes: np.ndarray | None, batch: int) -> list:

@@ -112,7 +112,8 @@ def export_model(
         for file in (path, path.with_suffix('.bin'), path.with_name(path.name + '.data')):
             file.unlink(missing_ok=True)
         raise UserError(
-            f'{path} differs from PyTorch by {largest:.1e}, more than the tolerance {tolerance:.1e}; '
+            f'{path} differs from PyTorch by {largest:.1e}, more than the tolerance '
+            f'{tolerance:.1e}; '
             'it was deleted'
         )
     described.write(path)
