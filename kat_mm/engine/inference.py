@@ -203,7 +203,7 @@ class Predictor:
 
 
 def _metainfo(of_class: dict, own: dict) -> dict:
-    """Classes and palette: where a config takes some of a data set's classes, with their colours."""
+    """Classes and palette; classes chosen from a data set have its colours."""
     meta = {**of_class, **own}
     known, colors = of_class.get('classes'), of_class.get('palette')
     classes = meta.get('classes')
