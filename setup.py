@@ -77,5 +77,7 @@ setup(
     install_requires=read_requirements('runtime'),
     # OpenMMLab's packages exist under two families of names; the user takes one. Neither lists
     # mmcv: pip would build it in isolation, where it silently comes without its operators.
-    extras_require={name: read_requirements(name) for name in ('onedl', 'openmmlab', 'dev')},
+    extras_require={
+        name: read_requirements(name) for name in ('onedl', 'openmmlab', 'export', 'dev')
+    },
 )

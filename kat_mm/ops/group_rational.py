@@ -1,14 +1,17 @@
 """The group-rational function as a PyTorch operator: checks, dispatch, autograd, compilation.
 
-One file each: this one, ``group_rational_eager.py`` (any device) and ``group_rational_triton.py``
-(CUDA). The operator saves nothing for backward but its inputs.
+One file each: this one, ``group_rational_eager.py`` (any device), ``group_rational_triton.py``
+(CUDA) and ``group_rational_standard.py`` (exported programs). The operator saves nothing for
+backward but its inputs.
 """
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 
 from . import backend
 from . import group_rational_eager as eager
+from . import group_rational_standard as standard
 from .operator import Operator
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -166,3 +169,4 @@ _operator = Operator(
     setup_context=_setup_context,
     formula=_formula,
 )
+register_decomposition(torch.ops.kat_mm.group_rational.default)(standard.group_rational)

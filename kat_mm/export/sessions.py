@@ -1,0 +1,72 @@
+"""Exported files in their runtimes: arrays in, arrays out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from kat_mm.errors import UserError
+
+Session = Callable[..., list[np.ndarray]]
+
+
+def open_session(path: Path, threads: int | None = None) -> Session:
+    """Open a file in the runtime of its suffix, on the CPU.
+
+    Args:
+        path: .onnx (onnxruntime), .xml (OpenVINO) or .pt2 (PyTorch).
+        threads: Number of threads. Default: None, the runtime's own.
+
+    Returns:
+        A function from arrays, in the order of the file's inputs, to the list of its outputs.
+
+    Raises:
+        UserError: The runtime is not installed, or does not read the file.
+    """
+    makers = {'.onnx': _onnxruntime, '.xml': _openvino, '.pt2': _torch}
+    if path.suffix not in makers:
+        raise UserError(f'{path} is no exported model: it ends in none of {", ".join(makers)}')
+    try:
+        return makers[path.suffix](path, threads)
+    except ImportError as error:
+        raise UserError(f'{path} needs {error.name}: pip install {error.name}') from error
+    except Exception as error:
+        raise UserError(f'{path} cannot be read: {str(error).splitlines()[0][:300]}') from error
+
+
+def _onnxruntime(path: Path, threads: int | None) -> Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    names = [value.name for value in session.get_inputs()]
+    return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
+
+
+def _openvino(path: Path, threads: int | None) -> Session:
+    import openvino
+
+    # New CPUs compute in bfloat16 otherwise, which is 1e-2 away.
+    options = dict(INFERENCE_PRECISION_HINT='f32')
+    if threads:
+        options['INFERENCE_NUM_THREADS'] = threads
+    model = openvino.Core().compile_model(str(path), 'CPU', options)
+    return lambda *arrays: [value.copy() for value in model(list(arrays)).values()]
+
+
+def _torch(path: Path, threads: int | None) -> Session:
+    import torch
+
+    import kat_mm.export.operators  # noqa: F401  which detectors call
+
+    module = torch.export.load(path).module()
+
+    def run(*arrays: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            outputs = module(*map(torch.from_numpy, arrays))
+        outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        return [output.numpy() for output in outputs]
+
+    return run
