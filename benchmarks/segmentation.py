@@ -21,6 +21,7 @@ from ops import copy_of
 from timing import kernel_profile, kernel_times, machine, save, step_times
 
 import kat_mm  # noqa: F401  registers KAT
+from kat_mm.backbones import drop_start_weights
 from kat_mm.dense import use_segmentation_kernels
 from kat_mm.engine.runtime_info import on_the_way
 from kat_mm.ops import Taps, bilinear_rows, resampled_argmax, resize, resized_cross_entropy
@@ -88,6 +89,7 @@ class Segmentor:
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.kind, self.before = kind, allocated()
         self.model = MODELS.build(cfg.model)
+        drop_start_weights(self.model)  # nothing is downloaded
         self.model.init_weights()
         self.model.to(self.device)
         if kind == 'kernels':
