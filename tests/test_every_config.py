@@ -149,8 +149,8 @@ def test_a_step_of_every_config_reaches_every_weight_of_the_backbone_and_it_pred
         if key.startswith('backbone.') and parameter.requires_grad
     }
     assert bool(parameters) == (not re.search('_frozen_|_linear_', path.stem))
-    trained = model.neck if model.with_neck else model.decode_head
-    parameters = parameters or dict(trained.named_parameters())
+    if not parameters:
+        parameters = dict((model.neck if model.with_neck else model.decode_head).named_parameters())
     gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
     for key, gradient in zip(parameters, gradients, strict=True):
         assert gradient.isfinite().all() and gradient.any(), key

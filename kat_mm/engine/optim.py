@@ -40,15 +40,15 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         defaults = {
             'layer_decay_rate': 1.0,
             'layer_decay_from': 'heads',
-            'bias_decay_mult': 0.0,
             'split_backbone': False,
         }
         super().__init__(optim_wrapper_cfg, {**defaults, **(paramwise_cfg or {})})
-        unknown = set(self.paramwise_cfg) - {*defaults, 'custom_keys'}
+        options = (*defaults, 'bias_decay_mult', 'custom_keys')
+        unknown = set(self.paramwise_cfg) - set(options)
         if unknown:
             raise ValueError(
                 f'LayerDecayOptimWrapperConstructor: paramwise_cfg has the unknown keys '
-                f'{", ".join(sorted(unknown))}; it takes {", ".join(defaults)} and custom_keys'
+                f'{", ".join(sorted(unknown))}; it takes {", ".join(options)}'
             )
         if self.paramwise_cfg['layer_decay_from'] not in ('heads', 'last_block'):
             raise ValueError(
@@ -64,7 +64,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(self, params: list[dict], module: nn.Module, **_) -> None:
         """Append the groups of all trainable parameters of ``module`` to ``params``."""
         custom_keys = self.paramwise_cfg.get('custom_keys', {})
-        decay_mults = _decay_mults(module, self.paramwise_cfg['bias_decay_mult'])
+        decay_mults = _decay_mults(module, self.paramwise_cfg.get('bias_decay_mult', 0.0))
         depths = _depths(module)
         split = self.paramwise_cfg['split_backbone']
         groups = {}

@@ -98,10 +98,13 @@ def test_images_without_class_folders_are_refused(root):
 
 def test_stray_files_are_ignored_with_a_word(root, caplog):
     logger = MMLogger.get_instance('test_class_folders')
-    logger.addHandler(caplog.handler)
     (root / 'train' / 'list.txt').touch()
-    with caplog.at_level(logging.INFO, 'test_class_folders'):
-        check(config(root))
+    logger.addHandler(caplog.handler)  # one for all tests
+    try:
+        with caplog.at_level(logging.INFO, 'test_class_folders'):
+            check(config(root))
+    finally:
+        logger.removeHandler(caplog.handler)
     assert 'train, and ignored: list.txt' in caplog.text
 
 

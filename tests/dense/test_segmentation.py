@@ -257,6 +257,7 @@ def test_the_state_dict_and_copies_are_as_without():
 def test_a_second_call_changes_nothing(caplog):
     adapted = with_kernels(build('FCNHead'))
     before = vars(adapted.decode_head)['forward']
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         use_segmentation_kernels(adapted)
     assert vars(adapted.decode_head)['forward'] is before and not caplog.text

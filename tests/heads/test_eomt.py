@@ -23,7 +23,7 @@ def scope():
 def config(backbone=None, head=None, **kwargs):
     return ConfigDict(
         type='kat_mm.EoMT',
-        backbone=dict(type='KAT', arch=ARCH, img_size=64, **(backbone or {})),
+        backbone={'type': 'KAT', 'arch': ARCH, 'img_size': 64, **(backbone or {})},
         panoptic_head=head_cfg(
             5,
             type='kat_mm.EoMTHead',
@@ -310,7 +310,8 @@ def test_masks_cover_the_image_where_its_size_is_no_multiple_of_the_patch(size):
 
 def test_upscaling_follows_the_patch():
     for patch, stride in ((8, 4), (16, 4), (14, 3.5), (4, 4)):
-        model = build(backbone=dict(patch_size=patch), head=dict(patch_size=patch)).eval()
+        options = dict(patch_size=patch, img_size=4 * patch)
+        model = build(backbone=options, head=dict(patch_size=patch)).eval()
         side = 4 * patch
         with torch.no_grad():
             assert run(model, torch.randn(1, 3, side, side))[1][0].shape[-1] == side / stride

@@ -232,7 +232,7 @@ def test_a_pretrained_classifier_starts_a_detector(pretrained, tmp_path):
     for key in names & own - {'backbone.pos_embed'}:
         assert torch.equal(target[key], source[key]), key
     assert target['backbone.pos_embed'].shape != source['backbone.pos_embed'].shape
-    for words in ('cls_token', 'norm.weight', 'rel_pos', 'pos_embed'):
+    for words in ('class token', 'final norm', 'rel_pos', 'pos_embed'):
         assert words in log
 
 
