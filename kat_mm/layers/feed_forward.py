@@ -165,6 +165,8 @@ class MLP(nn.Module):
         drop_rate: Dropout after each linear map. Default: 0.
     """
 
+    _inner_maps = 1
+
     def __init__(
         self,
         embed_dims: int,
@@ -176,10 +178,11 @@ class MLP(nn.Module):
         drop_rate: float = 0.0,
     ):
         super().__init__()
-        _check('MLP', embed_dims, hidden_dims, bias, drop_rate)
-        check_bools('MLP', inner_norm=inner_norm)
-        self.fc1 = nn.Linear(embed_dims, hidden_dims, bias=bias)
-        self.act = _activation('MLP', act)
+        name = type(self).__name__
+        _check(name, embed_dims, hidden_dims, bias, drop_rate)
+        check_bools(name, inner_norm=inner_norm)
+        self.fc1 = nn.Linear(embed_dims, self._inner_maps * hidden_dims, bias=bias)
+        self.act = _activation(name, act)
         self.drop1 = nn.Dropout(drop_rate)
         self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
         self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
@@ -201,7 +204,7 @@ class MLP(nn.Module):
         return self.drop2(self.fc2(x))
 
 
-class SwiGLU(nn.Module):
+class SwiGLU(MLP):
     """Gated feed-forward, fc2(act(gate) * value), gate and value of one linear map (Shazeer 2020).
 
     That of DINOv2 g, DINOv3 S+ and H+, and EVA-02. Checkpoints that have gate and value apart are
@@ -211,41 +214,14 @@ class SwiGLU(nn.Module):
         embed_dims: Channels C of the tokens.
         hidden_dims: Channels of the gate and of the value, the rows of ``fc1`` in this order.
         act: Function of the gate, as of :class:`MLP`. Default: 'silu'.
-        inner_norm: Whether there is a norm before ``fc2`` (EVA-02 B and L). Default: False.
-        norm_eps: What it adds to the variance. Default: 1e-6.
-        bias: Whether the linear maps have biases. Default: True.
-        drop_rate: Dropout after the product and after fc2. Default: 0.
+        options: The rest as of :class:`MLP`. ``inner_norm`` is that of EVA-02 B and L; the first
+            dropout is behind the product.
     """
 
-    def __init__(
-        self,
-        embed_dims: int,
-        hidden_dims: int,
-        act: str = 'silu',
-        inner_norm: bool = False,
-        norm_eps: float = 1e-6,
-        bias: bool = True,
-        drop_rate: float = 0.0,
-    ):
-        super().__init__()
-        _check('SwiGLU', embed_dims, hidden_dims, bias, drop_rate)
-        check_bools('SwiGLU', inner_norm=inner_norm)
-        self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims, bias=bias)
-        self.act = _activation('SwiGLU', act)
-        self.drop1 = nn.Dropout(drop_rate)
-        self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
-        self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
-        self.drop2 = nn.Dropout(drop_rate)
+    _inner_maps = 2
 
-    @classmethod
-    def from_spec(cls, spec: BlockSpec, **options) -> 'SwiGLU':
-        """The feed-forward of a block; see :class:`BlockSpec`."""
-        options.setdefault('norm_eps', spec.norm_eps)
-        return cls(spec.embed_dims, spec.feedforward_channels, **options)
-
-    def init_weights(self) -> None:
-        trunc_normal_(self.fc1)
-        trunc_normal_(self.fc2)
+    def __init__(self, embed_dims: int, hidden_dims: int, act: str = 'silu', **options):
+        super().__init__(embed_dims, hidden_dims, act, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to the same shape."""
