@@ -7,6 +7,7 @@ these, each operator stands against a copy on the device that moves the same byt
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from timing import kernel_profile, kernel_times, machine, save, step_times
 
 import kat_mm  # noqa: F401  registers KAT
 from kat_mm.backbones import drop_start_weights
-from kat_mm.dense import use_segmentation_kernels
+from kat_mm.dense import graph_parts, use_segmentation_kernels
 from kat_mm.engine.runtime_info import on_the_way
 from kat_mm.ops import Taps, bilinear_rows, resampled_argmax, resize, resized_cross_entropy
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 # Heights and widths that ADE20K's images have after Resize, and before: two windows, and three.
 VALIDATION = (((512, 683), (512, 683)), ((512, 683), (1024, 1365)), ((512, 768), (683, 1024)))
+KINDS = ('mmseg', 'kernels', 'kernels, graphs')
 QUICK_VALIDATION = (((128, 160), (160, 200)),)
 TARGETS = {'train ms': 75, 'train memory': 0.6, 'validation speed': 2.0}
 KERNELS_KEPT = 30
@@ -53,7 +55,7 @@ def run(out_dir: Path, quick: bool) -> None:
             QUICK_VALIDATION if quick else VALIDATION,
         )
         for name in names
-        for kind in ('mmseg', 'kernels')
+        for kind in KINDS
     }
     models = {name: segmentor.measure_training() for name, segmentor in segmentors.items()}
     times = step_times({name: s.train for name, s in segmentors.items()}, **turns)
@@ -92,8 +94,10 @@ class Segmentor:
         drop_start_weights(self.model)  # nothing is downloaded
         self.model.init_weights()
         self.model.to(self.device)
-        if kind == 'kernels':
+        if kind != 'mmseg':
             use_segmentation_kernels(self.model)
+        if kind.endswith('graphs') and self.device == 'cuda':
+            graph_parts(self.model)
         # The learning rate is zero: the models stay equal.
         wrapper = dict(cfg.optim_wrapper, optimizer=dict(cfg.optim_wrapper.optimizer, lr=0.0))
         if self.device == 'cuda':
@@ -196,8 +200,8 @@ def gpu_ms(step: Callable[[], object]) -> float:
 def compare(models: dict, names: tuple[str, ...]) -> dict:
     """What each config gains, beside the targets of the first."""
     comparison = {}
-    for name in names:
-        mmseg, ours = (models[f'{name}, {kind}'] for kind in ('mmseg', 'kernels'))
+    for name, kind in itertools.product(names, KINDS[1:]):
+        mmseg, ours = models[f'{name}, {KINDS[0]}'], models[f'{name}, {kind}']
         one = {
             'train ms': ours['train_ms']['median'],
             'train speed': mmseg['train_ms']['median'] / ours['train_ms']['median'],
@@ -206,7 +210,7 @@ def compare(models: dict, names: tuple[str, ...]) -> dict:
         }
         if ours['train_mb'] is not None:
             one['train memory'] = ours['train_mb'] / mmseg['train_mb']
-        comparison[name] = {key: round(value, 3) for key, value in one.items()}
+        comparison[f'{name}, {kind}'] = {key: round(value, 3) for key, value in one.items()}
     return comparison
 
 

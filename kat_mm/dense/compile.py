@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from .parts import parts_of
+
 _logger = logging.getLogger(__name__)
 
 COMPILED_PARTS = (
@@ -38,17 +40,9 @@ def compile_parts(model: nn.Module, training: bool, **options) -> None:
         options: Of ``torch.compile``.
     """
     compiled = []
-    for name in COMPILED_PARTS:
-        try:
-            part = model.get_submodule(name)
-        except AttributeError:
-            continue
-        # Heads of a cascade, or several auxiliary ones.
-        several = isinstance(part, nn.ModuleList)
-        for index, module in enumerate(part if several else [part]):
-            own_name = f'{name}.{index}' if several else name
-            module.forward = CompiledForward(module, own_name, training, options)
-            compiled.append(own_name)
+    for name, part in parts_of(model, COMPILED_PARTS):
+        part.forward = CompiledForward(part, name, training, options)
+        compiled.append(name)
     _logger.info(
         'torch.compile: %s; left as they are: preprocessing, and what makes losses and '
         'predictions of the outputs. The first steps take minutes',

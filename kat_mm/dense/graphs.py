@@ -16,30 +16,30 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from .parts import parts_of, processes
+
 _logger = logging.getLogger(__name__)
 
 _WARM_UPS = 3
-_MOST_RECORDINGS = 3  # of one kind, where parameters move
+_MOST_MOVES = 2  # of parameters, after which a part is recorded anew
+_MOST_SHAPES = 4  # of evaluation: an image of ADE20K has one to three windows
 
-GRAPHED_PARTS = ('backbone', 'neck', 'rpn_head')
+GRAPHED_PARTS = ('backbone', 'neck', 'rpn_head', 'decode_head', 'auxiliary_head')
 
 
 def graph_parts(model: nn.Module, names: Sequence[str] = GRAPHED_PARTS) -> None:
     """Let parts of a model run as CUDA graphs, forward and backward.
 
     In training mode a part is recorded at its first call; in evaluation without gradients at the
-    second call in a row with inputs of one shape. Inputs of other shapes are computed without.
+    second call in a row with inputs of one shape, for up to four shapes. Inputs of other shapes are
+    computed without.
 
     Args:
         model: An OpenMMLab model, not wrapped.
         names: Parts of it, as ``model.get_submodule`` finds them; those that it lacks are left out.
     """
     graphed = []
-    for name in names:
-        try:
-            part = model.get_submodule(name)
-        except AttributeError:
-            continue
+    for name, part in parts_of(model, names):
         reason = _unfit(part)
         if reason:
             _logger.warning('CUDA graphs: %s runs without, since %s', name, reason)
@@ -50,7 +50,8 @@ def graph_parts(model: nn.Module, names: Sequence[str] = GRAPHED_PARTS) -> None:
 
 
 def _unfit(part: nn.Module) -> str | None:
-    if any(isinstance(module, nn.SyncBatchNorm) for module in part.modules()):
+    synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in part.modules())
+    if synchronised and processes() > 1:
         return 'its SyncBatchNorm talks to other processes'
     if any(buffer.requires_grad for buffer in part.buffers()):
         return 'a buffer of it is trained'
@@ -68,8 +69,8 @@ class GraphedForward:
     def __init__(self, part: nn.Module, name: str):
         self.part, self.name = part, name
         self.plain = part.forward
-        self.recordings: dict[bool, Recording] = {}  # by whether it trains
-        self.left = {True: _MOST_RECORDINGS, False: _MOST_RECORDINGS}
+        self.recordings: dict[tuple, Recording] = {}  # by whether it trains, and its inputs
+        self.left = {True: _MOST_MOVES, False: _MOST_MOVES}
         self._look()
         self._run = lambda: None  # a weak reference to the latest run with gradients
         self._pool = None
@@ -99,7 +100,7 @@ class GraphedForward:
             return None
         inputs, _ = tree_flatten(args)
         if not all(isinstance(x, Tensor) and _on_gpu(x) for x in inputs):
-            return None
+            return self._say('tensors', 'it takes something else than tensors of a GPU')
         if torch.compiler.is_compiling() or _is_capturing():
             return None
         if self._has_hooks():
@@ -108,38 +109,40 @@ class GraphedForward:
         if run is not None and not run.done:
             # Its activations are still needed. Two forward passes share no memory.
             return self._say('order', 'it is called again before its backward pass')
-        key = _key(inputs)
-        recording = self.recordings.get(trains)
-        if recording is not None and recording.key != key:
+        key = trains, _key(inputs)
+        seen, self._last_key = self._last_key, key
+        recording = self.recordings.get(key)
+        if recording is not None:
+            if recording.state == self._state():
+                return recording
+            self.left[trains] -= 1
+            del self.recordings[key]
+            if not self.left[trains]:
+                return self._say('moves', 'its parameters move')
+        others = [r for k, r in self.recordings.items() if k[0] == trains and k != key]
+        if len(others) == (1 if trains else _MOST_SHAPES):
             return self._say(
                 'inputs',
                 f'its inputs {_describe(inputs)} are others than those recorded, '
-                f'{_describe(recording.inputs)}',
+                f'{" and ".join(_describe(other.inputs) for other in others)}',
             )
-        seen, self._last_key = self._last_key, (trains, key)
-        if recording is not None and recording.state == self._state():
-            return recording
-        if not trains and seen != self._last_key:
+        if not trains and seen != key:
             return None
-        return self._record(args, trains, key)
+        return self._record(args, key)
 
-    def _record(self, args: tuple, trains: bool, key: tuple) -> 'Recording | None':
-        self.recordings.pop(trains, None)
+    def _record(self, args: tuple, key: tuple) -> 'Recording | None':
         self._look()
-        self.left[trains] -= 1
-        if not self.left[trains]:
-            return self._say('moves', 'its parameters move')
         try:
             if self._pool is None:
                 self._pool = _new_pool()
-            recording = Recording(self, args, key)
+            recording = Recording(self, args)
         except Exception as error:  # of the recording alone: without it the call says what is wrong
-            self.left[trains] = 0
+            self.left[key[0]] = 0
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
             return self._say('failed', f'recording fails: {type(error).__name__}: {error}')
         recording.state = self._state()
-        self.recordings[trains] = recording
+        self.recordings[key] = recording
         return recording
 
     def _has_hooks(self) -> bool:
@@ -171,9 +174,9 @@ class GraphedForward:
 class Recording:
     """A forward pass, and the backward pass if there is one, to be replayed on new inputs."""
 
-    def __init__(self, owner: GraphedForward, args: tuple, key: tuple):
+    def __init__(self, owner: GraphedForward, args: tuple):
         inputs, self._structure = tree_flatten(args)
-        self.key, self.owner = key, owner
+        self.owner = owner
         self.inputs = [_static(x) for x in inputs]
         self.parameters = [p for p in owner.part.parameters() if p.requires_grad]
         # A frozen part has nothing to compute backward.

@@ -145,10 +145,24 @@ def test_another_shape_is_computed_without_and_told_once(pair, caplog):
 def test_evaluation_is_recorded_at_its_second_call_with_a_shape(pair):
     plain, graphed = (model.eval() for model in pair)
     with torch.no_grad():
-        for seed, size, recorded in ((0, 6, 0), (1, 8, 0), (2, 8, 1), (3, 6, 1), (4, 8, 1)):
+        for seed, size, recorded in (
+            *((0, 6, 0), (1, 8, 0), (2, 8, 1), (3, 6, 1), (4, 8, 1)),
+            *((5, 6, 1), (6, 6, 2), (7, 8, 2), (8, 6, 2)),
+        ):
             want, got = plain(images(seed, size)), graphed(images(seed, size))
             assert got.item() == want.item()
             assert Rerun.count == recorded
+
+
+def test_evaluation_records_no_more_than_four_shapes(pair, caplog):
+    plain, graphed = (model.eval() for model in pair)
+    with torch.no_grad(), caplog.at_level(logging.WARNING, logger='kat_mm'):
+        for size in (4, 6, 8, 10, 12, 12, 4):
+            for seed in range(2):
+                assert graphed(images(seed, size)).item() == plain(images(seed, size)).item()
+    assert Rerun.count == 4
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert '(2, 3, 12, 12)' in message
 
 
 def test_evaluation_between_forward_and_backward_leaves_the_gradients_right(pair):
@@ -239,6 +253,42 @@ def test_a_part_that_cannot_be_recorded_is_computed_without(pair, monkeypatch, c
             assert graphed(images(seed)).item() == plain(images(seed)).item()
     (message,) = (record.getMessage() for record in caplog.records)
     assert 'backbone runs without' in message and 'out of memory' in message
+
+
+def test_heads_of_a_list_are_recorded_one_by_one():
+    model = nn.Module()
+    model.auxiliary_head = nn.ModuleList([Pyramid(), Pyramid()])
+    graph_parts(model)
+    wanted = [Pyramid.forward(head, images(0)) for head in model.auxiliary_head]
+    found = [head(images(0)) for head in model.auxiliary_head]
+    assert Rerun.count == 2
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('count', (1, 2))
+def test_synchronised_norms_are_recorded_where_there_is_nobody_to_talk_to(
+    monkeypatch, count, caplog
+):
+    model = Model()
+    model.backbone.norm = nn.SyncBatchNorm(4)
+    monkeypatch.setattr(graphs, 'processes', lambda: count)
+    with caplog.at_level(logging.WARNING, logger='kat_mm'):
+        graph_parts(model)
+    assert isinstance(model.backbone.forward, GraphedForward) == (count == 1)
+    assert ('SyncBatchNorm' in caplog.text) == (count == 2)
+
+
+def test_a_head_that_takes_more_than_tensors_is_computed_without(caplog):
+    class Head(nn.Module):
+        def forward(self, x, samples):
+            return x * len(samples)
+
+    model = nn.Module()
+    model.decode_head = Head()
+    graph_parts(model)
+    with caplog.at_level(logging.WARNING, logger='kat_mm'):
+        assert model.decode_head(torch.ones(1), ['a', 'b']).item() == 2
+    assert 'decode_head runs without' in caplog.text and 'tensors' in caplog.text
 
 
 def test_random_numbers_of_the_host_are_not_frozen(monkeypatch, caplog):

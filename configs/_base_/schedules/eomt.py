@@ -5,7 +5,7 @@ optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',
     constructor='LayerDecayOptimWrapperConstructor',
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     paramwise_cfg=dict(
         layer_decay_rate=0.8,
         layer_decay_from='last_block',
