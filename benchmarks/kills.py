@@ -27,9 +27,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from kat_mm.checkpoints import read_checkpoint
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / 'results' / 'kills'

@@ -27,7 +27,7 @@ from kat_mm.engine.launch import run_tool
 from kat_mm.fits import get_fit
 from kat_mm.ops import group_rational_eager as eager
 from kat_mm.ops import group_rational_triton as kernels
-from kat_mm.ops.rational_triton import (
+from kat_mm.ops.common.rational import (
     _derivative,
     _polynomial,
     _reciprocal_denominator,

@@ -16,9 +16,9 @@ from mmengine.structures import InstanceData
 from twins import assert_twins
 
 from kat_mm.datasets import SeededInfiniteSampler
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.datasets.wrappers import inner_datasets
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 ROOT = Path(__file__).resolve().parents[1]
 DETECTORS = sorted((ROOT / 'configs').glob('*_rcnn_*.py'))

@@ -6,9 +6,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from kat_mm import checks
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.engine.launch import build_runner, run_tool
 from kat_mm.errors import UserError
+from kat_mm.sample_data import SampleSettings, make_sample_data
 from kat_mm.visualization.segmentation import plot_segmentation
 
 ROOT = Path(__file__).resolve().parent.parent

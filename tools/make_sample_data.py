@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from kat_mm.datasets.sample_data import WRITERS, SampleSettings, make_sample_data
+from kat_mm.sample_data import WRITERS, SampleSettings, make_sample_data
 
 
 def parse_args(args=None):

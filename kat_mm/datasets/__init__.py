@@ -1,4 +1,4 @@
-"""Sample data, checked loading and reproducible augmentation, registered for all tasks."""
+"""Checked loading and reproducible augmentation, registered for all tasks."""
 
 from .aspect_ratio import SeededAspectRatioSampler
 from .collate import compact_collate

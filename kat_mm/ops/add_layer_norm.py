@@ -1,19 +1,21 @@
 """Residual addition, layer normalisation and rational function as one PyTorch operator.
 
 What stands between two linear maps of a transformer block: on a GPU one kernel reads the residual
-stream and the branch once and writes the sum and the next linear map's input once.
+stream and the branch once and writes the sum and the next linear map's input once. Elsewhere
+PyTorch's own functions and ``group_rational`` compute it, and their own gradients: there is no
+eager file.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backend
-from .group_rational import check_coefficients, group_rational
-from .operator import Operator
+from .common import backend
+from .common.checks import check_coefficients
+from .common.registration import Operator
+from .group_rational import group_rational
 
-if backend.HAS_TRITON:
-    from . import add_layer_norm_triton as kernels
+kernels = backend.import_kernels(__name__)
 
 
 def add_layer_norm(
@@ -129,15 +131,14 @@ def _setup_context(ctx, inputs, output):
     total, _, statistics = output
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(statistics)
-    ctx.x_dtype, ctx.branch_dtype = x.dtype, None if branch is None else branch.dtype
-    ctx.branch_bias_dtype = None if branch_bias is None else branch_bias.dtype
+    keep_dtypes(ctx, x, branch, branch_bias)
     total = x if branch is None else total
     ctx.save_for_backward(total, statistics, weight, bias, numerator, denominator, scale)
 
 
 def _formula(ctx, backward, grad_total, grad, *_):
     total, statistics, weight, bias, numerator, denominator, scale = ctx.saved_tensors
-    gradients = backward(
+    *gradients, grad_numerator, grad_denominator = backward(
         None if ctx.branch_dtype is None else grad_total,
         torch.zeros_like(total) if grad is None else grad,
         total,
@@ -150,48 +151,56 @@ def _formula(ctx, backward, grad_total, grad, *_):
         ctx.branch_dtype,
         ctx.branch_bias_dtype is not None,
     )
-    grad_x, (grad_weight, grad_bias, grad_branch_bias), grad_branch, *coefficients = by_role(
-        gradients, numerator is not None
-    )
+    grad_x, grad_branch, grad_branch_bias, grad_weight, grad_bias = by_input(ctx, *gradients)
     return (
-        grad_x.to(ctx.x_dtype),
-        None if ctx.branch_dtype is None else grad_branch,
-        None if grad_branch_bias is None else grad_branch_bias.to(ctx.branch_bias_dtype),
+        grad_x,
+        grad_branch,
+        grad_branch_bias,
         None,
         grad_weight.to(weight.dtype),
         grad_bias.to(bias.dtype),
-        *coefficients,
+        grad_numerator,
+        grad_denominator,
         None,
         None,
     )
 
 
-def by_role(gradients: list[Tensor], has_act: bool) -> tuple:
-    """What the backward kernel gives: gradients of x, of weight, bias and the branch's bias, of the
-    branch, of numerator and denominator.
+def keep_dtypes(ctx, x: Tensor, branch: Tensor | None, branch_bias: Tensor | None) -> None:
+    """Note what ``by_input`` asks for."""
+    ctx.x_dtype, ctx.branch_dtype = x.dtype, None if branch is None else branch.dtype
+    ctx.branch_bias_dtype = None if branch_bias is None else branch_bias.dtype
+
+
+def by_input(ctx, grad_x: Tensor, vectors: Tensor, grad_branch: Tensor | None) -> tuple:
+    """Gradients of x, branch, branch_bias, weight and bias, from the first three of the kernels'.
 
     A branch without a gradient of its own has that of x.
     """
-    grad_x, vectors, *others = gradients
-    vectors = vectors.unbind() if len(vectors) == 3 else (*vectors.unbind(), None)
-    coefficients = others[-2:] if has_act else (None, None)
-    own_branch = len(others) > 2 * has_act
-    return grad_x, vectors, others[0] if own_branch else grad_x, *coefficients
+    grad_weight, grad_bias, *others = vectors.unbind()
+    return (
+        grad_x.to(ctx.x_dtype),
+        None if ctx.branch_dtype is None else grad_x if grad_branch is None else grad_branch,
+        None if ctx.branch_bias_dtype is None else others[0].to(ctx.branch_bias_dtype),
+        grad_weight,
+        grad_bias,
+    )
 
 
-if backend.HAS_TRITON:
+if kernels:
     _operator = Operator(
         'add_layer_norm',
         '(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor? scale, Tensor weight, Tensor bias,'
         ' Tensor? numerator, Tensor? denominator, float eps, ScalarType dtype)'
         ' -> (Tensor, Tensor, Tensor)',
-        '(Tensor? grad_total, Tensor grad, Tensor total, Tensor statistics, Tensor weight,'
-        ' Tensor bias, Tensor? numerator, Tensor? denominator, Tensor? scale,'
-        ' ScalarType? branch_dtype, bool has_branch_bias) -> Tensor[]',
         forward=kernels.forward,
+        fake=kernels.empty_outputs,
+        backward_signature='(Tensor? grad_total, Tensor grad, Tensor total, Tensor statistics,'
+        ' Tensor weight, Tensor bias, Tensor? numerator, Tensor? denominator, Tensor? scale,'
+        ' ScalarType? branch_dtype, bool has_branch_bias)'
+        ' -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
         backward=kernels.backward,
-        empty=kernels.empty_outputs,
-        empty_gradient=kernels.empty_gradients,
+        backward_fake=kernels.empty_gradients,
         setup_context=_setup_context,
         formula=_formula,
     )

@@ -3,7 +3,7 @@
 A program owns whole rows: a tile is (rows, slots, lanes) with all the channels of a row in it, so
 that means run over registers. Statistics are kept, (rows,) each; everything else is computed again
 in the backward pass, which also adds the gradient of the residual stream and scales that of the
-branch. Sums over rows (weight, bias, coefficients) go as ``rational_triton.py`` describes.
+branch. Sums over rows (weight, bias, coefficients) go as ``common/reduction.py`` describes.
 """
 
 import torch
@@ -11,18 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Constants, cache_plan, launch
-from .rational_triton import (
-    approximate_division,
+from .common.launch import Plan, cache_plan, launch
+from .common.rational import (
+    approximates_division,
     differentiate,
     evaluate,
-    finish,
     load_coefficients,
     load_magnitudes,
-    store_sums,
-    zero_sums,
 )
-from .tiles import cdiv, contiguous, slot_width
+from .common.reduction import finish, store_sums, zero_sums
+from .common.tiles import cdiv, contiguous, slot_width
 
 _MAX_CHANNELS = 4096
 # Tiles that one program walks through.
@@ -67,6 +65,8 @@ def _add_layer_norm_forward_kernel(
     VECTOR: tl.constexpr,
     LOOPS: tl.constexpr,
 ):
+    """total = x + scale (branch + branch_bias), y = F((total - mean) rstd weight + bias), where
+    mean = sum(total) / C and rstd = 1 / sqrt(sum((total - mean)^2) / C + eps)."""
     NUM_SLOTS: tl.constexpr = CHANNELS // VECTOR
     slot = tl.arange(0, SLOTS)[None, :, None]
     channel = slot * VECTOR + tl.arange(0, VECTOR)[None, None, :]
@@ -144,6 +144,14 @@ def _add_layer_norm_backward_kernel(
     VECTOR: tl.constexpr,
     LOOPS: tl.constexpr,
 ):
+    """With n = (total - mean) rstd, z = n weight + bias, g = grad F'(z) and h = g weight::
+
+        grad_x      = rstd (h - sum(h) / C - n sum(h n) / C) + grad_total
+        grad_branch = scale grad_x
+
+    and for the reduction the sums over this program's rows of g n (weight), g (bias), grad_branch
+    (branch_bias) and of F's coefficients.
+    """
     NUM_SLOTS: tl.constexpr = CHANNELS // VECTOR
     slot = tl.arange(0, SLOTS)[None, :, None]
     channel = slot * VECTOR + tl.arange(0, VECTOR)[None, None, :]
@@ -214,26 +222,26 @@ def supports(x: Tensor, branch: Tensor | None) -> bool:
 
 
 @cache_plan
-def _constants(
+def _plan(
     channels: int,
     a_shape: torch.Size | None,
     b_shape: torch.Size | None,
     is_cuda: bool,
     dtypes: tuple[torch.dtype | None, ...],
     **others: bool | int,
-) -> Constants:
+) -> Plan:
     groups = (1, 1) if a_shape is None else (a_shape[0], b_shape[0])
     # Four lanes: 16 bytes of a stream in float32.
     vector = slot_width(channels, *groups, most=4)
     slots = triton.next_power_of_2(channels // vector)
-    return Constants(
+    return Plan(
         CHANNELS=channels,
         A_GROUPS=groups[0],
         B_GROUPS=groups[1],
         M=0 if a_shape is None else a_shape[1] - 1,
         N=0 if b_shape is None else b_shape[1],
         HAS_ACT=a_shape is not None,
-        APPROXIMATE=approximate_division(is_cuda, torch.float32),
+        APPROXIMATE=approximates_division(is_cuda, torch.float32),
         ROWS=max(1, 1024 // (slots * vector)),
         SLOTS=slots,
         VECTOR=vector,
@@ -294,7 +302,7 @@ def forward(
     """(total, y, statistics); see ``add_layer_norm``."""
     inputs = x, branch, branch_bias, scale, weight, bias, numerator, denominator
     outputs = empty_outputs(*inputs, eps, dtype)
-    constants = _constants(
+    plan = _plan(
         x.shape[-1],
         _shape(numerator),
         _shape(denominator),
@@ -308,8 +316,8 @@ def forward(
     num_rows = outputs[2].shape[1]
     launch(
         _add_layer_norm_forward_kernel,
-        cdiv(num_rows, constants['ROWS'] * _FORWARD_LOOPS),
-        constants,
+        cdiv(num_rows, plan['ROWS'] * _FORWARD_LOOPS),
+        plan,
         (*map(contiguous, inputs), *outputs),
         (num_rows, num_rows // x.shape[0], eps),
     )
@@ -333,21 +341,18 @@ def empty_gradients(
     scale: Tensor | None,
     branch_dtype: torch.dtype | None,
     has_branch_bias: bool,
-) -> list[Tensor]:
-    """Uninitialised gradients of x, and of weight, bias and the branch's bias in one tensor.
-
-    Behind these that of the branch, if it is not that of x, and those of numerator and denominator,
-    if there are.
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Uninitialised gradients of x; of weight, bias and the branch's bias, if it has one, in one
+    tensor (2 or 3, C); of the branch, if it is not that of x; of numerator and denominator.
     """
-    gradients = [
+    own_branch = _own_branch(total, scale, branch_dtype)
+    return (
         _empty(total),
         statistics.new_empty(2 + has_branch_bias, total.shape[-1]),
-    ]
-    if _own_branch(total, scale, branch_dtype):
-        gradients.append(_empty(total, branch_dtype))
-    if numerator is not None:
-        gradients += [_empty(numerator), _empty(denominator)]
-    return gradients
+        _empty(total, branch_dtype) if own_branch else None,
+        None if numerator is None else _empty(numerator),
+        None if denominator is None else _empty(denominator),
+    )
 
 
 def backward(
@@ -363,12 +368,12 @@ def backward(
     branch_dtype: torch.dtype | None,
     has_branch_bias: bool,
     y: Tensor | None = None,
-) -> list[Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients as ``empty_gradients`` describes them; y, if given, is filled once more."""
     has_act = numerator is not None
     own_branch = _own_branch(total, scale, branch_dtype)
     inputs = total, grad_total, grad, statistics, weight, bias, numerator, denominator
-    constants = _constants(
+    plan = _plan(
         total.shape[-1],
         _shape(numerator),
         _shape(denominator),
@@ -384,20 +389,17 @@ def backward(
     num_rows, channels = statistics.shape[1], total.shape[-1]
     orders = numerator.shape[1] + denominator.shape[1] if has_act else 0
     shifts = (2 + has_branch_bias) * channels
-    programs = cdiv(num_rows, constants['ROWS'] * _BACKWARD_LOOPS)
-    partial = statistics.new_empty(programs, shifts + orders * (channels // constants['VECTOR']))
+    programs = cdiv(num_rows, plan['ROWS'] * _BACKWARD_LOOPS)
+    partial = statistics.new_empty(programs, shifts + orders * (channels // plan['VECTOR']))
     grad_x = _empty(total)
     grad_branch = _empty(total, branch_dtype) if own_branch else None
     inputs = [contiguous(tensor) for tensor in inputs]
     launch(
         _add_layer_norm_backward_kernel,
         programs,
-        constants,
+        plan,
         (*inputs, contiguous(scale), grad_x, grad_branch, y, partial),
         (num_rows, num_rows // total.shape[0]),
     )
-    grad_vectors, *coefficients = finish(partial, shifts, *inputs[6:])
-    gradients = [grad_x, grad_vectors.view(-1, channels)]
-    if own_branch:
-        gradients.append(grad_branch)
-    return gradients + coefficients if has_act else gradients
+    vectors, *coefficients = finish(partial, shifts, *inputs[6:])
+    return grad_x, vectors.view(-1, channels), grad_branch, *coefficients

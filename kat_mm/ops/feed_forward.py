@@ -1,7 +1,8 @@
 """The second half of a KAT block as one node of the graph.
 
 Residual addition, normalisation, act1, fc1, act2 and fc2 (KAT, section 4), each computed as
-elsewhere; what is saved is the work of autograd, of casts, and of the host that drives them.
+elsewhere; what is saved is the work of autograd, of casts, and of the host that drives them. It is
+an operator of other operators' kernels, and has none of its own.
 """
 
 from typing import NamedTuple
@@ -10,15 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backend
-from .add_layer_norm import add_layer_norm, by_role, check, fused_dtype
+from .add_layer_norm import add_layer_norm, by_input, check, fused_dtype, keep_dtypes
+from .add_layer_norm import kernels as norm_kernels
+from .common.dtypes import compute_dtype
+from .common.products import weight_gradient
+from .common.registration import Operator
 from .group_rational import group_rational
-from .linear import linear, weight_gradient
-from .operator import Operator
-
-if backend.HAS_TRITON:
-    from . import add_layer_norm_triton as norm_kernels
-    from . import group_rational_triton as rational_kernels
+from .group_rational import kernels as rational_kernels
+from .linear import linear
 
 
 class FeedForwardParameters(NamedTuple):
@@ -110,7 +110,7 @@ def _used(weight: Tensor, cast: Tensor) -> Tensor:
     return weight if weight.dtype == cast.dtype else cast
 
 
-def _empty(
+def _fake(
     x: Tensor,
     branch: Tensor | None,
     branch_bias: Tensor | None,
@@ -133,8 +133,7 @@ def _setup_context(ctx, inputs, output):
     p = FeedForwardParameters(*parameters)
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(statistics, hidden, cast1, cast2)
-    ctx.x_dtype, ctx.branch_dtype = x.dtype, None if branch is None else branch.dtype
-    ctx.branch_bias_dtype = None if branch_bias is None else branch_bias.dtype
+    keep_dtypes(ctx, x, branch, branch_bias)
     p = p._replace(weight1=_used(p.weight1, cast1), weight2=_used(p.weight2, cast2))
     ctx.save_for_backward(x if branch is None else total, scale, statistics, hidden, *p)
 
@@ -142,7 +141,7 @@ def _setup_context(ctx, inputs, output):
 def _formula(ctx, backward, grad_total, grad, *_):
     total, *saved = ctx.saved_tensors
     needed = FeedForwardParameters(*ctx.needs_input_grad[6:])
-    gradients = backward(
+    grad_x, vectors, grad_branch, *others = backward(
         None if ctx.branch_dtype is None else grad_total,
         torch.zeros_like(total, dtype=ctx.dtype) if grad is None else grad,
         total,
@@ -152,22 +151,8 @@ def _formula(ctx, backward, grad_total, grad, *_):
         needed.weight1,
         needed.weight2,
     )
-    weight1, weight2, *rational2, bias1 = gradients[:5]
-    grad_x, (*norm, branch_bias), branch, *rational1 = by_role(gradients[5:], True)
-    return (
-        grad_x.to(ctx.x_dtype),
-        None if ctx.branch_dtype is None else branch,
-        None if branch_bias is None else branch_bias.to(ctx.branch_bias_dtype),
-        None,
-        None,
-        None,
-        *norm,
-        *rational1,
-        weight1 if needed.weight1 else None,
-        bias1,
-        *rational2,
-        weight2 if needed.weight2 else None,
-    )
+    grad_x, grad_branch, grad_branch_bias, *norm = by_input(ctx, grad_x, vectors, grad_branch)
+    return grad_x, grad_branch, grad_branch_bias, None, None, None, *norm, *others
 
 
 def _backward(
@@ -178,9 +163,9 @@ def _backward(
     statistics: Tensor,
     hidden: Tensor,
     *others,
-) -> list[Tensor]:
-    """Gradients of both weights, empty where not needed; of act2's coefficients and bias1; and
-    behind these what ``add_layer_norm_triton.backward`` gives.
+) -> tuple[Tensor | None, ...]:
+    """Ten gradients: the five of ``add_layer_norm_triton``, the last two of them act1's; then those
+    of weight1, bias1, act2's coefficients and weight2. A weight has one where it is needed.
 
     Weights are in the dtype that the forward pass multiplied in.
     """
@@ -192,10 +177,10 @@ def _backward(
     p = FeedForwardParameters(*parameters)
     grad, hidden = grad.reshape(-1, grad.shape[-1]), hidden.flatten(0, -2)
     # What the activations gave is computed again: both kernels of the gradient can write it.
-    z, grad_hidden, *rational2 = rational_kernels.backward_in_place(
+    z, grad_hidden, *act2, grad_bias1 = rational_kernels.backward_in_place(
         grad.mm(p.weight2), hidden, p.numerator2, p.denominator2, p.bias1
     )
-    grad_weight2 = weight_gradient(grad, z) if need_weight2 else grad.new_empty(0)
+    grad_weight2 = weight_gradient(grad, z) if need_weight2 else None
     y = torch.empty_like(total, dtype=grad.dtype, memory_format=torch.contiguous_format)
     norm = norm_kernels.backward(
         grad_total,
@@ -208,11 +193,11 @@ def _backward(
         has_branch_bias,
         y,
     )
-    grad_weight1 = weight_gradient(grad_hidden, y) if need_weight1 else grad.new_empty(0)
-    return [grad_weight1, grad_weight2, *rational2, *norm]
+    grad_weight1 = weight_gradient(grad_hidden, y) if need_weight1 else None
+    return *norm, grad_weight1, grad_bias1, *act2, grad_weight2
 
 
-def _empty_gradients(
+def _backward_fake(
     grad_total: Tensor | None,
     grad: Tensor,
     total: Tensor,
@@ -220,46 +205,44 @@ def _empty_gradients(
     statistics: Tensor,
     hidden: Tensor,
     *others,
-) -> list[Tensor]:
+) -> tuple[Tensor | None, ...]:
     *parameters, branch_dtype, has_branch_bias, need_weight1, need_weight2 = others
     p = FeedForwardParameters(*parameters)
-    dtype = torch.promote_types(grad.dtype, torch.float32)
-
-    def empty(like: Tensor, needed: bool) -> Tensor:
-        return like.new_empty(like.shape if needed else 0, dtype=dtype)
-
-    return [
-        empty(p.weight1, need_weight1),
-        empty(p.weight2, need_weight2),
+    dtype = compute_dtype(grad.dtype)
+    norm = norm_kernels.empty_gradients(
+        grad_total,
+        grad,
+        total,
+        statistics,
+        *p.norm_and_act1,
+        scale,
+        branch_dtype,
+        has_branch_bias,
+    )
+    return (
+        *norm,
+        torch.empty_like(p.weight1, dtype=dtype) if need_weight1 else None,
+        torch.empty_like(p.bias1),
         torch.empty_like(p.numerator2),
         torch.empty_like(p.denominator2),
-        torch.empty_like(p.bias1),
-        *norm_kernels.empty_gradients(
-            grad_total,
-            grad,
-            total,
-            statistics,
-            *p.norm_and_act1,
-            scale,
-            branch_dtype,
-            has_branch_bias,
-        ),
-    ]
+        torch.empty_like(p.weight2, dtype=dtype) if need_weight2 else None,
+    )
 
 
-if backend.HAS_TRITON:
+if norm_kernels:
     _parameters = ''.join(f', Tensor {name}' for name in FeedForwardParameters._fields)
     _operator = Operator(
         'feed_forward',
         '(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor? scale, float eps, ScalarType dtype'
         f'{_parameters}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
-        '(Tensor? grad_total, Tensor grad, Tensor total, Tensor? scale, Tensor statistics,'
-        f' Tensor hidden{_parameters}, ScalarType? branch_dtype, bool has_branch_bias,'
-        ' bool need_weight1, bool need_weight2) -> Tensor[]',
         forward=_forward,
+        fake=_fake,
+        backward_signature='(Tensor? grad_total, Tensor grad, Tensor total, Tensor? scale,'
+        f' Tensor statistics, Tensor hidden{_parameters}, ScalarType? branch_dtype,'
+        ' bool has_branch_bias, bool need_weight1, bool need_weight2)'
+        f' -> ({", ".join(["Tensor"] * 10)})',
         backward=_backward,
-        empty=_empty,
-        empty_gradient=_empty_gradients,
+        backward_fake=_backward_fake,
         setup_context=_setup_context,
         formula=_formula,
     )

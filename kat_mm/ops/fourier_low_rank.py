@@ -5,14 +5,16 @@ One file each: this one, ``fourier_low_rank_eager.py`` (any device) and
 operator saves nothing for backward but its inputs.
 """
 
-import torch
+from types import ModuleType
+
 from torch import Tensor
 
-from . import backend
 from . import fourier_low_rank_eager as eager
-from .operator import Operator
+from .common import backend
+from .common.checks import check_device, check_floating
+from .common.registration import Operator
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+kernels = backend.import_kernels(__name__)
 
 
 def fourier_low_rank(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
@@ -46,16 +48,8 @@ def fourier_low_rank(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -
 
 def _check(q: Tensor, k: Tensor, coefficients: Tensor) -> None:
     for name, tensor in (('q', q), ('k', k), ('coefficients', coefficients)):
-        if tensor.dtype not in _FLOATS:
-            raise TypeError(
-                f'fourier_low_rank: {name} has dtype {tensor.dtype}; '
-                'it must be float16, bfloat16, float32 or float64'
-            )
-        if tensor.device != q.device:
-            raise ValueError(
-                f'fourier_low_rank: {name} is on {tensor.device} and q on {q.device}; '
-                'move them to one device'
-            )
+        check_floating('fourier_low_rank', name, tensor)
+        check_device('fourier_low_rank', name, tensor, 'q', q)
         if tensor.dim() != 4:
             raise ValueError(
                 f'fourier_low_rank: {name} has shape {tuple(tensor.shape)}; it must have four '
@@ -76,30 +70,26 @@ def _check(q: Tensor, k: Tensor, coefficients: Tensor) -> None:
         )
 
 
-if backend.HAS_TRITON:
-    from . import fourier_low_rank_triton as kernels
-
-
-def _backend(q: Tensor, coefficients: Tensor):
-    fits = backend.runs_kernels(q) and kernels.fits(q, coefficients)
-    return kernels if fits else eager
+def _module(q: Tensor, coefficients: Tensor) -> ModuleType:
+    served = backend.runs_kernels(q) and kernels.supports(q, coefficients)
+    return kernels if served else eager
 
 
 def _forward(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
-    return _backend(q, coefficients).forward(q, k, coefficients, scale)
+    return _module(q, coefficients).forward(q, k, coefficients, scale)
 
 
 def _backward(
     grad: Tensor, q: Tensor, k: Tensor, coefficients: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _backend(q, coefficients).backward(grad, q, k, coefficients, scale)
+    return _module(q, coefficients).backward(grad, q, k, coefficients, scale)
 
 
-def _empty(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
+def _fake(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
     return q.new_empty(*q.shape[:3], coefficients.shape[2])
 
 
-def _empty_gradient(
+def _backward_fake(
     grad: Tensor, q: Tensor, k: Tensor, coefficients: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return eager.empty_gradients(q, k, coefficients)
@@ -117,12 +107,12 @@ def _formula(ctx, backward, grad):
 _operator = Operator(
     'fourier_low_rank',
     '(Tensor q, Tensor k, Tensor coefficients, float scale) -> Tensor',
-    '(Tensor grad, Tensor q, Tensor k, Tensor coefficients, float scale) '
-    '-> (Tensor, Tensor, Tensor)',
     forward=_forward,
+    fake=_fake,
+    backward_signature='(Tensor grad, Tensor q, Tensor k, Tensor coefficients, float scale)'
+    ' -> (Tensor, Tensor, Tensor)',
     backward=_backward,
-    empty=_empty,
-    empty_gradient=_empty_gradient,
+    backward_fake=_backward_fake,
     setup_context=_setup_context,
     formula=_formula,
 )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .group_rational_eager import compute_dtype
+from .common.dtypes import compute_dtype
 
 # Scores that exist at a time: 64 MiB in float32.
 _CHUNK = 2**24

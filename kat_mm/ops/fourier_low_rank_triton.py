@@ -15,13 +15,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common.dtypes import HALF
+from .common.launch import TRITON_DTYPES, Plan, cache_plan, launch, uses_ptx
+from .common.tiles import cdiv
 from .fourier_low_rank_eager import empty_gradients
-from .launch import Constants, cache_plan, launch
-from .tiles import cdiv
+
+# Queries and keys of a tile of scores: a program keeps the former and walks through the latter.
+_TILE = (64, 32)
+# It keeps keys, and the sums of the coefficients too: wider tiles do not fit into registers.
+_KEY_GRADIENT_TILE = (16, 64)
+# Keys are padded to a multiple of it: of the sides of all tiles.
+_KEY_TILES = 64
+# Programs of the kernel by keys, where the batch has enough images.
+_PROGRAMS = 1024
+# Larger products of rank and grid do not fit into registers.
+_MAX_SUMS = 256
 
 
 @triton.jit
 def _cos_sin(x, APPROXIMATE: tl.constexpr):
+    """cos(x), sin(x)"""
     if APPROXIMATE:
         # The hardware's sine is exact to 2^-20 between -pi and pi. The remainder of x there, with
         # 2 pi in two parts; adding and taking off 1.5 * 2^23 rounds to an integer.
@@ -92,6 +105,7 @@ def _fourier_forward_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """y_ir = sum_jg a_grj cos(g s_ij) + b_grj sin(g s_ij), s = scale q k^T, for a tile of i."""
     tiles = tl.cdiv(num_queries, BLOCK_Q)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     batch, head = image // HEADS, image % HEADS
@@ -147,6 +161,8 @@ def _fourier_query_gradient_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    """grad_q_i = scale sum_j ds_ij k_j for a tile of queries i, where ds_ij =
+    sum_g g (cos(g s_ij) sum_r dy_ir b_grj - sin(g s_ij) sum_r dy_ir a_grj)."""
     tiles = tl.cdiv(num_queries, BLOCK_Q)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     batch, head = image // HEADS, image % HEADS
@@ -215,6 +231,8 @@ def _fourier_key_gradient_kernel(
     BLOCK_K: tl.constexpr,
     IMAGES: tl.constexpr,
 ):
+    """For a tile of keys j: grad_k_j = scale sum_i ds_ij q_i, and for the reduction, over queries
+    of some images, da_grj = sum_i dy_ir cos(g s_ij) and db_grj = sum_i dy_ir sin(g s_ij)."""
     # Everything is transposed, keys first: sums run along the rows of what registers hold.
     tiles = tl.cdiv(num_keys, BLOCK_K)
     keys = (tl.program_id(0) % tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -283,28 +301,11 @@ def _fourier_key_gradient_kernel(
         tl.store(partial_ptr + g * BLOCK_R * padded_keys + coefficients, sums[g])
 
 
-_TRITON_DTYPE = {
-    torch.float16: tl.float16,
-    torch.bfloat16: tl.bfloat16,
-    torch.float32: tl.float32,
-}
-# Queries and keys of a tile of scores: a program keeps the former and walks through the latter.
-_TILE = (64, 32)
-# It keeps keys, and the sums of the coefficients too: wider tiles do not fit into registers.
-_KEY_GRADIENT_TILE = (16, 64)
-# Keys are padded to a multiple of it: of the sides of all tiles.
-_KEY_TILES = 64
-# Programs of the kernel by keys, where the batch has enough images.
-_PROGRAMS = 1024
-# Larger products of rank and grid do not fit into registers.
-_MAX_SUMS = 256
-
-
-def fits(q: Tensor, coefficients: Tensor) -> bool:
+def supports(q: Tensor, coefficients: Tensor) -> bool:
     """Whether the kernels are the better path: tensor cores round float32 and float64."""
     _, waves, rank, _ = coefficients.shape
     return (
-        q.dtype in (torch.float16, torch.bfloat16)
+        q.dtype in HALF
         and q.numel() > 0
         and coefficients.numel() > 0
         and q.shape[-1] <= 128
@@ -336,7 +337,7 @@ def _sizes(q: Tensor, k: Tensor, packed: Tensor) -> tuple[int, ...]:
 
 
 @cache_plan
-def _constants(
+def _plan(
     q_shape: tuple[int, int],
     rank: int,
     waves: int,
@@ -344,20 +345,19 @@ def _constants(
     is_cuda: bool,
     tile: tuple[int, int],
     **others: int,
-) -> Constants:
+) -> Plan:
     """``q_shape`` is (heads, d), ``tile`` (queries, keys), ``dtype`` all tensors' but for sums."""
     heads, dim = q_shape
-    return Constants(
+    return Plan(
         HEADS=heads,
         D=dim,
         BLOCK_D=_padded(dim),
         RANK=rank,
         BLOCK_R=_padded(rank),
         G=waves // 2,
-        # PTX: not under the interpreter, nor on AMD.
-        APPROXIMATE=is_cuda and torch.version.hip is None,
+        APPROXIMATE=uses_ptx(is_cuda),
         # The interpreter multiplies bfloat16 as the integers that it keeps it in.
-        DOT=_TRITON_DTYPE[dtype if is_cuda else torch.float32],
+        DOT=TRITON_DTYPES[dtype if is_cuda else torch.float32],
         BLOCK_Q=tile[0],
         BLOCK_K=tile[1],
         num_warps=4,
@@ -365,11 +365,9 @@ def _constants(
     )
 
 
-def _constants_for(
-    q: Tensor, coefficients: Tensor, tile: tuple[int, int], **others: int
-) -> Constants:
+def _plan_for(q: Tensor, coefficients: Tensor, tile: tuple[int, int], **others: int) -> Plan:
     _, waves, rank, _ = coefficients.shape
-    return _constants(q.shape[1::2], rank, waves, q.dtype, q.is_cuda, tile, **others)
+    return _plan(q.shape[1::2], rank, waves, q.dtype, q.is_cuda, tile, **others)
 
 
 def forward(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
@@ -380,7 +378,7 @@ def forward(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -> Tensor:
     launch(
         _fourier_forward_kernel,
         q.shape[0] * q.shape[1] * cdiv(q.shape[2], _TILE[0]),
-        _constants_for(q, coefficients, _TILE),
+        _plan_for(q, coefficients, _TILE),
         (q, k, packed, y),
         (scale, *_sizes(q, k, packed)),
     )
@@ -399,7 +397,7 @@ def backward(
     launch(
         _fourier_query_gradient_kernel,
         batch * heads * cdiv(queries, _TILE[0]),
-        _constants_for(q, coefficients, _TILE),
+        _plan_for(q, coefficients, _TILE),
         (q, k, packed, grad, grad_q),
         (scale, *sizes),
     )
@@ -410,7 +408,7 @@ def backward(
     launch(
         _fourier_key_gradient_kernel,
         chunks * tiles,
-        _constants_for(q, coefficients, _KEY_GRADIENT_TILE, IMAGES=images),
+        _plan_for(q, coefficients, _KEY_GRADIENT_TILE, IMAGES=images),
         (q, k, packed, grad, grad_k, partial),
         (scale, batch, *sizes),
     )

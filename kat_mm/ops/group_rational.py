@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch._decomp import register_decomposition
 
-from . import backend
 from . import group_rational_eager as eager
 from . import group_rational_standard as standard
-from .operator import Operator
+from .common import backend
+from .common.checks import check_coefficients, check_device, check_floating
+from .common.registration import Operator
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+kernels = backend.import_kernels(__name__)
 
 
 def group_rational(
@@ -81,48 +82,13 @@ def _check(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | Non
         raise ValueError('group_rational: x is a scalar; it needs a channel dimension, (..., C)')
     check_coefficients('group_rational', x, numerator, denominator)
     if bias is not None:
-        _check_tensor('group_rational', 'bias', bias, x)
+        check_floating('group_rational', 'bias', bias)
+        check_device('group_rational', 'bias', bias, 'x', x)
         if bias.shape != x.shape[-1:]:
             raise ValueError(
                 f'group_rational: bias has shape {tuple(bias.shape)}; '
                 f'it must have one number for each of the {x.shape[-1]} channels'
             )
-
-
-def check_coefficients(caller: str, x: Tensor, numerator: Tensor, denominator: Tensor) -> None:
-    """Raise where coefficients do not fit x of (..., C)."""
-    _check_tensor(caller, 'x', x, x)
-    for name, tensor in (('numerator', numerator), ('denominator', denominator)):
-        _check_tensor(caller, name, tensor, x)
-        if tensor.dim() != 2:
-            raise ValueError(
-                f'{caller}: {name} has shape {tuple(tensor.shape)}; '
-                'it must have two dimensions, (groups, coefficients)'
-            )
-        channels, groups = x.shape[-1], tensor.shape[0]
-        if groups == 0 or channels % groups:
-            raise ValueError(
-                f'{caller}: {channels} channels cannot be divided into the {groups} groups '
-                f'of {name}; the number of groups must divide the number of channels'
-            )
-    if numerator.shape[1] == 0:
-        raise ValueError(f'{caller}: numerator has no coefficients; it needs at least a0')
-
-
-def _check_tensor(caller: str, name: str, tensor: Tensor, x: Tensor) -> None:
-    if tensor.dtype not in _FLOATS:
-        raise TypeError(
-            f'{caller}: {name} has dtype {tensor.dtype}; '
-            'it must be float16, bfloat16, float32 or float64'
-        )
-    if tensor.device != x.device:
-        raise ValueError(
-            f'{caller}: {name} is on {tensor.device} and x on {x.device}; move them to one device'
-        )
-
-
-if backend.HAS_TRITON:
-    from . import group_rational_triton as kernels
 
 
 def _forward(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None) -> Tensor:
@@ -131,20 +97,20 @@ def _forward(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | N
 
 def _backward(
     grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     return (kernels if backend.runs_kernels(x) else eager).backward(
         grad, x, numerator, denominator, bias
     )
 
 
-def _empty_gradient(
+def _backward_fake(
     grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     return (
         eager.empty_output(x),
         torch.empty_like(numerator, memory_format=torch.contiguous_format),
         torch.empty_like(denominator, memory_format=torch.contiguous_format),
-        x.new_empty(0) if bias is None else torch.empty_like(bias),
+        None if bias is None else torch.empty_like(bias),
     )
 
 
@@ -153,19 +119,18 @@ def _setup_context(ctx, inputs, output):
 
 
 def _formula(ctx, backward, grad):
-    *gradients, grad_bias = backward(grad, *ctx.saved_tensors)
-    return *gradients, grad_bias if ctx.needs_input_grad[3] else None
+    return backward(grad, *ctx.saved_tensors)
 
 
 _operator = Operator(
     'group_rational',
     '(Tensor x, Tensor numerator, Tensor denominator, Tensor? bias) -> Tensor',
-    '(Tensor grad, Tensor x, Tensor numerator, Tensor denominator, Tensor? bias)'
-    ' -> (Tensor, Tensor, Tensor, Tensor)',
     forward=_forward,
+    fake=lambda x, *_: eager.empty_output(x),
+    backward_signature='(Tensor grad, Tensor x, Tensor numerator, Tensor denominator, Tensor? bias)'
+    ' -> (Tensor, Tensor, Tensor, Tensor)',
     backward=_backward,
-    empty=lambda x, *_: eager.empty_output(x),
-    empty_gradient=_empty_gradient,
+    backward_fake=_backward_fake,
     setup_context=_setup_context,
     formula=_formula,
 )

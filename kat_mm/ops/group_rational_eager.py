@@ -11,29 +11,15 @@ works on a piece of x at a time, small enough for its cache: each of the forty-o
 operations would otherwise wait for memory.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from .common.dtypes import rational_dtype
+
 # 512 KiB in float32: the temporaries of a piece stay in cache, and each operation is long enough.
 _PIECE = 2**17
-
-
-def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
-    """float32 for half types, else the widest dtype that came in."""
-    return functools.reduce(torch.promote_types, dtypes, torch.float32)
-
-
-def arithmetic_dtype(
-    dtypes: tuple[torch.dtype, ...], a_shape: torch.Size, b_shape: torch.Size
-) -> torch.dtype:
-    """The dtype of the arithmetic for x and coefficients of these dtypes and shapes."""
-    # 65504, float16's largest number, to the power of 9 is moderate with the coefficients of fits;
-    # more powers leave the range of float32.
-    high = max(a_shape[1] - 1, b_shape[1]) > 9
-    return torch.float64 if high else compute_dtype(*dtypes)
 
 
 def lies_in_planes(x: Tensor) -> bool:
@@ -70,7 +56,7 @@ def backward(
     numerator: Tensor,
     denominator: Tensor,
     bias: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of ``x``, ``numerator``, ``denominator`` and ``bias``, from the inputs alone.
 
     Q^2 is never formed: it overflows float32 where F and its derivatives are still moderate.
@@ -107,7 +93,7 @@ def backward(
         _group_sum(sum_a, numerator),
         # d|b|/db with sign(0) = +1: with 0 a denominator that starts at zero would stay there.
         _group_sum(sum_b, denominator) * torch.where(denominator < 0, 1, -1),
-        x.new_empty(0) if bias is None else sum_bias[0].to(bias.dtype),
+        None if bias is None else sum_bias[0].to(bias.dtype),
     )
 
 
@@ -115,7 +101,7 @@ class _Coefficients:
     """Coefficients of P and Q, and the bias, as tensors that broadcast along the channels."""
 
     def __init__(self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None):
-        self.dtype = arithmetic_dtype(
+        self.dtype = rational_dtype(
             (x.dtype, numerator.dtype, denominator.dtype), numerator.shape, denominator.shape
         )
         # Channels are the last dimension of a piece, or the second one where x lies in planes.

@@ -7,7 +7,7 @@ they do not know the operator itself. Training and compilation do not.
 import torch
 from torch import Tensor
 
-from .group_rational_eager import arithmetic_dtype
+from .common.dtypes import rational_dtype
 
 
 def group_rational(
@@ -18,7 +18,7 @@ def group_rational(
     Coefficients are one row for each channel. They depend on no input, so exporters fold them.
     """
     dtypes = x.dtype, numerator.dtype, denominator.dtype
-    dtype = arithmetic_dtype(dtypes, numerator.shape, denominator.shape)
+    dtype = rational_dtype(dtypes, numerator.shape, denominator.shape)
     channels = x.shape[-1]
     a, b = (_rows(table.to(dtype), channels) for table in (numerator, denominator.abs()))
     z = x.to(dtype)

@@ -1,32 +1,28 @@
 """Triton kernels of the group-rational function, and their launch.
 
 The kernels are bound by memory: they read x (and the gradient) once and write once. Tiles, slots
-and the reduction of the coefficient gradients are described in ``rational_triton.py``. One pair of
+and the reduction of the coefficient gradients are described in ``common/``. One pair of
 kernels serves channels that lie next to each other in memory, (rows, C), and one serves channels
 that lie apart, as in contiguous (B, C, H, W): both read and write the tensor as it lies.
 """
-
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .group_rational_eager import arithmetic_dtype, empty_output, lies_in_planes
-from .launch import Constants, cache_plan, launch
-from .rational_triton import (
-    TRITON_DTYPE,
-    approximate_division,
+from .common.dtypes import rational_dtype
+from .common.launch import Plan, cache_plan, launch
+from .common.rational import (
+    approximates_division,
     differentiate,
     evaluate,
-    finish,
     load_coefficients,
     load_magnitudes,
-    store_sums,
-    zero_sums,
 )
-from .tiles import Tile, cdiv, contiguous, slot_width
+from .common.reduction import finish, store_sums, zero_sums
+from .common.tiles import Tile, cdiv, contiguous, slot_width
+from .group_rational_eager import empty_output, lies_in_planes
 
 # Tiles that one program of a backward kernel walks through.
 _LOOPS = 16
@@ -54,6 +50,7 @@ def _rational_forward_kernel(
     VECTOR: tl.constexpr,
     COLUMN_TILES: tl.constexpr,
 ):
+    """y = F(x + bias) of rows (..., C), by tiles of rows and slots."""
     NUM_SLOTS: tl.constexpr = CHANNELS // VECTOR
     slot = (tl.program_id(0) % COLUMN_TILES) * SLOTS + tl.arange(0, SLOTS)[None, :, None]
     channel = slot * VECTOR + tl.arange(0, VECTOR)[None, None, :]
@@ -98,6 +95,8 @@ def _rational_backward_kernel(
     LOOPS: tl.constexpr,
     WITH_OUTPUT: tl.constexpr,
 ):
+    """With z = x + bias: grad_x = grad F'(z), and y = F(z) once more if wanted; for the reduction
+    the sums over this program's rows of grad_x and of grad dF/da_i, grad dF/d|b_j|."""
     NUM_SLOTS: tl.constexpr = CHANNELS // VECTOR
     first_slot = (tl.program_id(0) % COLUMN_TILES) * SLOTS
     slot = first_slot + tl.arange(0, SLOTS)[None, :, None]
@@ -165,6 +164,7 @@ def _rational_planes_forward_kernel(
     VECTOR: tl.constexpr,
     LOOPS: tl.constexpr,
 ):
+    """As of rows, for x that lies as (B, C, plane): a tile is planes by positions."""
     pieces = tl.cdiv(size, SLOTS * VECTOR * LOOPS)
     plane = (tl.program_id(0) // pieces).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None, None]
     plane_mask = plane < num_planes
@@ -210,6 +210,7 @@ def _rational_planes_backward_kernel(
     VECTOR: tl.constexpr,
     LOOPS: tl.constexpr,
 ):
+    """As of rows, for x that lies as (B, C, plane); the sums are those of single planes."""
     pieces = tl.cdiv(size, SLOTS * VECTOR * LOOPS)
     piece = tl.program_id(0) % pieces
     first_plane = (tl.program_id(0) // pieces).to(tl.int64) * ROWS
@@ -245,14 +246,6 @@ def _rational_planes_backward_kernel(
     store_sums(partial_ptr, sums, plane, plane < num_planes, M + 1 + N, num_planes, 1)
 
 
-class _Plan(NamedTuple):
-    tile: Tile
-    column_tiles: int
-    dtype: torch.dtype  # of the arithmetic
-    forward: Constants
-    backward: Constants
-
-
 @cache_plan
 def _plan(
     channels: int,
@@ -261,41 +254,36 @@ def _plan(
     b_shape: torch.Size,
     dtypes: tuple[torch.dtype | None, ...],
     is_cuda: bool,
-    loops: int,
-    with_output: bool,
-) -> _Plan:
+    loops: int | None,
+    with_output: bool | None,
+) -> Plan:
     """How a tensor is cut: along its channels, or along planes of ``plane`` numbers.
 
-    ``dtypes`` are those of x, numerator, denominator, bias and the gradient.
+    ``dtypes`` are those of x, numerator, denominator, bias and the gradient. The last two are None
+    for a kernel without them.
     """
-    itemsize, dtype = dtypes[0].itemsize, arithmetic_dtype(dtypes[:3], a_shape, b_shape)
+    others = {'LOOPS': loops, 'WITH_OUTPUT': with_output}
+    others = {name: value for name, value in others.items() if value is not None}
+    itemsize, dtype = dtypes[0].itemsize, rational_dtype(dtypes[:3], a_shape, b_shape)
     if plane:
         vector = slot_width(plane, 1, most=16 // itemsize)
         tile = Tile.of(plane // vector, vector, itemsize)
-        column_tiles, extra = cdiv(plane, tile.slots * vector * loops), {}
     else:
         vector = slot_width(channels, a_shape[0], b_shape[0], most=16 // itemsize)
         tile = Tile.of(channels // vector, vector, itemsize)
-        column_tiles = cdiv(channels, tile.slots * vector)
-        extra = dict(COLUMN_TILES=column_tiles)
-    constants = dict(
+        others['COLUMN_TILES'] = cdiv(channels, tile.slots * vector)
+    return Plan(
+        dtype,
         CHANNELS=channels,
         A_GROUPS=a_shape[0],
         B_GROUPS=b_shape[0],
         M=a_shape[1] - 1,
         N=b_shape[1],
         HAS_BIAS=dtypes[3] is not None,
-        DTYPE=TRITON_DTYPE[dtype],
-        APPROXIMATE=approximate_division(is_cuda, dtype),
+        APPROXIMATE=approximates_division(is_cuda, dtype),
         **tile.constants(),
-        **extra,
+        **others,
     )
-    if plane:
-        forward = backward = Constants(LOOPS=loops, **constants)
-    else:
-        forward = Constants(**constants)
-        backward = Constants(LOOPS=loops, WITH_OUTPUT=with_output, **constants)
-    return _Plan(tile, column_tiles, dtype, forward, backward)
 
 
 def _plan_for(
@@ -305,8 +293,9 @@ def _plan_for(
     denominator: Tensor,
     bias: Tensor | None,
     grad: Tensor | None = None,
-    with_output: bool = False,
-) -> _Plan:
+    loops: int | None = None,
+    with_output: bool | None = None,
+) -> Plan:
     dtypes = (
         x.dtype,
         numerator.dtype,
@@ -315,7 +304,13 @@ def _plan_for(
         None if grad is None else grad.dtype,
     )
     shapes = numerator.shape, denominator.shape
-    return _plan(x.shape[-1], plane, *shapes, dtypes, x.is_cuda, _LOOPS, with_output)
+    return _plan(x.shape[-1], plane, *shapes, dtypes, x.is_cuda, loops, with_output)
+
+
+def _planes_programs(count: int, plane: int, plan: Plan) -> tuple[int, int]:
+    """Programs that share ``count`` planes, and that share a plane of ``plane`` numbers."""
+    pieces = cdiv(plane, plan['SLOTS'] * plan['VECTOR'] * plan['LOOPS'])
+    return cdiv(count, plan['ROWS']), pieces
 
 
 def _plane_size(x: Tensor) -> int:
@@ -341,18 +336,19 @@ def forward(
     if not x.numel():
         return y
     plane = _plane_size(x)
-    plan = _plan_for(x, plane, numerator, denominator, bias)
     coefficients = numerator.contiguous(), denominator.contiguous(), contiguous(bias)
     if plane:
+        plan = _plan_for(x, plane, numerator, denominator, bias, None, _LOOPS)
         count = x.numel() // plane
-        programs = cdiv(count, plan.tile.rows) * plan.column_tiles
+        groups, pieces = _planes_programs(count, plane, plan)
         tensors = x, y, *coefficients
-        launch(_rational_planes_forward_kernel, programs, plan.forward, tensors, (count, plane))
+        launch(_rational_planes_forward_kernel, groups * pieces, plan, tensors, (count, plane))
     else:
+        plan = _plan_for(x, 0, numerator, denominator, bias)
         (rows, stride), count = _rows(x), x.numel() // x.shape[-1]
-        programs = cdiv(count, plan.tile.rows) * plan.column_tiles
+        programs = cdiv(count, plan['ROWS']) * plan['COLUMN_TILES']
         tensors = rows, y, *coefficients
-        launch(_rational_forward_kernel, programs, plan.forward, tensors, (count, stride))
+        launch(_rational_forward_kernel, programs, plan, tensors, (count, stride))
     return y
 
 
@@ -362,26 +358,27 @@ def backward(
     numerator: Tensor,
     denominator: Tensor,
     bias: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of ``x``, ``numerator``, ``denominator`` and ``bias``; see ``group_rational``."""
     grad_x = empty_output(x)
     if not x.numel():
-        grad_bias = x.new_empty(0) if bias is None else torch.zeros_like(bias)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
         return grad_x, torch.zeros_like(numerator), torch.zeros_like(denominator), grad_bias
     plane = _plane_size(x)
     if not plane:
         return _backward_rows(grad, x, numerator, denominator, bias, grad_x)
-    plan = _plan_for(x, plane, numerator, denominator, bias, grad)
+    plan = _plan_for(x, plane, numerator, denominator, bias, grad, _LOOPS)
     numerator, denominator = numerator.contiguous(), denominator.contiguous()
     if (grad.dtype, grad.stride()) != (x.dtype, x.stride()):
         grad = torch.empty_like(x).copy_(grad)
     count, channels = x.numel() // plane, x.shape[-1]
     sums = numerator.shape[1] + denominator.shape[1] + (bias is not None)
-    partial = x.new_empty(plan.column_tiles, sums, count, dtype=plan.dtype)
+    groups, pieces = _planes_programs(count, plane, plan)
+    partial = x.new_empty(pieces, sums, count, dtype=plan.dtype)
     launch(
         _rational_planes_backward_kernel,
-        cdiv(count, plan.tile.rows) * plan.column_tiles,
-        plan.backward,
+        groups * pieces,
+        plan,
         (grad, x, grad_x, partial, numerator, denominator, contiguous(bias)),
         (count, plane),
     )
@@ -391,7 +388,7 @@ def backward(
 
 def backward_in_place(
     grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """F(x + bias) again and the gradients, that of x in the memory of ``grad``.
 
     For (rows, C), contiguous, and ``grad`` of x's dtype.
@@ -408,21 +405,21 @@ def _backward_rows(
     bias: Tensor | None,
     grad_x: Tensor,
     y: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    plan = _plan_for(x, 0, numerator, denominator, bias, grad, y is not None)
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    plan = _plan_for(x, 0, numerator, denominator, bias, grad, _LOOPS, y is not None)
     numerator, denominator = numerator.contiguous(), denominator.contiguous()
     channels = x.shape[-1]
-    num_slots, count = channels // plan.tile.vector, x.numel() // channels
+    num_slots, count = channels // plan['VECTOR'], x.numel() // channels
     sums = (numerator.shape[1] + denominator.shape[1]) * num_slots
     if bias is not None:
         sums += channels
     (x_rows, stride), (grad, grad_stride) = _rows(x), _rows(grad)
-    programs = cdiv(count, plan.tile.rows * _LOOPS)
+    programs = cdiv(count, plan['ROWS'] * _LOOPS)
     partial = x.new_empty(programs, sums, dtype=plan.dtype)
     launch(
         _rational_backward_kernel,
-        programs * plan.column_tiles,
-        plan.backward,
+        programs * plan['COLUMN_TILES'],
+        plan,
         (grad, x_rows, grad_x, y, partial, numerator, denominator, contiguous(bias)),
         (count, grad_stride, stride),
     )
@@ -431,8 +428,8 @@ def _backward_rows(
 
 def _finish(
     partial: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of numerator, denominator and bias; the last is empty without one."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of numerator, denominator and bias."""
     shifts = 0 if bias is None else x.shape[-1]
     grad_bias, grad_a, grad_b = finish(partial, shifts, numerator, denominator)
-    return grad_a, grad_b, x.new_empty(0) if bias is None else grad_bias.to(bias.dtype)
+    return grad_a, grad_b, None if bias is None else grad_bias.to(bias.dtype)

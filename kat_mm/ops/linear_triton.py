@@ -5,9 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Constants, cache_plan, launch
-from .rational_triton import finish
-from .tiles import Tile, cdiv, slot_width
+from .common.launch import Plan, cache_plan, launch
+from .common.reduction import sum_rows
+from .common.tiles import Tile, cdiv, slot_width
 
 # Tiles that one program walks through.
 _LOOPS = 32
@@ -25,6 +25,7 @@ def _column_sum_kernel(
     COLUMN_TILES: tl.constexpr,
     LOOPS: tl.constexpr,
 ):
+    """For the reduction: the sum over this program's rows of each channel."""
     slot = (tl.program_id(0) % COLUMN_TILES) * SLOTS + tl.arange(0, SLOTS)[None, :, None]
     channel = slot * VECTOR + tl.arange(0, VECTOR)[None, None, :]
     mask = slot * VECTOR < CHANNELS
@@ -39,29 +40,29 @@ def _column_sum_kernel(
     tl.store(partial_ptr + program_row * CHANNELS + channel, total, mask=mask)
 
 
-def column_sum(x: Tensor) -> Tensor:
-    """Sum of the rows of a contiguous (rows, C) tensor, in float32."""
-    num_rows, channels = x.shape
-    tile, constants = _plan(channels, x.dtype, _LOOPS)
-    programs = cdiv(num_rows, tile.rows * _LOOPS)
-    partial = x.new_empty(programs, channels, dtype=torch.float32)
-    launch(
-        _column_sum_kernel,
-        programs * constants['COLUMN_TILES'],
-        constants,
-        (x, partial),
-        (num_rows,),
-    )
-    return finish(partial, channels, None, None)[0]
-
-
 @cache_plan
-def _plan(channels: int, dtype: torch.dtype, loops: int) -> tuple[Tile, Constants]:
+def _plan(channels: int, dtype: torch.dtype, loops: int) -> Plan:
     vector = slot_width(channels, 1, most=16 // dtype.itemsize)
     tile = Tile.of(channels // vector, vector, dtype.itemsize)
-    return tile, Constants(
+    return Plan(
         CHANNELS=channels,
         COLUMN_TILES=cdiv(channels, tile.slots * vector),
         LOOPS=loops,
         **tile.constants(),
     )
+
+
+def column_sum(x: Tensor) -> Tensor:
+    """Sum of the rows of a contiguous (rows, C) tensor, in float32."""
+    num_rows, channels = x.shape
+    plan = _plan(channels, x.dtype, _LOOPS)
+    programs = cdiv(num_rows, plan['ROWS'] * _LOOPS)
+    partial = x.new_empty(programs, channels, dtype=torch.float32)
+    launch(
+        _column_sum_kernel,
+        programs * plan['COLUMN_TILES'],
+        plan,
+        (x, partial),
+        (num_rows,),
+    )
+    return sum_rows(partial)

@@ -1,19 +1,19 @@
 """The linear map to queries, keys and values, with a backward pass that moves each byte once.
 
-PyTorch gathers the three gradients into one tensor with two copies and reads that once more for the
-gradient of the bias. Here one kernel does all three.
+One of the products (``common/products.py``). PyTorch gathers the three gradients into one tensor
+with two copies and reads that once more for the gradient of the bias. Here one kernel does all
+three.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backend
-from .linear import autocast, has_own_backward, weight_gradient
-from .operator import direct
+from .common import backend
+from .common.products import autocast, has_own_backward, weight_gradient
+from .common.registration import direct
 
-if backend.HAS_TRITON:
-    from . import qkv_linear_triton as kernels
+kernels = backend.import_kernels(__name__)
 
 
 def qkv_linear(

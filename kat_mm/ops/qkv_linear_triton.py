@@ -5,9 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Constants, cache_plan, launch
-from .rational_triton import finish
-from .tiles import Tile, cdiv, slot_width
+from .common.launch import Plan, cache_plan, launch
+from .common.reduction import sum_rows
+from .common.tiles import Tile, cdiv, slot_width
 
 # Tiles that one program walks through.
 _LOOPS = 16
@@ -34,6 +34,8 @@ def _join_kernel(
     COLUMN_TILES: tl.constexpr,
     LOOPS: tl.constexpr,
 ):
+    """joined[b n, part h d] = part[b, h, n, d] for q, k and v, and for the reduction the sums over
+    this program's rows."""
     part = tl.program_id(0) % 3
     if part == 0:
         source_ptr = q_ptr
@@ -63,6 +65,20 @@ def _join_kernel(
         tl.store(partial_ptr + channel, tl.sum(total, axis=0)[None, :, :], mask=slot_mask)
 
 
+@cache_plan
+def _plan(channels: int, head_dim: int, with_sum: bool, dtype: torch.dtype, loops: int) -> Plan:
+    vector = slot_width(head_dim, 1, most=16 // dtype.itemsize)
+    tile = Tile.of(channels // vector, vector, dtype.itemsize)
+    return Plan(
+        CHANNELS=channels,
+        HEAD_DIM=head_dim,
+        WITH_SUM=with_sum,
+        COLUMN_TILES=cdiv(channels, tile.slots * vector),
+        LOOPS=loops,
+        **tile.constants(),
+    )
+
+
 def join_heads(q: Tensor, k: Tensor, v: Tensor, with_sum: bool) -> tuple[Tensor, Tensor | None]:
     """Three tensors of (B, H, N, d) as one of (B * N, 3 * H * d), and its sum over the rows."""
     batch, heads, tokens, head_dim = q.shape
@@ -70,17 +86,17 @@ def join_heads(q: Tensor, k: Tensor, v: Tensor, with_sum: bool) -> tuple[Tensor,
     joined = q.new_empty(num_rows, 3 * channels)
     if q.stride(-1) != 1 or not q.stride() == k.stride() == v.stride():
         q, k, v = _in_one_layout(q, k, v)
-    tile, constants = _plan(channels, head_dim, with_sum, q.dtype, _LOOPS)
-    programs = cdiv(num_rows, tile.rows * _LOOPS)
+    plan = _plan(channels, head_dim, with_sum, q.dtype, _LOOPS)
+    programs = cdiv(num_rows, plan['ROWS'] * _LOOPS)
     partial = q.new_empty(programs if with_sum else 0, 3 * channels, dtype=torch.float32)
     launch(
         _join_kernel,
-        programs * constants['COLUMN_TILES'] * 3,
-        constants,
+        programs * plan['COLUMN_TILES'] * 3,
+        plan,
         (q, k, v, joined, partial),
         (num_rows, tokens, *q.stride()[:3]),
     )
-    return joined, finish(partial, 3 * channels, None, None)[0] if with_sum else None
+    return joined, sum_rows(partial) if with_sum else None
 
 
 def _in_one_layout(first: Tensor, *others: Tensor) -> list[Tensor]:
@@ -92,19 +108,3 @@ def _in_one_layout(first: Tensor, *others: Tensor) -> list[Tensor]:
         tensor if tensor.stride() == layout.stride() else torch.empty_like(layout).copy_(tensor)
         for tensor in (first, *others)
     ]
-
-
-@cache_plan
-def _plan(
-    channels: int, head_dim: int, with_sum: bool, dtype: torch.dtype, loops: int
-) -> tuple[Tile, Constants]:
-    vector = slot_width(head_dim, 1, most=16 // dtype.itemsize)
-    tile = Tile.of(channels // vector, vector, dtype.itemsize)
-    return tile, Constants(
-        CHANNELS=channels,
-        HEAD_DIM=head_dim,
-        WITH_SUM=with_sum,
-        COLUMN_TILES=cdiv(channels, tile.slots * vector),
-        LOOPS=loops,
-        **tile.constants(),
-    )

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import backend
-from .resize import check_maps
+from . import resampled_argmax_eager as eager
+from .common import backend
+from .common.checks import check_device, check_maps
+from .common.registration import Operator
 
-if backend.HAS_TRITON:
-    from . import resampled_argmax_triton as kernels
+kernels = backend.import_kernels(__name__)
 
 
 class Taps(NamedTuple):
@@ -88,35 +89,23 @@ def resampled_argmax(logits: Tensor, rows: Taps, columns: Taps) -> Tensor:
     """
     check_maps('resampled_argmax', 'logits', logits)
     for name, taps in (('rows', rows), ('columns', columns)):
-        if taps.index.device != logits.device:
-            raise ValueError(
-                f'resampled_argmax: {name} on {taps.index.device}, logits on {logits.device}'
-            )
-    return torch.ops.kat_mm.resampled_argmax(logits, *rows, *columns)
+        check_device('resampled_argmax', name, taps.index, 'logits', logits)
+    return _operator(logits, *rows, *columns)
 
 
 def _forward(logits: Tensor, *taps: Tensor) -> Tensor:
-    rows, columns = Taps(*taps[:3]), Taps(*taps[3:])
-    if backend.runs_kernels(logits):
-        return kernels.forward(logits, rows, columns)
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    down = rows.matrix(logits.shape[2]).to(dtype)
-    across = columns.matrix(logits.shape[3]).to(dtype)
-    labels = _empty(logits, *taps)
-    for image, target in zip(logits, labels, strict=True):
-        target.copy_((down @ (image.to(dtype) @ across.T)).argmax(dim=0))
-    return labels
+    module = kernels if backend.runs_kernels(logits) else eager
+    return module.forward(logits, Taps(*taps[:3]), Taps(*taps[3:]))
 
 
-def _empty(logits: Tensor, *taps: Tensor) -> Tensor:
-    return logits.new_empty(len(logits), len(taps[0]), len(taps[3]), dtype=torch.int64)
+def _fake(logits: Tensor, *taps: Tensor) -> Tensor:
+    return eager.empty_labels(logits, Taps(*taps[:3]), Taps(*taps[3:]))
 
 
-_NAME = 'kat_mm::resampled_argmax'
-torch.library.define(
-    _NAME,
+_operator = Operator(
+    'resampled_argmax',
     '(Tensor logits, Tensor row_index, Tensor row_weight, Tensor row_count,'
     ' Tensor column_index, Tensor column_weight, Tensor column_count) -> Tensor',
+    forward=_forward,
+    fake=_fake,
 )
-torch.library.impl(_NAME, 'default', _forward)
-torch.library.register_fake(_NAME, _empty)

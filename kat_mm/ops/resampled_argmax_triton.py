@@ -5,8 +5,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Constants, cache_plan, launch
-from .tiles import cdiv
+from .common.dtypes import compute_dtype
+from .common.launch import Plan, cache_plan, launch
+from .common.tiles import cdiv
+from .resampled_argmax_eager import empty_labels
+
+_PIXELS = 128
+_CLASSES = 8
 
 
 @triton.jit(do_not_specialize=['height', 'width', 'rows', 'columns', 'taps_y', 'taps_x'])
@@ -30,6 +35,7 @@ def _argmax_kernel(
     BLOCK_K: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
+    """labels = argmax_k of sum_yx weight_y weight_x logits[k, y, x], for a tile of pixels."""
     pixels = rows * columns
     tiles = tl.cdiv(pixels, PIXELS)
     image = (tl.program_id(0) // tiles).to(tl.int64)
@@ -62,16 +68,12 @@ def _argmax_kernel(
     tl.store(labels_ptr + image * pixels + p, label.to(tl.int64), mask=inside)
 
 
-_PIXELS = 128
-_CLASSES = 8
-
-
 @cache_plan
-def _constants(classes: int, dtypes: tuple[torch.dtype, torch.dtype]) -> Constants:
+def _plan(classes: int, dtypes: tuple[torch.dtype, torch.dtype]) -> Plan:
     """``dtypes`` of logits and weights."""
-    return Constants(
+    return Plan(
+        compute_dtype(dtypes[0]),
         CLASSES=classes,
-        DTYPE=tl.float64 if dtypes[0] == torch.float64 else tl.float32,
         BLOCK_K=min(_CLASSES, triton.next_power_of_2(classes)),
         PIXELS=_PIXELS,
         num_warps=4,
@@ -82,15 +84,14 @@ def forward(logits: Tensor, rows, columns) -> Tensor:
     """See ``resampled_argmax``."""
     logits = logits.contiguous()
     batch, classes, *size = logits.shape
-    shape = len(rows.index), len(columns.index)
-    labels = logits.new_empty(batch, *shape, dtype=torch.int64)
+    labels = empty_labels(logits, rows, columns)
     if labels.numel() == 0:
         return labels
     launch(
         _argmax_kernel,
-        batch * cdiv(shape[0] * shape[1], _PIXELS),
-        _constants(classes, (logits.dtype, rows.weight.dtype)),
+        batch * cdiv(labels.shape[1] * labels.shape[2], _PIXELS),
+        _plan(classes, (logits.dtype, rows.weight.dtype)),
         (logits, *rows, *columns, labels),
-        (*size, *shape, rows.index.shape[1], columns.index.shape[1]),
+        (*size, *labels.shape[1:], rows.index.shape[1], columns.index.shape[1]),
     )
     return labels

@@ -11,9 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import resize as plain
-from .launch import Constants, cache_plan, launch
-from .tiles import cdiv
+from .common.dtypes import compute_dtype
+from .common.launch import Plan, cache_plan, launch
+from .common.tiles import cdiv
+from .resize_eager import empty_maps, memory_format
+
+_SIZES = ['height_in', 'width_in', 'height_out', 'width_out']
+_TILE_BYTES = 4096
+_ROW_BYTES = 512
+# Sums over more positions than these take one direction after the other.
+_MAX_TAPS = 100
 
 
 @triton.jit
@@ -66,9 +73,6 @@ def _tile_of_program(channels, width, pixels, PIXELS: tl.constexpr, CHANNELS: tl
     return image, c, p // width, p % width, mask
 
 
-_SIZES = ['height_in', 'width_in', 'height_out', 'width_out']
-
-
 @triton.jit(do_not_specialize=_SIZES)
 def _resize_kernel(
     x_ptr,
@@ -91,6 +95,7 @@ def _resize_kernel(
     CHANNELS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
+    """y[o] = sum_i hat(o, i) x[i], of the four positions i beside o = (row, column)."""
     image, c, row, column, mask = _tile_of_program(
         channels, width_out, height_out * width_out, PIXELS, CHANNELS
     )
@@ -141,6 +146,7 @@ def _resize_backward_kernel(
     CHANNELS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
+    """grad_x[i] = sum_o hat(o, i) grad[o], over the taps of i = (row, column)."""
     image, c, row, column, mask = _tile_of_program(
         channels, width_in, height_in * width_in, PIXELS, CHANNELS
     )
@@ -168,59 +174,51 @@ def taps(size_in: int, size_out: int, align_corners: bool) -> int:
     return min(size_out, max(1, cdiv(2 * (size_out - 1), size_in - 1)))
 
 
-_TILE_BYTES = 4096
-_ROW_BYTES = 512
-# Sums over more positions than these take one direction after the other.
-_MAX_TAPS = 100
-
-
 @cache_plan
-def _constants(
+def _plan(
     channels: int,
     pixels: int,
     align_corners: bool,
     channels_last: bool,
     dtypes: tuple[torch.dtype, torch.dtype],
     **others: int,
-) -> Constants:
+) -> Plan:
     """``dtypes`` of the tensor that is read and of that which is written."""
     tile = _TILE_BYTES // max(dtype.itemsize for dtype in dtypes)
     row, others_in_row = (channels, pixels) if channels_last else (pixels, channels)
     row = min(triton.next_power_of_2(row), _ROW_BYTES // dtypes[0].itemsize)
     column = min(triton.next_power_of_2(others_in_row), tile // row)
-    return Constants(
+    return Plan(
+        compute_dtype(*dtypes),
         ALIGN=align_corners,
         PIXELS=column if channels_last else row,
         CHANNELS=row if channels_last else column,
-        DTYPE=tl.float64 if torch.float64 in dtypes else tl.float32,
         num_warps=4,
         **others,
     )
 
 
-def _programs(shape: torch.Size, constants: Constants) -> int:
+def _programs(shape: torch.Size, plan: Plan) -> int:
     batch, channels, height, width = shape
-    tiles = cdiv(height * width, constants['PIXELS'])
-    return batch * tiles * cdiv(channels, constants['CHANNELS'])
+    tiles = cdiv(height * width, plan['PIXELS'])
+    return batch * tiles * cdiv(channels, plan['CHANNELS'])
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    return plain.memory_format(x) is torch.channels_last
+    return memory_format(x) is torch.channels_last
 
 
 def forward(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """See ``resize``."""
-    y = plain.empty(x, size)
+    y = empty_maps(x, size)
     if y.numel() == 0:
         return y
     dtypes = x.dtype, y.dtype
-    constants = _constants(
-        y.shape[1], size[0] * size[1], align_corners, _is_channels_last(x), dtypes
-    )
+    plan = _plan(y.shape[1], size[0] * size[1], align_corners, _is_channels_last(x), dtypes)
     launch(
         _resize_kernel,
-        _programs(y.shape, constants),
-        constants,
+        _programs(y.shape, plan),
+        plan,
         (x, y),
         (*x.shape[2:], *size, x.shape[1], *x.stride(), *y.stride()),
     )
@@ -234,10 +232,9 @@ def backward(grad: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor
         taps(*sides, align_corners) for sides in zip(size, (height, width), strict=True)
     )
     if taps_y * taps_x <= _MAX_TAPS or size[0] == height or size[1] == width:
-        return _gather(grad, plain.empty(grad, size), align_corners)
-    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    columns = plain.empty(grad, (height, size[1]), wide)
-    return _gather(_gather(grad, columns, align_corners), plain.empty(grad, size), align_corners)
+        return _gather(grad, empty_maps(grad, size), align_corners)
+    columns = empty_maps(grad, (height, size[1]), compute_dtype(grad.dtype))
+    return _gather(_gather(grad, columns, align_corners), empty_maps(grad, size), align_corners)
 
 
 def _gather(grad: Tensor, grad_x: Tensor, align_corners: bool) -> Tensor:
@@ -246,7 +243,7 @@ def _gather(grad: Tensor, grad_x: Tensor, align_corners: bool) -> Tensor:
     height, width = grad_x.shape[2:]
     taps_x = taps(width, grad.shape[3], align_corners)
     channels_last = _is_channels_last(grad)
-    constants = _constants(
+    plan = _plan(
         grad.shape[1],
         height * width,
         align_corners,
@@ -257,8 +254,8 @@ def _gather(grad: Tensor, grad_x: Tensor, align_corners: bool) -> Tensor:
     )
     launch(
         _resize_backward_kernel,
-        _programs(grad_x.shape, constants),
-        constants,
+        _programs(grad_x.shape, plan),
+        plan,
         (grad, grad_x),
         (
             height,

@@ -5,18 +5,18 @@ One file each: this one, ``resized_cross_entropy_eager.py`` (any device, image b
 the whole batch; saved for backward is one number and one label for each pixel.
 """
 
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import backend
 from . import resized_cross_entropy_eager as eager
-from .operator import Operator
-from .resize import check_maps, check_size
+from .common import backend
+from .common.checks import check_device, check_floating, check_maps, check_size
+from .common.registration import Operator
 
-if backend.HAS_TRITON:
-    from . import resized_cross_entropy_triton as kernels
+kernels = backend.import_kernels(__name__)
 
 _MOST_CLASSES = torch.iinfo(torch.int16).max
 
@@ -83,21 +83,19 @@ def _check(name: str, logits: Tensor, labels: Tensor, class_weight: Tensor | Non
     if not 1 <= classes <= _MOST_CLASSES:
         raise ValueError(f'{name}: {classes} classes; it takes 1 to {_MOST_CLASSES}')
     if class_weight is not None:
-        if not class_weight.dtype.is_floating_point:
-            raise TypeError(f'{name}: class_weight has dtype {class_weight.dtype}')
+        check_floating(name, 'class_weight', class_weight)
         if class_weight.shape != (classes,):
             raise ValueError(
                 f'{name}: class_weight is {tuple(class_weight.shape)}; it must be ({classes},)'
             )
     for other, tensor in (('labels', labels), ('class_weight', class_weight)):
-        if tensor is not None and tensor.device != logits.device:
-            raise ValueError(f'{name}: {other} on {tensor.device}, logits on {logits.device}')
+        if tensor is not None:
+            check_device(name, other, tensor, 'logits', logits)
 
 
-def _module(logits: Tensor):
-    # Within an image the kernels count in 32 bits.
-    fits = backend.runs_kernels(logits) and logits.shape[1:].numel() < 2**31
-    return kernels if fits else eager
+def _module(logits: Tensor) -> ModuleType:
+    served = backend.runs_kernels(logits) and kernels.supports(logits)
+    return kernels if served else eager
 
 
 def _forward(logits, labels, class_weight, ignore_index, align_corners):
@@ -132,12 +130,12 @@ _operator = Operator(
     'resized_cross_entropy',
     '(Tensor logits, Tensor labels, Tensor? class_weight, int ignore_index, bool align_corners)'
     ' -> (Tensor, Tensor, Tensor)',
-    '(Tensor grad, Tensor logits, Tensor lse, Tensor targets, Tensor? class_weight,'
-    ' bool align_corners) -> Tensor',
     forward=_forward,
+    fake=eager.empty_outputs,
+    backward_signature='(Tensor grad, Tensor logits, Tensor lse, Tensor targets,'
+    ' Tensor? class_weight, bool align_corners) -> Tensor',
     backward=_backward,
-    empty=eager.empty,
-    empty_gradient=lambda grad, logits, *_: eager.empty_gradient(logits),
+    backward_fake=lambda grad, logits, *_: eager.empty_gradient(logits),
     setup_context=_setup_context,
     formula=_formula,
 )

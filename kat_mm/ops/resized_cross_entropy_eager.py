@@ -1,13 +1,20 @@
-"""Resized cross-entropy in plain PyTorch, one image after the other."""
+"""Resized cross-entropy in plain PyTorch, one image after the other.
+
+With z the resized logits of a pixel, t its target and w the weight of that class::
+
+    loss = w (lse - z_t),     lse = log sum_k exp(z_k)
+    dz_k = w (exp(z_k - lse) - [k = t])
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .resize import gradient, wide
+from .common.dtypes import compute_dtype, wide
+from .resize_eager import gradient
 
 
-def empty(
+def empty_outputs(
     logits: Tensor,
     labels: Tensor,
     class_weight: Tensor | None = None,
@@ -15,7 +22,7 @@ def empty(
     align_corners: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of loss, weight, correct and valid; log-sum-exp and target of each pixel."""
-    dtype = torch.promote_types(logits.dtype, torch.float32)
+    dtype = compute_dtype(logits.dtype)
     return (
         logits.new_empty(4, dtype=dtype),
         logits.new_empty(labels.shape, dtype=dtype),
@@ -42,7 +49,7 @@ def forward(
     align_corners: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``resized_cross_entropy``; targets are labels, with -1 where they are ignored."""
-    sums, lse, targets = empty(logits, labels)
+    sums, lse, targets = empty_outputs(logits, labels)
     classes = logits.shape[1]
     weights = sums.new_ones(classes) if class_weight is None else class_weight.to(sums.dtype)
     total = sums.new_zeros(4, dtype=torch.float64)

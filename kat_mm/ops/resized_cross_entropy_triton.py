@@ -11,12 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Constants, cache_plan, launch
+from .common.dtypes import compute_dtype
+from .common.launch import Plan, cache_plan, launch
+from .common.tiles import cdiv
 from .resize_triton import first_output, locate, neighbours, taps
-from .resized_cross_entropy_eager import empty, empty_gradient
-from .tiles import cdiv
+from .resized_cross_entropy_eager import empty_gradient, empty_outputs
 
 _SIZES = ['height', 'width', 'height_out', 'width_out', 'ignore_index']
+_PIXELS = 128
+# Classes that a thread holds, forward and backward: more do not fit into registers.
+_CLASSES = (8, 4)
 
 
 @triton.jit
@@ -53,6 +57,8 @@ def _forward_kernel(
     BLOCK_K: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
+    """Of a tile of pixels, with z = resize(logits) and t the label: lse = log sum_k exp(z_k), and
+    the sums of w_t (lse - z_t), of w_t, of [z_t is the largest] and of 1."""
     pixels = height_out * width_out
     plane = height * width
     tiles = tl.cdiv(pixels, PIXELS)
@@ -170,6 +176,7 @@ def _backward_kernel(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
+    """grad_logits_ik = grad sum_o hat(o, i) w_t (exp(z_ok - lse_o) - [k = t_o]); hat of resize."""
     program = tl.program_id(0)
     blocks = tl.cdiv(CLASSES, BLOCK_K)
     k = (program % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
@@ -231,20 +238,20 @@ def _backward_kernel(
         a, b, c = d, e, f
 
 
-_PIXELS = 128
-# Classes that a thread holds, forward and backward: more do not fit into registers.
-_CLASSES = (8, 4)
+def supports(logits: Tensor) -> bool:
+    """Whether the kernels take these logits: within an image they count in 32 bits."""
+    return logits.shape[1:].numel() < 2**31
 
 
 @cache_plan
-def _constants(
+def _plan(
     classes: int, block: int, align_corners: bool, dtypes: tuple, warps: int = 4, **others: int
-) -> Constants:
+) -> Plan:
     """``dtypes`` of logits, of labels or gradient, of weights; the others follow from them."""
-    return Constants(
+    return Plan(
+        torch.float64 if torch.float64 in dtypes else torch.float32,
         CLASSES=classes,
         ALIGN=align_corners,
-        DTYPE=tl.float64 if torch.float64 in dtypes else tl.float32,
         BLOCK_K=min(block, triton.next_power_of_2(classes)),
         num_warps=warps,
         **others,
@@ -259,7 +266,7 @@ def _wide_weight(logits: Tensor, class_weight: Tensor | None) -> Tensor | None:
     """In the dtype of the arithmetic: of float64 the kernels know by the logits."""
     if class_weight is None:
         return None
-    return class_weight.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
+    return class_weight.to(compute_dtype(logits.dtype)).contiguous()
 
 
 def forward(
@@ -272,13 +279,13 @@ def forward(
     """See ``resized_cross_entropy_eager``."""
     logits, labels = logits.contiguous(), labels.contiguous()
     class_weight = _wide_weight(logits, class_weight)
-    sums, lse, targets = empty(logits, labels)
+    sums, lse, targets = empty_outputs(logits, labels)
     batch, classes, *size = logits.shape
     programs = batch * cdiv(labels.shape[1] * labels.shape[2], _PIXELS)
     if programs == 0:
         return sums.zero_(), lse, targets
     partial = sums.new_empty(programs, 4)
-    constants = _constants(
+    plan = _plan(
         classes,
         _CLASSES[0],
         align_corners,
@@ -288,7 +295,7 @@ def forward(
     launch(
         _forward_kernel,
         programs,
-        constants,
+        plan,
         (logits, labels, class_weight, partial, lse, targets),
         (*size, *labels.shape[1:], ignore_index),
     )
@@ -314,7 +321,7 @@ def backward(
     taps_x = taps(width, targets.shape[2], align_corners)
     columns = min(128, max(32, triton.next_power_of_2(width)))
     rows = 8 if height >= 64 else 4
-    constants = _constants(
+    plan = _plan(
         classes,
         _CLASSES[1],
         align_corners,
@@ -327,8 +334,8 @@ def backward(
     )
     launch(
         _backward_kernel,
-        batch * cdiv(height, rows) * cdiv(width, columns) * cdiv(classes, constants['BLOCK_K']),
-        constants,
+        batch * cdiv(height, rows) * cdiv(width, columns) * cdiv(classes, plan['BLOCK_K']),
+        plan,
         (grad, logits, lse, targets, class_weight, grad_logits),
         (height, width, *targets.shape[1:]),
     )

@@ -4,8 +4,8 @@ import pytest
 from mmengine.config import Config
 
 from kat_mm import checks
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.errors import UserError
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 
 @pytest.fixture

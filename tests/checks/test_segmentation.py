@@ -8,8 +8,8 @@ from mmengine.config import Config, ConfigDict
 from kat_mm import checks
 from kat_mm.checks import segmentation
 from kat_mm.checks.data import check_data
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.errors import UserError
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 
 @pytest.fixture(scope='module')

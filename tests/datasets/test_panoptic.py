@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mmengine.registry import DATASETS, init_default_scope
 
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.errors import UserError
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 LOADING = [
     dict(type='LoadImageFromFile'),

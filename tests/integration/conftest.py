@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from tools_runner import ROOT, run_tool
 
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 # A model that trains in moments, and few small images.
 TINY = """

@@ -4,7 +4,7 @@ import cv2
 import pytest
 from tools_runner import ROOT, run_tool
 
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 TINY = """
 _base_ = {base!r}

@@ -11,7 +11,7 @@ import torch
 from tiny_detector import TINY as TINY_DETECTOR
 from tools_runner import ROOT, read_losses, read_scalars, run_script, run_tool
 
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 # kat_t_in1k.py itself, with its augmentation, mixup and averaged weights; only sizes are smaller.
 TINY = """

@@ -22,7 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from tiny_detector import TINY
 from tools_runner import ROOT, read_losses, read_scalars, run_script, run_tool
 
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 NEAR_TRUTH = """
 _base_ = {base!r}

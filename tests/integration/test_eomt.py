@@ -8,7 +8,7 @@ import pytest
 import torch
 from tools_runner import ROOT, read_losses, read_scalars, run_script, run_tool
 
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 # A config with a tiny model and few small images. Masks go within the run.
 TINY = """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tools_runner import ROOT, read_losses, read_scalars, run_tool
 
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 SPLITS = ('train', 'val', 'test')
 ADE20K = 'ade/ADEChallengeData2016'

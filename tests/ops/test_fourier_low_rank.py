@@ -213,16 +213,16 @@ def test_an_empty_batch_has_zero_gradient_of_the_coefficients():
 
 
 def test_kernels_are_for_half_types_and_what_fits_into_registers():
-    def fits(shape, dtype):
+    def supported(shape, dtype):
         q, _, coefficients, _ = make(shape, dtype)
-        return triton_backend.fits(q, coefficients)
+        return triton_backend.supports(q, coefficients)
 
-    assert fits((1, 1, 2, 2, 64, 12, 3), torch.bfloat16)
-    assert fits((1, 1, 2, 2, 64, 12, 3), torch.float16)
-    assert not fits((1, 1, 2, 2, 64, 12, 3), torch.float32)
-    assert not fits((1, 1, 2, 2, 64, 12, 9), torch.bfloat16)
-    assert not fits((1, 1, 2, 2, 160, 12, 3), torch.bfloat16)
-    assert not fits((0, 1, 2, 2, 64, 12, 3), torch.bfloat16)
+    assert supported((1, 1, 2, 2, 64, 12, 3), torch.bfloat16)
+    assert supported((1, 1, 2, 2, 64, 12, 3), torch.float16)
+    assert not supported((1, 1, 2, 2, 64, 12, 3), torch.float32)
+    assert not supported((1, 1, 2, 2, 64, 12, 9), torch.bfloat16)
+    assert not supported((1, 1, 2, 2, 160, 12, 3), torch.bfloat16)
+    assert not supported((0, 1, 2, 2, 64, 12, 3), torch.bfloat16)
 
 
 Q, K, C = torch.zeros(2, 3, 5, 8), torch.zeros(2, 3, 7, 8), torch.zeros(3, 4, 6, 7)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from kat_mm.ops.group_rational_eager import compute_dtype
+from kat_mm.ops.common.dtypes import compute_dtype
 
 
 class Basis(nn.Module, ABC):

@@ -6,7 +6,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from kat_mm.ops import fourier_low_rank
-from kat_mm.ops.group_rational_eager import compute_dtype
+from kat_mm.ops.common.dtypes import compute_dtype
 
 from .basis import LinearBasis
 from .bspline import BSpline

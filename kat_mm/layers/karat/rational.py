@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from kat_mm.arguments import check_pair
-from kat_mm.ops.group_rational_eager import compute_dtype
+from kat_mm.ops.common.dtypes import compute_dtype
 
 from .basis import Basis
 

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from kat_mm.ops.group_rational_eager import compute_dtype
+from kat_mm.ops.common.dtypes import compute_dtype
 
 
 def project_simplex(x: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from triton.runtime import JITFunction
 
-from kat_mm.ops import group_rational, launch
-from kat_mm.ops.launch import Constants
+from kat_mm.ops import group_rational
+from kat_mm.ops.common import launch
+from kat_mm.ops.common.launch import Plan
 from kat_mm.ops.linear_triton import column_sum
 
 
@@ -62,43 +63,43 @@ def kernel(monkeypatch):
     return Kernel()
 
 
-def start(kernel, n, constants, x=None):
-    launch.launch(kernel, 1, constants, (torch.zeros(32) if x is None else x,), (n,))
+def start(kernel, n, plan, x=None):
+    launch.launch(kernel, 1, plan, (torch.zeros(32) if x is None else x,), (n,))
 
 
 def test_the_same_numbers_are_handed_to_what_was_compiled_for_them(kernel):
-    constants = Constants(SIZE=4)
+    plan = Plan(SIZE=4)
     for n in (5, 7, 5, 7):
-        start(kernel, n, constants)
+        start(kernel, n, plan)
     # Triton specialises on numbers: what it compiled for one is never launched with another.
     assert kernel.compiled == [5, 7]
     assert kernel.launched == [(5, 5, 4), (7, 7, 4)]
 
 
 def test_every_plan_and_every_kernel_has_launches_of_its_own(kernel):
-    other, constants = Kernel(), [Constants(SIZE=4), Constants(SIZE=4)]
+    other, plans = Kernel(), [Plan(SIZE=4), Plan(SIZE=4)]
     for _ in range(2):
-        start(kernel, 5, constants[0])
-        start(kernel, 5, constants[1])
-        start(other, 5, constants[0])
+        start(kernel, 5, plans[0])
+        start(kernel, 5, plans[1])
+        start(other, 5, plans[0])
     assert (len(kernel.compiled), len(other.compiled)) == (2, 1)
     assert (len(kernel.launched), len(other.launched)) == (2, 1)
 
 
 def test_tensors_that_are_not_aligned_go_through_triton(kernel):
-    constants = Constants(SIZE=4)
-    start(kernel, 5, constants)
+    plan = Plan(SIZE=4)
+    start(kernel, 5, plan)
     for _ in range(2):
-        start(kernel, 5, constants, torch.zeros(33)[1:])
+        start(kernel, 5, plan, torch.zeros(33)[1:])
     assert len(kernel.compiled) == 3
 
 
 def test_ever_new_numbers_do_not_fill_the_memory(kernel, monkeypatch):
     monkeypatch.setattr(launch, '_MOST_LAUNCHES', 3)
-    constants = Constants(SIZE=4)
+    plan = Plan(SIZE=4)
     for n in range(10):
-        start(kernel, n, constants)
-        assert 0 < len(constants.launches) <= 3
+        start(kernel, n, plan)
+        assert 0 < len(plan.launches) <= 3
 
 
 @pytest.mark.gpu

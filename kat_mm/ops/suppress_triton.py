@@ -5,11 +5,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Constants, cache_plan, launch
-from .tiles import NUM_WARPS, cdiv
+from .common.launch import Plan, cache_plan, launch
+from .common.tiles import NUM_WARPS, cdiv
 
 _ROWS = 64
 _BITS = 32
+# Beyond that a row of bits does not fit into registers.
+_MOST_BOXES = 16384
 
 
 @triton.jit
@@ -88,20 +90,26 @@ def _scan_kernel(
         removed = removed | tl.reduce(rest, 0, _either)
 
 
-def suppress(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
-    """As :func:`kat_mm.ops.suppress`, for float32 boxes (P, n, 4) without gaps."""
-    problems, n = boxes.shape[:2]
-    constants = _plan(cdiv(n, _BITS))
-    overlap = boxes.new_empty(problems, n, constants['WORDS'], dtype=torch.int32)
-    keep = torch.empty_like(valid, dtype=torch.int8)
-    programs = problems * cdiv(n, _ROWS) * cdiv(n, _BITS)
-    launch(_overlap_kernel, programs, constants, (boxes, overlap), (n, threshold))
-    launch(_scan_kernel, problems, constants, (overlap, valid.view(torch.int8), keep), (n,))
-    return keep.view(torch.bool)
+def supports(boxes: Tensor) -> bool:
+    """Whether the kernels take these boxes; the plain path takes all."""
+    return boxes.dtype == torch.float32 and boxes.shape[1] <= _MOST_BOXES and boxes.numel() > 0
 
 
 @cache_plan
-def _plan(num_words: int) -> Constants:
-    return Constants(
+def _plan(num_words: int) -> Plan:
+    return Plan(
         WORDS=triton.next_power_of_2(num_words), ROWS=_ROWS, BITS=_BITS, num_warps=NUM_WARPS
     )
+
+
+def forward(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
+    """See ``suppress``."""
+    boxes, valid = boxes.contiguous(), valid.contiguous()
+    problems, n = boxes.shape[:2]
+    plan = _plan(cdiv(n, _BITS))
+    overlap = boxes.new_empty(problems, n, plan['WORDS'], dtype=torch.int32)
+    keep = torch.empty_like(valid, dtype=torch.int8)
+    programs = problems * cdiv(n, _ROWS) * cdiv(n, _BITS)
+    launch(_overlap_kernel, programs, plan, (boxes, overlap), (n, threshold))
+    launch(_scan_kernel, problems, plan, (overlap, valid.view(torch.int8), keep), (n,))
+    return keep.view(torch.bool)

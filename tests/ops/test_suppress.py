@@ -3,7 +3,8 @@ import torch
 from torchvision.ops import nms
 
 from kat_mm.ops import suppress
-from kat_mm.ops.nms import _suppress
+from kat_mm.ops import suppress_eager as eager
+from kat_mm.ops import suppress_triton as kernels
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
@@ -26,9 +27,7 @@ def by_torchvision(boxes, valid, threshold):
 
 
 def by_kernels(boxes, valid, threshold):
-    from kat_mm.ops import nms_triton
-
-    return nms_triton.suppress(boxes.to(DEVICE), valid.to(DEVICE), threshold).cpu()
+    return kernels.forward(boxes.to(DEVICE), valid.to(DEVICE), threshold).cpu()
 
 
 @pytest.mark.parametrize('function', [suppress, by_kernels])
@@ -46,7 +45,7 @@ def test_float64_is_compared_in_float64():
     assert torch.equal(suppress(boxes, valid, 0.5), by_torchvision(boxes, valid, 0.5))
 
 
-@pytest.mark.parametrize('function', [_suppress, by_kernels])
+@pytest.mark.parametrize('function', [eager.forward, by_kernels])
 def test_boxes_without_area_suppress_nothing(function):
     boxes = torch.tensor([[1.0, 1, 1, 1]]).repeat(40, 1)[None]
     assert function(boxes, torch.ones(1, 40, dtype=torch.bool), 0.5).all()
@@ -69,3 +68,9 @@ def test_as_many_boxes_as_an_rpn_proposes():
     boxes[..., 2:] += boxes[..., :2]
     got = suppress(boxes.cuda(), valid.cuda(), 0.7).cpu()
     assert torch.equal(got, by_torchvision(boxes, valid, 0.7))
+
+
+def test_the_operator_keeps_the_rules_of_torch_library():
+    boxes, valid = random_sets(3, 40)
+    operator = torch.ops.kat_mm.suppress.default
+    torch.library.opcheck(operator, (boxes.to(DEVICE), valid.to(DEVICE), 0.5))

@@ -1,13 +1,14 @@
 """The second half of low-rank attention: weights of rank r times values.
 
-Plain matrix products; what is saved is the work of autograd, and a copy of the values in memory.
+One of the products (``common/products.py``): what is saved is the work of autograd, and a copy of
+the values in memory.
 """
 
 import torch
 from torch import Tensor
 
-from .linear import autocast, has_own_backward, product_in_float32
-from .operator import direct
+from .common.products import autocast, has_own_backward, product_in_float32
+from .common.registration import direct
 
 
 def low_rank_attend(hidden: Tensor, weight: Tensor, v: Tensor) -> Tensor:

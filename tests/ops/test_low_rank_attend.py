@@ -7,7 +7,7 @@ from kat_mm.ops import low_rank_attend
 
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
 # The node itself, which runs on a CPU too.
-FUNCTIONS = {'node': sys.modules['kat_mm.ops.low_rank']._apply, 'plain': low_rank_attend}
+FUNCTIONS = {'node': sys.modules['kat_mm.ops.low_rank_attend']._apply, 'plain': low_rank_attend}
 
 
 def make(device, dtype):

@@ -19,9 +19,12 @@ from kat_mm.ops import (
     feed_forward,
     fourier_low_rank,
     group_rational,
+    resampled_argmax,
     resize,
     resized_cross_entropy,
+    suppress,
 )
+from kat_mm.ops.resampled_argmax import Taps
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 KERNEL = torch.ops.higher_order.triton_kernel_wrapper_functional
@@ -51,6 +54,10 @@ def compile_for_gpu(monkeypatch):
 
 def empty(*shape, dtype=torch.float32):
     return torch.empty(shape, dtype=dtype, device='cuda')
+
+
+def indices(*shape):
+    return empty(*shape, dtype=torch.int32)
 
 
 def cases():
@@ -110,6 +117,16 @@ def cases():
             (empty(), maps, empty(2, 9, 8), empty(2, 9, 8, dtype=torch.int16)),
             1,
         ),
+        'resampled_argmax': (
+            lambda logits, *taps: resampled_argmax(logits, Taps(*taps), Taps(*taps)),
+            (maps, indices(9, 2), empty(9, 2, dtype=torch.float64), indices(9)),
+            1,
+        ),
+        'suppress': (
+            lambda *inputs: suppress(*inputs, 0.5),
+            (empty(2, 40, 4), empty(2, 40, dtype=torch.bool)),
+            2,
+        ),
     }
 
 
@@ -139,6 +156,8 @@ def test_the_same_in_a_process_without_the_interpreter():
         'resize_backward',
         'resized_cross_entropy',
         'resized_cross_entropy_backward',
+        'resampled_argmax',
+        'suppress',
     ],
 )
 @pytest.mark.parametrize('dynamic', [False, True])
