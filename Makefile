@@ -1,10 +1,10 @@
 python := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format clean
+.PHONY: help env demo test test-slow lint format clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 env: ## make .venv with the locked packages (PYTHON=... chooses the Python)
 	@.dev_scripts/make_env.sh
@@ -12,8 +12,12 @@ env: ## make .venv with the locked packages (PYTHON=... chooses the Python)
 demo: env ## train KAT-T + UperNet on sample data for a few minutes and draw its predictions
 	$(python) tools/demo.py
 
-test: env ## run the tests (ARGS=... goes to pytest)
-	$(python) -m pytest $(ARGS)
+# A process for each core, up to four, and one thread in each. Those who are done take from others.
+test: env ## run the tests but the slow ones (ARGS=... goes to pytest)
+	OMP_NUM_THREADS=1 $(python) -m pytest -n logical --maxprocesses 4 --dist worksteal -m 'not slow' $(ARGS)
+
+test-slow: env ## run the slow tests, one by one (ARGS=... goes to pytest)
+	$(python) -m pytest -m slow $(ARGS)
 
 lint: env ## check style and format
 	$(python) -m ruff check .

@@ -1,3 +1,4 @@
+import gc
 import os
 
 import pytest
@@ -26,6 +27,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker('gpu'):
             item.add_marker(pytest.mark.skip(reason='needs a CUDA GPU'))
+
+
+def pytest_collection_finish():
+    """Collections of garbage, as mmengine makes for each data set, leave out what is imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kat_mm.arguments import check_bools, check_int, check_rate
-from kat_mm.checkpoints import guard_files_of
+from kat_mm.checkpoints import guard_files_of, guard_readers
 from kat_mm.layers import BlockSpec, PatchEmbed, find_positions, resize_pos_embed
 from kat_mm.layers.init import init_children
 from kat_mm.layers.pos_embed import INTERPOLATIONS
@@ -26,6 +26,7 @@ torch.fx.wrap('resize_pos_embed')
 OUT_TYPES = ('featmap', 'cls_token', 'avg_featmap')
 
 
+@guard_files_of
 class KAT(nn.Module):
     """Kolmogorov-Arnold Transformer (Yang and Wang, ICLR 2025), and the plain ViT of its shape.
 
@@ -123,7 +124,7 @@ class KAT(nn.Module):
         pretrained: None = None,
     ):
         super().__init__()
-        guard_files_of(KAT)
+        guard_readers()
         if pretrained is not None:  # mmseg gives it a model's
             raise ValueError(
                 f'KAT: pretrained={pretrained!r} is what the config of another backbone starts '

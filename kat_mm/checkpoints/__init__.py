@@ -3,12 +3,13 @@
 from .convert import from_official, to_kat, to_official
 from .files import read_checkpoint, write_checkpoint
 from .state_dict import find_state_dict
-from .trust import guard_files_of, trust_files
+from .trust import guard_files_of, guard_readers, trust_files
 
 __all__ = [
     'find_state_dict',
     'from_official',
     'guard_files_of',
+    'guard_readers',
     'read_checkpoint',
     'to_kat',
     'to_official',

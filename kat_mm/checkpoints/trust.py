@@ -4,35 +4,36 @@ A pickle, as which ``torch.save`` writes, may call anything. Here it may hold te
 what the logs of mmengine consist of. That holds
 
 - for :func:`kat_mm.checkpoints.read_checkpoint`;
-- for whatever OpenMMLab's libraries read for a model that holds a KAT, once there is one; what they
-  read for other models of the process is read as it would be;
+- for whatever OpenMMLab's libraries read for a model that holds a KAT, or for a config that names
+  one; what they read for other models of the process is read as it would be;
 - for every file in a process of our tools.
 
-Libraries read by ``torch.load`` and by mmengine's handler of .pkl files. Both are replaced when the
-first KAT is made, by functions that ask for whom the file is read, and are the libraries' own for
-everybody else.
+Libraries read by ``torch.load`` and by mmengine's handlers of .pkl and .yaml files. These are
+replaced when the first KAT is made or mmengine reads the first checkpoint, by functions that ask
+for whom the file is read, and are the libraries' own for everybody else.
 """
 
-import argparse
 import contextlib
 import functools
+import io
 import pickle
 import re
 import sys
 from _compat_pickle import IMPORT_MAPPING
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import torch
 from torch import nn
 
+from kat_mm.checkpoints.data_files import checkpoint_globals, read_array, read_yaml, unpickle
 from kat_mm.errors import UserError
-from kat_mm.installed import is_installed
+from kat_mm.installed import after_import, is_installed
 
 _LIBRARIES = ('kat_mm', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
-# What their functions call a model that a file is read for, or whatever has it.
-_OWNERS = ('self', 'model', 'module', 'runner')
+# What their functions call a model that a file is read for, whatever has it, or its config.
+_OWNERS = ('self', 'model', 'module', 'runner', 'cfg', 'config')
 
 _torch_load = torch.load
 _guarded: tuple[type, ...] = ()
@@ -49,15 +50,17 @@ def trust_files(trusted: bool) -> None:
     """
     global _trusted
     _trusted = trusted
-    _replace_readers()
+    guard_readers()
 
 
-def guard_files_of(model_type: type[nn.Module]) -> None:
-    """Refuse files that hold code for every model that holds a module of this type."""
+def guard_files_of(model_type: type[nn.Module]) -> type[nn.Module]:
+    """Refuse files that hold code for every model that holds a module of this type.
+
+    From :func:`guard_readers` on.
+    """
     global _guarded
-    if model_type not in _guarded:
-        _guarded += (model_type,)
-        _replace_readers()
+    _guarded += (model_type,)
+    return model_type
 
 
 def load(file, unpickle: bool = False, **options):
@@ -76,9 +79,15 @@ def load(file, unpickle: bool = False, **options):
     with _known_globals():
         content = _torch_load(file, **options, weights_only=True)
     meta = content.get('meta') if isinstance(content, dict) else None
-    if isinstance(meta, dict) and any(function == 'resume' for _, function in _callers()):
-        # mmengine runs it as Python, to find in it how many GPUs there were.
-        meta.pop('config', None)
+    for function, names in _callers():
+        if function == 'resume' and isinstance(meta, dict):
+            # mmengine runs it as Python, to find in it how many GPUs there were.
+            meta.pop('config', None)
+        elif function == '_init_model' and names.get('cfg') == {}:
+            raise UserError(
+                f'without a config the inferencer would run the one in {_name(file)}, which is '
+                'code; give it the config too (model=...)'
+            )
     return content
 
 
@@ -137,13 +146,12 @@ def _reason(error: Exception) -> str:
 # Who reads
 
 
-def _callers() -> Iterator[tuple[list, str]]:
-    """Of each function of the libraries that is at work, from within: owners, and its name."""
+def _callers() -> Iterator[tuple[str, dict]]:
+    """Each function of the libraries that is at work, from within: its name, its variables."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get('__name__', '').partition('.')[0] in _LIBRARIES:
-            names = frame.f_locals
-            yield [names[name] for name in _OWNERS if name in names], frame.f_code.co_name
+            yield frame.f_code.co_name, frame.f_locals
         frame = frame.f_back
 
 
@@ -151,10 +159,17 @@ def _is_guarded() -> bool:
     """Whether what is read now is read for a model, or by a process, that runs no files' code."""
     if _trusted is not None:
         return not _trusted
-    return any(_holds_guarded(owner) for owners, _ in _callers() for owner in owners)
+    return any(
+        _holds_guarded(names[owner])
+        for _, names in _callers()
+        for owner in _OWNERS
+        if owner in names
+    )
 
 
 def _holds_guarded(owner) -> bool:
+    if _names_guarded(owner):
+        return True
     if not isinstance(owner, nn.Module):  # a Runner
         owner = vars(owner).get('model') if hasattr(owner, '__dict__') else None
     if not isinstance(owner, nn.Module) or '_modules' not in vars(owner):
@@ -162,18 +177,38 @@ def _holds_guarded(owner) -> bool:
     return any(isinstance(module, _guarded) for module in owner.modules())
 
 
+def _names_guarded(cfg) -> bool:
+    """Whether a config, or a part of one, names a guarded model."""
+    cfg = getattr(cfg, '_cfg_dict', cfg)
+    if isinstance(cfg, list | tuple):
+        return any(map(_names_guarded, cfg))
+    if not isinstance(cfg, dict):
+        return False
+    named = cfg.get('type')
+    # Behind a scope: kat_mm.KAT.
+    known = {name for one in _guarded for name in (one, one.__name__)}
+    if (named.rpartition('.')[2] if isinstance(named, str) else named) in known:
+        return True
+    return any(map(_names_guarded, cfg.values()))
+
+
 # What they read by
 
 
 @functools.cache
-def _replace_readers() -> None:
+def guard_readers() -> None:
+    """From now on ask for whom a library reads a file; see above."""
     global _torch_load
     _torch_load = torch.load  # be it replaced by somebody else meanwhile
     torch.load = _load_for_caller
     if is_installed('mmengine'):
-        from mmengine.fileio.handlers import PickleHandler
+        from mmengine.fileio.handlers import PickleHandler, YamlHandler
 
-        PickleHandler.load_from_fileobj = _reading_data(PickleHandler.load_from_fileobj)
+        PickleHandler.load_from_fileobj = _reading_data(PickleHandler.load_from_fileobj, unpickle)
+        YamlHandler.load_from_fileobj = _reading_data(YamlHandler.load_from_fileobj, read_yaml)
+        # These read by themselves.
+        after_import('mmseg.utils.io', _guard_medical_images)
+        after_import('mmdet.datasets.openimages', _guard_openimages)
 
 
 @functools.wraps(_torch_load)
@@ -184,53 +219,65 @@ def _load_for_caller(f, *args, **kwargs):
     options = dict(zip(('map_location', 'pickle_module'), args, strict=False), **kwargs)
     options.pop('pickle_module', None)
     options.pop('weights_only', None)
-    name = f if isinstance(f, str | Path) else getattr(f, 'name', 'in memory')
-    with named_errors(name):
+    with named_errors(_name(f)):
         return load(f, **options)
 
 
-def _reading_data(read):
+def _name(file) -> str | Path:
+    return file if isinstance(file, str | Path) else getattr(file, 'name', 'in memory')
+
+
+def _reading_data(read, read_data):
     @functools.wraps(read)
-    def read_data(handler, file, **kwargs):
+    def read_for_caller(handler, file, **kwargs):
         if not _is_guarded():
             return read(handler, file, **kwargs)
         # mmengine hands on the bytes, and knows the name.
-        path = sys._getframe(1).f_locals.get('file', 'in memory')
-        try:
-            return _DataUnpickler(file, **kwargs).load()
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                f'{path} holds more than arrays and boxes, and reading that would run code: '
-                f'{error}. If you trust its source, start the tool with --allow-pickle'
-            ) from error
+        with _named_data_errors(sys._getframe(1).f_locals.get('file', 'in memory')):
+            return read_data(file, **kwargs)
 
-    return read_data
+    return read_for_caller
 
 
-class _DataUnpickler(pickle.Unpickler):
-    """Reads arrays, and mmengine's structures of them."""
+@contextlib.contextmanager
+def _named_data_errors(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f'{path} holds more than arrays and boxes, and reading that would run code: '
+            f'{error}. If you trust its source, start the tool with --allow-pickle'
+        ) from error
 
-    def find_class(self, module: str, name: str):
-        name = f'{IMPORT_MAPPING.get(module, module)}.{name}'
-        if name not in _data_globals():
-            raise pickle.UnpicklingError(f'it wants {name}')
-        return _data_globals()[name]
+
+def _guard_medical_images(module: ModuleType) -> None:
+    """Those of mmseg's LoadBiomedicalData that are pickles."""
+
+    def loads(content: bytes):
+        if not _is_guarded():
+            return pickle.loads(content)
+        # Bytes have no name; the sample that is loaded has.
+        names = (names.get('results') for _, names in _callers())
+        results = next((given for given in names if isinstance(given, dict)), {})
+        with _named_data_errors(results.get('img_path', 'in memory')):
+            return unpickle(io.BytesIO(content))
+
+    module.pickle = SimpleNamespace(loads=loads)
 
 
-@functools.cache
-def _data_globals() -> dict:
-    from _codecs import encode  # as which protocol 2 writes bytes
+def _guard_openimages(module: ModuleType) -> None:
+    """The hierarchy of classes, an array that may hold any objects."""
+    challenge = module.OpenImagesChallengeDataset
+    read = challenge._get_relation_matrix
 
-    from mmengine.structures import BaseDataElement, InstanceData
+    @functools.wraps(read)
+    def read_for_caller(dataset, hierarchy_file: str):
+        if not _is_guarded():
+            return read(dataset, hierarchy_file)
+        with _named_data_errors(hierarchy_file):
+            return read_array(hierarchy_file)[1:, 1:]
 
-    known = dict(reversed(item) for item in _checkpoint_globals() if isinstance(item, tuple))
-    structures = BaseDataElement, InstanceData
-    for item in (*_checkpoint_globals(), *structures, OrderedDict, set, frozenset, encode):
-        if not isinstance(item, tuple):
-            known[f'{item.__module__}.{item.__qualname__}'] = item
-            # Where its package shows it.
-            known[f'{item.__module__.rpartition(".")[0]}.{item.__qualname__}'] = item
-    return known
+    challenge._get_relation_matrix = read_for_caller
 
 
 @contextlib.contextmanager
@@ -241,46 +288,8 @@ def _known_globals() -> Iterator[None]:
     kept = [item for item in before if item is not getattr]
     torch.serialization.clear_safe_globals()
     try:
-        torch.serialization.add_safe_globals([*kept, *_checkpoint_globals()])
+        torch.serialization.add_safe_globals([*kept, *checkpoint_globals()])
         yield
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
-
-
-@functools.cache
-def _checkpoint_globals() -> list:
-    """What a checkpoint holds besides tensors: arguments of a script, and the logs of mmengine."""
-    names = [argparse.Namespace]
-    if is_installed('numpy'):
-        import numpy as np
-
-        multiarray = np._core.multiarray
-        names += [
-            np.ndarray,
-            np.dtype,
-            *(
-                getattr(np.dtypes, f'{name}DType')
-                for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')
-            ),
-            *(
-                (getattr(multiarray, function), f'numpy.{core}.multiarray.{function}')
-                for function in ('_reconstruct', 'scalar')
-                for core in ('core', '_core')
-            ),
-        ]
-    if is_installed('mmengine'):
-        from mmengine.logging import HistoryBuffer
-
-        def history_buffer_method(owner: type, name: str):
-            """The only ``getattr`` that reading may do: log buffers name their methods."""
-            if owner is not HistoryBuffer or name.startswith('_'):
-                raise pickle.UnpicklingError(f'it asks for {name} of {owner}')
-            return getattr(owner, name)
-
-        names += [
-            HistoryBuffer,
-            (history_buffer_method, 'getattr'),
-            (history_buffer_method, 'builtins.getattr'),
-        ]
-    return names

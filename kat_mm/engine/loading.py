@@ -3,8 +3,8 @@
 All that OpenMMLab's libraries load into a model (their ``init_model``, ``init_detector``,
 ``get_model``, inferencers and runners) goes through two places of mmengine: a loader that it picks
 by the beginning of what is given, and one function that puts a state dict into a model. To the
-loaders names and formats are added that it does not know; that function converts for a model that
-holds a KAT, and for every other one is as it was.
+loaders names and formats are added that it does not know, and a look at for whom they read; that
+function converts for a model that holds a KAT, and for every other one is as it was.
 """
 
 import functools
@@ -16,7 +16,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from kat_mm.backbones import KAT, convert_for_model
-from kat_mm.checkpoints import find_state_dict
+from kat_mm.checkpoints import find_state_dict, guard_readers
 from kat_mm.weights import PUBLISHED, read_weights
 
 
@@ -50,7 +50,19 @@ def extend_mmengine() -> None:
         load_from_kat_mm,
         force=True,
     )
+    CheckpointLoader.load_checkpoint = _guarded(CheckpointLoader.load_checkpoint)
     checkpoint.load_state_dict = _converting(checkpoint.load_state_dict)
+
+
+def _guarded(load_checkpoint):
+    """With an eye on code in files, also before there is a model: inferencers read first."""
+
+    @functools.wraps(load_checkpoint)
+    def load(*args, **kwargs):
+        guard_readers()
+        return load_checkpoint(*args, **kwargs)
+
+    return load
 
 
 def _converting(load_state_dict):

@@ -2,14 +2,18 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmengine
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.infer import BaseInferencer
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
@@ -203,6 +207,40 @@ def test_damaged_file_is_named_on_the_same_ways(tmp_path):
         WAYS['head.init_cfg'](str(path))
 
 
+INFERENCER = """
+import sys
+from mmengine.infer import BaseInferencer
+import kat_mm
+
+backbone = dict(type=sys.argv[2], arch='tiny')
+cfg = dict(model=dict(type='ImageClassifier', backbone=backbone))
+try:
+    BaseInferencer._init_model(None, cfg, sys.argv[1])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize('backbone', ['KAT', 'kat_mm.KAT', 'ResNet'])
+def test_an_inferencer_runs_no_code_for_a_config_that_names_a_kat(backbone, evil, ran):
+    # Which reads the weights before it builds the model: the first of its process.
+    result = subprocess.run(
+        [sys.executable, '-c', INFERENCER, evil, backbone], capture_output=True, text=True
+    )
+    assert ran.exists() == (backbone == 'ResNet'), result.stderr
+    assert ('would run code: it wants posix.system' in result.stdout) == ('KAT' in backbone)
+
+
+def test_an_inferencer_does_not_run_the_config_in_a_file_where_files_are_not_trusted(tmp_path, ran):
+    path = tmp_path / 'weights.pth'
+    code = f'import os\nos.system("touch {ran}")\n'
+    torch.save(dict(state_dict={}, meta=dict(cfg=code)), path)
+    trust_files(False)
+    with pytest.raises(UserError, match=f'would run the one in {path}, which is code; give it'):
+        BaseInferencer._init_model(None, ConfigDict(), str(path))
+    assert not ran.exists()
+
+
 # Other models
 
 
@@ -303,6 +341,58 @@ def test_code_in_proposals_is_refused_where_files_are_not_trusted(tmp_path, ran)
     assert not ran.exists()
     trust_files(True)
     mmengine.load(path)
+    assert ran.exists()
+
+
+def test_yaml_is_data_where_files_are_not_trusted(tmp_path, ran):
+    path = tmp_path / 'boxes.yaml'
+    mmengine.dump(dict(boxes=[(1.5, 2)], names=['a'], none=None), str(path))
+    code = tmp_path / 'evil.yaml'
+    code.write_text(f'boxes: !!python/object/apply:os.system ["touch {ran}"]')
+    trust_files(False)
+    assert mmengine.load(str(path)) == dict(boxes=[(1.5, 2)], names=['a'], none=None)
+    with pytest.raises(
+        UserError, match=f'{code} holds more than .*it wants object/apply:os.system'
+    ):
+        mmengine.load(str(code))
+    assert not ran.exists()
+    trust_files(True)
+    mmengine.load(str(code))
+    assert ran.exists()
+
+
+def test_medical_images_that_are_pickles_are_read_without_code(tmp_path, ran):
+    from mmseg.datasets.transforms import LoadBiomedicalData
+
+    data = np.arange(48.0, dtype=np.float32).reshape(2, 2, 3, 4)
+    load = LoadBiomedicalData(decode_backend='pickle')
+    for name, content in (('sound', data), ('evil', Command(f'touch {ran}'))):
+        (tmp_path / name).write_bytes(pickle.dumps(content))
+    trust_files(False)
+    found = load(dict(img_path=str(tmp_path / 'sound')))['img']
+    np.testing.assert_array_equal(found, data[:-1])  # the last is the labels
+    with pytest.raises(UserError, match=f'{tmp_path}/evil holds more than arrays'):
+        load(dict(img_path=str(tmp_path / 'evil')))
+    assert not ran.exists()
+
+
+def test_hierarchies_of_openimages_are_read_without_code(tmp_path, ran):
+    from mmdet.datasets import OpenImagesChallengeDataset
+
+    read = OpenImagesChallengeDataset._get_relation_matrix
+    table = np.array([['', 'a', 'b'], ['a', 1, 0], ['b', 1, 1]], object)
+    evil = np.array([[Command(f'touch {ran}')] * 2] * 2)
+    for name, content in (('names', table), ('numbers', np.eye(3)), ('evil', evil)):
+        np.save(tmp_path / name, content)
+    dataset = SimpleNamespace(backend_args=None)
+    trust_files(False)
+    assert read(dataset, str(tmp_path / 'names.npy')).tolist() == [[1, 0], [1, 1]]
+    assert read(dataset, str(tmp_path / 'numbers.npy')).tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(UserError, match='evil.npy holds more than arrays'):
+        read(dataset, str(tmp_path / 'evil.npy'))
+    assert not ran.exists()
+    trust_files(True)
+    read(dataset, str(tmp_path / 'evil.npy'))
     assert ran.exists()
 
 

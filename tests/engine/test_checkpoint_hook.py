@@ -65,8 +65,19 @@ def resume(folder, **kwargs):
 NAMES = {False: 'iter_6.pth', True: 'epoch_3.pth'}
 
 
-@pytest.mark.parametrize('by_epoch', [False, True])
-@pytest.mark.parametrize('hooks', [(), (dict(type='EMAHook'),)], ids=['plain', 'ema'])
+def slow(*values, **kwargs):
+    return pytest.param(*values, marks=pytest.mark.slow, **kwargs)
+
+
+@pytest.mark.parametrize(
+    'by_epoch, hooks',
+    [
+        pytest.param(True, (), id='by epoch'),
+        pytest.param(False, (dict(type='EMAHook'),), id='averaged'),
+        slow(False, (), id='by iteration'),
+        slow(True, (dict(type='EMAHook'),), id='averaged by epoch'),
+    ],
+)
 def test_a_run_killed_at_any_change_of_a_file_ends_as_one_never_killed(by_epoch, hooks, tmp_path):
     make_runner(tmp_path / 'whole', by_epoch, hooks).train()
     best, last = expected = wholes(tmp_path / 'whole')

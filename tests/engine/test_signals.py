@@ -85,17 +85,25 @@ def weights(path):
     return torch.load(path, weights_only=False)['state_dict']['weight']
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('ema', [False, True])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    'by_epoch, interval, hold, saved',
+    'by_epoch, interval, hold, saved, ema',
     [
-        (False, 2, 'train 2', 'iter_3.pth'),
-        (False, 2, 'train 5', 'iter_6.pth'),
-        (False, 2, 'val 4', 'iter_4.pth'),  # which was saved before
-        (False, 4, 'val 2', 'iter_2.pth'),
-        (True, 1, 'train 4', 'iter_5.pth'),  # within the second epoch of three iterations
-        (True, 2, 'val 3', 'epoch_1.pth'),
+        slow(False, 2, 'train 2', 'iter_3.pth', False),
+        slow(False, 2, 'train 2', 'iter_3.pth', True),
+        slow(False, 2, 'train 5', 'iter_6.pth', False),
+        slow(False, 2, 'train 5', 'iter_6.pth', True),
+        slow(False, 2, 'val 4', 'iter_4.pth', False),  # which was saved before
+        slow(False, 2, 'val 4', 'iter_4.pth', True),
+        slow(False, 4, 'val 2', 'iter_2.pth', False),
+        (False, 4, 'val 2', 'iter_2.pth', True),
+        (True, 1, 'train 4', 'iter_5.pth', False),  # within the second epoch of three iterations
+        slow(True, 1, 'train 4', 'iter_5.pth', True),
+        slow(True, 2, 'val 3', 'epoch_1.pth', False),
+        slow(True, 2, 'val 3', 'epoch_1.pth', True),
     ],
 )
 def test_a_run_that_gets_sigterm_saves_and_goes_on_as_if_never_stopped(
@@ -120,13 +128,12 @@ def test_a_run_that_gets_sigterm_saves_and_goes_on_as_if_never_stopped(
         assert torch.equal(weights(folder / name), weights(tmp_path / 'whole' / name))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     'hold, saved',
     [
-        ('train 1', 'iter_2.pth'),  # before the validation
+        slow('train 1', 'iter_2.pth'),  # before the validation
         ('train 2', 'iter_4.pth'),  # an iteration later
-        ('val 2', 'iter_3.pth'),  # whose batch is its last
+        slow('val 2', 'iter_3.pth'),  # whose batch is its last
     ],
 )
 def test_two_processes_agree_where_one_gets_sigterm(hold, saved, tmp_path):
@@ -141,7 +148,6 @@ def test_two_processes_agree_where_one_gets_sigterm(hold, saved, tmp_path):
     assert latest_checkpoint(str(tmp_path)) == str(tmp_path / saved)
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_at_once_with_one_line(tmp_path):
     process = start(tmp_path, 'train 2')
     wait_until_ready(process)
@@ -154,8 +160,7 @@ def test_ctrl_c_ends_at_once_with_one_line(tmp_path):
     assert [line for line in stderr.splitlines() if 'warn' not in line.lower()] == ['interrupted']
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [signal.SIGKILL, slow(signal.SIGTERM), slow(signal.SIGINT)])
 def test_no_worker_outlives_its_parent(number, tmp_path):
     process = start(tmp_path, 'train 2')
     wait_until_ready(process)

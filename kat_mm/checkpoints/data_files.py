@@ -1,0 +1,114 @@
+"""Data in formats that can hold code: pickles, YAML and arrays of objects, read without it.
+
+Whatever else they hold raises a ``pickle.UnpicklingError`` that says what it is.
+"""
+
+import argparse
+import functools
+import pickle
+import re
+from _compat_pickle import IMPORT_MAPPING
+from collections import OrderedDict
+from pathlib import Path
+
+from kat_mm.installed import is_installed
+
+
+def unpickle(file, **kwargs):
+    """``pickle.load`` of arrays, and of mmengine's structures of them."""
+    return _DataUnpickler(file, **kwargs).load()
+
+
+def read_array(path: str | Path):
+    """``numpy.load`` of one array (.npy), whose objects may be what :func:`unpickle` reads."""
+    import numpy as np
+
+    with open(path, 'rb') as file:
+        if np.lib.format.read_magic(file) == (1, 0):  # the versions since are for other dtypes
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if dtype.hasobject:
+                return unpickle(file).reshape(shape)
+    return np.load(path)
+
+
+def read_yaml(file, **_):
+    """YAML as data: mmengine's loader makes any object, by calling anything."""
+    import yaml
+
+    class Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+        def construct_tuple(self, node):
+            return tuple(self.construct_sequence(node, deep=True))
+
+    # Configs that mmengine wrote have tuples.
+    Loader.add_constructor('tag:yaml.org,2002:python/tuple', Loader.construct_tuple)
+    try:
+        return yaml.load(file, Loader)
+    except yaml.constructor.ConstructorError as error:
+        wanted = re.search(r"python/([^']*)", str(error))
+        if wanted is None:
+            raise
+        raise pickle.UnpicklingError(f'it wants {wanted[1]}') from error
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Reads arrays, and mmengine's structures of them."""
+
+    def find_class(self, module: str, name: str):
+        name = f'{IMPORT_MAPPING.get(module, module)}.{name}'
+        if name not in _data_globals():
+            raise pickle.UnpicklingError(f'it wants {name}')
+        return _data_globals()[name]
+
+
+@functools.cache
+def _data_globals() -> dict:
+    from _codecs import encode  # as which protocol 2 writes bytes
+
+    from mmengine.structures import BaseDataElement, InstanceData
+
+    known = dict(reversed(item) for item in checkpoint_globals() if isinstance(item, tuple))
+    structures = BaseDataElement, InstanceData
+    for item in (*checkpoint_globals(), *structures, OrderedDict, set, frozenset, encode):
+        if not isinstance(item, tuple):
+            known[f'{item.__module__}.{item.__qualname__}'] = item
+            # Where its package shows it.
+            known[f'{item.__module__.rpartition(".")[0]}.{item.__qualname__}'] = item
+    return known
+
+
+@functools.cache
+def checkpoint_globals() -> list:
+    """What a checkpoint holds besides tensors: arguments of a script, and the logs of mmengine."""
+    names = [argparse.Namespace]
+    if is_installed('numpy'):
+        import numpy as np
+
+        multiarray = np._core.multiarray
+        names += [
+            np.ndarray,
+            np.dtype,
+            *(
+                getattr(np.dtypes, f'{name}DType')
+                for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')
+            ),
+            *(
+                (getattr(multiarray, function), f'numpy.{core}.multiarray.{function}')
+                for function in ('_reconstruct', 'scalar')
+                for core in ('core', '_core')
+            ),
+        ]
+    if is_installed('mmengine'):
+        from mmengine.logging import HistoryBuffer
+
+        def history_buffer_method(owner: type, name: str):
+            """The only ``getattr`` that reading may do: log buffers name their methods."""
+            if owner is not HistoryBuffer or name.startswith('_'):
+                raise pickle.UnpicklingError(f'it asks for {name} of {owner}')
+            return getattr(owner, name)
+
+        names += [
+            HistoryBuffer,
+            (history_buffer_method, 'getattr'),
+            (history_buffer_method, 'builtins.getattr'),
+        ]
+    return names
