@@ -24,6 +24,9 @@ _WARM_UPS = 3
 _MOST_MOVES = 2  # of parameters, after which a part is recorded anew
 _MOST_SHAPES = 4  # of evaluation: an image of ADE20K has one to three windows
 
+# How often generators were renewed: a graph draws from those that it was recorded with.
+_renewed = 0
+
 GRAPHED_PARTS = ('backbone', 'neck', 'rpn_head', 'decode_head', 'auxiliary_head')
 
 
@@ -138,6 +141,7 @@ class GraphedForward:
             recording = Recording(self, args)
         except Exception as error:  # of the recording alone: without it the call says what is wrong
             self.left[key[0]] = 0
+            _renew_generators()
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
             return self._say('failed', f'recording fails: {type(error).__name__}: {error}')
@@ -159,6 +163,7 @@ class GraphedForward:
         """Where parameters and buffers lie, what is trained, and in which mode each module is."""
         tensors = [x for held in self._held for x in held.values() if x is not None]
         return (
+            _renewed,
             [tensor.data_ptr() for tensor in tensors],
             [tensor.requires_grad for tensor in tensors],
             [module.training for module in self._modules],
@@ -179,6 +184,12 @@ class Recording:
         self.owner = owner
         self.inputs = [_static(x) for x in inputs]
         self.parameters = [p for p in owner.part.parameters() if p.requires_grad]
+        # DDP keeps the nodes of the parameters, which belong to the stream that it was made in; one
+        # step to that stream ends a recording. So it is of leaves of its own, in the same memory.
+        self._leaves = {
+            f'part.{name}': nn.Parameter(p.detach(), requires_grad=p.requires_grad)
+            for name, p in owner.part.named_parameters()
+        }
         # A frozen part has nothing to compute backward.
         self.trains = owner.part.training and bool(self._wanted())
         device = self.inputs[0].device
@@ -207,7 +218,11 @@ class Recording:
 
     def _forward(self) -> list[Tensor]:
         outputs, self._output_structure = tree_flatten(
-            self.owner.plain(*tree_unflatten(self.inputs, self._structure))
+            torch.func.functional_call(
+                _Plain(self.owner),
+                self._leaves,
+                tuple(tree_unflatten(self.inputs, self._structure)),
+            )
         )
         if not all(isinstance(output, Tensor) for output in outputs):
             raise TypeError('its outputs are not tensors alone')
@@ -224,7 +239,8 @@ class Recording:
         )
 
     def _wanted(self) -> list[Tensor]:
-        return [x for x in self.inputs if x.requires_grad] + self.parameters
+        trained = [*self.inputs, *self._leaves.values()]
+        return [x for x in trained if x.requires_grad]
 
     def _warm_up(self) -> None:
         """What is compiled, tuned or allocated once is not recorded."""
@@ -294,6 +310,15 @@ class Recording:
         return [None if gradient is None else gradient.detach() for gradient in gradients]
 
 
+class _Plain(nn.Module):
+    """A part by its plain forward, for a call with other parameters."""
+
+    def __init__(self, owner: GraphedForward):
+        super().__init__()
+        self.part = owner.part
+        self.forward = owner.plain
+
+
 class _Run:
     """A forward pass whose backward pass is to come."""
 
@@ -324,6 +349,15 @@ class _Replay(torch.autograd.Function):
         ctx.run.done = True
         given = [g for g, has in zip(gradients, recording.differentiable, strict=True) if has]
         return None, *recording.finish(given)
+
+
+def _renew_generators() -> None:
+    """A recording that fails leaves the generators believing that it goes on: draws would fail."""
+    global _renewed
+    _renewed += 1
+    if torch.cuda.is_available():
+        for generator in torch.cuda.default_generators:
+            generator.graphsafe_set_state(generator.clone_state())
 
 
 def _static(x: Tensor) -> Tensor:

@@ -291,6 +291,22 @@ def test_a_head_that_takes_more_than_tensors_is_computed_without(caplog):
     assert 'decode_head runs without' in caplog.text and 'tensors' in caplog.text
 
 
+def test_hooks_of_parameters_and_their_nodes_are_left_alone(pair):
+    """DDP waits for both; its nodes are of the stream that it was made in."""
+    plain, graphed = pair
+    counts = []
+    for model in pair:
+        weight = model.backbone.conv.weight
+        node = weight.expand_as(weight).grad_fn.next_functions[0][0]
+        calls = []
+        node.register_hook(lambda *grads, calls=calls: calls.append(len(calls)))
+        weight.register_post_accumulate_grad_hook(lambda p, calls=calls: calls.append(-1))
+        for seed in range(3):
+            model(images(seed)).backward()
+        counts.append(calls)
+    assert counts[0] == counts[1] and len(counts[0]) == 6
+
+
 def test_random_numbers_of_the_host_are_not_frozen(monkeypatch, caplog):
     class Random(Pyramid):
         def forward(self, x):
@@ -372,6 +388,70 @@ def steps_of_a_kat(state=None, first=0, last=6, graphed=True):
             kept = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     assert bool(graphed) == (graphed and bool(model['backbone'].forward.recordings))
     return losses, kept
+
+
+class Waits(nn.Module):
+    """Cannot be recorded: the host waits for the GPU, but not where nothing is recorded."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        if torch.cuda.is_current_stream_capturing():
+            x.sum().item()
+        return torch.nn.functional.dropout(x * self.scale, 0.5)
+
+
+@pytest.mark.gpu
+def test_a_recording_that_fails_on_a_gpu_leaves_random_numbers_and_other_graphs_right(caplog):
+    def run(graphed):
+        torch.manual_seed(0)
+        model = nn.Module()
+        model.backbone, model.neck = nn.Dropout(0.5), Waits()
+        model.cuda()
+        if graphed:
+            graph_parts(model)
+        x = torch.ones(64, device='cuda')
+        outputs = []
+        for step in range(3):
+            torch.manual_seed(step)
+            outputs += [model.neck(model.backbone(x)), torch.rand(4, device='cuda')]
+        return outputs
+
+    wanted = run(False)
+    with caplog.at_level(logging.WARNING, logger='kat_mm'):
+        found = run(True)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert 'neck runs without' in caplog.text
+
+
+@pytest.mark.gpu
+def test_a_graph_in_a_model_that_is_distributed_trains_as_without():
+    distributed = torch.distributed
+    store = distributed.HashStore()
+    distributed.init_process_group('nccl', store=store, rank=0, world_size=1)
+    try:
+        found = []
+        for graphed in (False, True):
+            torch.manual_seed(0)
+            model = Model().cuda()
+            wrapped = nn.parallel.DistributedDataParallel(
+                model, device_ids=[0], find_unused_parameters=True
+            )
+            if graphed:
+                graph_parts(model)
+            optimizer = torch.optim.SGD(model.parameters(), 0.1)
+            for seed in range(4):
+                wrapped(images(seed).cuda()).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            if graphed:
+                assert model.backbone.forward.recordings
+            found.append(model.state_dict())
+        torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+    finally:
+        distributed.destroy_process_group()
 
 
 @pytest.mark.gpu
