@@ -24,7 +24,7 @@ from kat_mm.checkpoints import read_checkpoint
 from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
 from kat_mm.fits import RationalFit
-from kat_mm.fits.fitter import FUNCTIONS, evaluate
+from kat_mm.fits.fitter import FUNCTIONS, evaluate_fit
 from kat_mm.layers.rational import initial_fit
 from kat_mm.visualization.activations import PreActivations
 
@@ -98,7 +98,7 @@ def error_on_inputs(fit: RationalFit, inputs: PreActivations) -> float:
     """Root mean square of the fit's error over all pre-activations, relative to that of GELU."""
     counts = sum(counts.sum(axis=0) for counts in inputs.counts.values())
     exact = FUNCTIONS['gelu'](inputs.centers())
-    error = evaluate(fit, inputs.centers()) - exact
+    error = evaluate_fit(fit, inputs.centers()) - exact
     return float(np.sqrt((counts @ error**2) / (counts @ exact**2)))
 
 
@@ -125,7 +125,7 @@ def plot_inputs(inputs: PreActivations, out_file: Path) -> None:
     for start, (function, order, interval) in STARTS.items():
         if function == 'gelu':
             error = np.abs(
-                evaluate(initial_fit(function, order, interval), x) - FUNCTIONS['gelu'](x)
+                evaluate_fit(initial_fit(function, order, interval), x) - FUNCTIONS['gelu'](x)
             )
             axis.semilogy(x, np.maximum(error, 1e-7), label=start, linewidth=1)
     axis.set(xlabel='pre-activation', ylabel='|fit - GELU|', xlim=(-12, 12), ylim=(1e-7, 10))
