@@ -117,15 +117,16 @@ def compare(size: str, batch: int, task: str, mode: str) -> dict:
         'mode': mode,
         'batch': batch,
         'ms': times,
-        'images_per_s': {name: batch / t['median'] * 1000 for name, t in times.items()},
+        'images_per_second': {name: batch / t['median'] * 1000 for name, t in times.items()},
         # What the GPU works in a step; where it is less than the step, the host is the limit.
         'gpu_ms': {name: sum(kernel_profile(step).values()) for name, step in steps.items()},
         'memory_gib': memory,
         # Compilation of kernels included, where no earlier run left them in a cache.
-        'first_step_s': first_steps,
+        'first_step_seconds': first_steps,
     }
     entry['ratio_to_timm'] = {
-        name: rate / entry['images_per_s']['timm'] for name, rate in entry['images_per_s'].items()
+        name: rate / entry['images_per_second']['timm']
+        for name, rate in entry['images_per_second'].items()
     }
     entry['target'] = TARGETS[task, mode]
     for name in contenders:

@@ -3,27 +3,18 @@
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from operators import OPERATORS, Case, coefficients, rational_case
 from timing import kernel_times, machine, require_gpu, save
-from torch import Tensor
 
-from kat_mm.fits import get_fit
-from kat_mm.ops import add_layer_norm_triton as fused
 from kat_mm.ops import group_rational_eager as eager
 from kat_mm.ops import group_rational_triton as kernels
 
-SHAPES = ((128, 197, 3072), (512, 197, 768))
-DTYPES = {'bfloat16': torch.bfloat16, 'float32': torch.float32}
 TARGETS = {'forward': 1.15, 'backward': 1.25}
+# Those that are bound by memory, which the targets are for.
+WITH_TARGETS = ('group_rational', 'add_layer_norm')
+GRADIENT_SHAPES = ((128, 197, 3072), (512, 197, 768))
 SWEEP_ROWS = tuple(2**exponent for exponent in range(10, 19, 2))
 SWEEP_CHANNELS = 768
-
-
-def coefficients() -> tuple[Tensor, Tensor]:
-    """One numerator and eight denominators, as KAT has them."""
-    fit = get_fit('swish')
-    numerator = torch.tensor([fit.numerator], device='cuda')
-    return numerator, torch.tensor([fit.denominator] * 8, device='cuda')
 
 
 def copy_of(num_bytes: int):
@@ -33,81 +24,15 @@ def copy_of(num_bytes: int):
     return lambda: target.copy_(source)
 
 
-def gelu_backward(x: Tensor, grad: Tensor):
-    return lambda: torch.ops.aten.gelu_backward(grad, x)
-
-
-def time_group_rational(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, dict]:
-    a, b = coefficients()
-    x, grad = (torch.randn(shape, device='cuda', dtype=dtype) for _ in range(2))
-    bias = torch.randn(shape[-1], device='cuda')
-    size = x.numel() * x.element_size()
-    rows, scratch = x.flatten(0, -2), grad.flatten(0, -2).clone()
-    return kernel_times(
-        {
-            'forward floor': copy_of(2 * size),
-            'forward': lambda: kernels.forward(x, a, b),
-            'forward with bias': lambda: kernels.forward(x, a, b, bias),
-            'forward GELU': lambda: F.gelu(x),
-            'backward floor': copy_of(3 * size),
-            'backward': lambda: kernels.backward(grad, x, a, b),
-            'backward with bias': lambda: kernels.backward(grad, x, a, b, bias),
-            # As in the feed-forward node: the output once more, a third of the bytes on top. It
-            # overwrites its gradient; the time does not depend on the numbers.
-            'backward with bias and output': lambda: kernels.backward_in_place(
-                scratch, rows, a, b, bias
-            ),
-            'backward GELU': gelu_backward(x, grad),
-        }
-    )
-
-
-def time_add_layer_norm(shape: tuple[int, ...], act: bool) -> dict[str, dict]:
-    """In autocast to bfloat16, the residual stream in float32."""
-    a, b = coefficients() if act else (None, None)
-    x = torch.randn(shape, device='cuda', requires_grad=True)
-    branch = torch.randn(shape, device='cuda', dtype=torch.bfloat16, requires_grad=True)
-    weight, bias = (torch.ones(shape[-1], device='cuda', requires_grad=True) for _ in range(2))
-    leaves = [x, branch, weight, bias]
-
-    def plain():
-        with torch.autocast('cuda', torch.bfloat16):
-            total = x + branch
-            y = F.layer_norm(total, weight.shape, weight, bias, 1e-6)
-            return total, (y if a is None else kernels.forward(y, a, b)).to(torch.bfloat16)
-
-    grads = torch.randn(shape, device='cuda'), torch.randn(shape, device='cuda').bfloat16()
-
-    elements = x.numel()
-    half = torch.bfloat16
-    inputs = [t.detach() for t in (x, branch, weight, bias)]
-
-    def forward(branch_bias=None):
-        return fused.forward(*inputs[:2], branch_bias, None, *inputs[2:], a, b, 1e-6, half)
-
-    total, y, statistics = forward()
-
-    def backward(has_branch_bias=False, output=None):
-        kept = total, statistics, *inputs[2:], a, b, None
-        return fused.backward(*grads, *kept, half, has_branch_bias, output)
-
-    functions = {
-        'forward floor': copy_of(12 * elements),
-        'forward': forward,
-        'forward with bias': lambda: forward(inputs[3]),
-        'forward plain': plain,
-        'backward floor': copy_of(16 * elements),
-        'backward': backward,
-        'backward with bias': lambda: backward(True),
+def measure(case: Case) -> dict:
+    """Milliseconds of all that a case times, and of its floors, which the ratios are over."""
+    floors = {f'{direction} floor': copy_of(n) for direction, n in case.floor_bytes().items()}
+    times = kernel_times({**floors, **case.functions})
+    ratios = {
+        name: times[name]['median'] / times[name.split()[0] + ' floor']['median']
+        for name in case.functions
     }
-    if act:  # as in the feed-forward node: 18 bytes, and not 16
-        functions['backward with bias and output'] = lambda: backward(True, y)
-    else:  # the kernels alone have no gradient
-        outputs = plain()
-        functions['backward plain'] = lambda: torch.autograd.grad(
-            outputs, leaves, grads, retain_graph=True
-        )
-    return kernel_times(functions)
+    return {**case.settings, 'floor_bytes': case.floor_bytes(), 'times': times, 'ratios': ratios}
 
 
 def gradient_errors(shape: tuple[int, ...]) -> dict[str, float]:
@@ -126,60 +51,39 @@ def run(out_dir: Path) -> None:
     """Measure, print and write results.json and the plot."""
     require_gpu()
     results = {'machine': machine(), 'unit': 'ms', 'targets': TARGETS}
-    print(f'{"group_rational":44} {"ms":>8} {"ratio":>6} {"target":>6}')
-    results['group_rational'] = []
-    for shape in SHAPES:
-        for name, dtype in DTYPES.items():
-            times = time_group_rational(shape, dtype)
-            ratios = ratios_to_floor(times)
-            results['group_rational'].append(
-                {'shape': shape, 'dtype': name, 'times': times, 'ratios': ratios}
-            )
-            print_case(f'{shape} {name}', times, ratios)
+    print(f'{"":44} {"ms":>8} {"ratio":>6} {"target":>6}')
+    for name, entry in OPERATORS.items():
+        results[name] = []
+        for case in entry(False):
+            result = measure(case)
+            results[name].append(result)
+            print_case(name, case, result)
+        torch.cuda.empty_cache()
     results['coefficient_gradient_errors'] = [
-        {'shape': shape, **gradient_errors(shape)} for shape in SHAPES
+        {'shape': shape, **gradient_errors(shape)} for shape in GRADIENT_SHAPES
     ]
-    for case in results['coefficient_gradient_errors']:
-        print(case)
-    results['add_layer_norm'] = []
-    for shape in ((128, 197, 768), (256, 197, 384), (256, 197, 192)):
-        for act in (False, True):
-            times = time_add_layer_norm(shape, act)
-            ratios = ratios_to_floor(times)
-            results['add_layer_norm'].append(
-                {'shape': shape, 'act': act, 'times': times, 'ratios': ratios}
-            )
-            print_case(f'add_layer_norm {shape}' + ' + rational' * act, times, ratios)
+    for errors in results['coefficient_gradient_errors']:
+        print(errors)
     results['sweep'] = [
-        {'rows': rows, 'times': time_group_rational((rows, SWEEP_CHANNELS), torch.bfloat16)}
+        {'rows': rows, **measure(rational_case((rows, SWEEP_CHANNELS), torch.bfloat16))}
         for rows in SWEEP_ROWS
     ]
     save(results, out_dir / 'results.json')
     plot(results, out_dir / 'time.png')
 
 
-def ratios_to_floor(times: dict[str, dict]) -> dict[str, float]:
-    return {
-        name: value['median'] / times[name.split()[0] + ' floor']['median']
-        for name, value in times.items()
-        if not name.endswith('floor')
-    }
-
-
-def print_case(title: str, times: dict[str, dict], ratios: dict[str, float]) -> None:
-    print(title)
-    for name, ratio in ratios.items():
-        target = TARGETS.get(name, '')
-        print(f'    {name:40} {times[name]["median"]:8.4f} {ratio:6.3f} {target:>6}')
+def print_case(name: str, case: Case, result: dict) -> None:
+    print(name, case.settings)
+    for what, ratio in result['ratios'].items():
+        target = TARGETS.get(what, '') if name in WITH_TARGETS else ''
+        print(f'    {what:40} {result["times"][what]["median"]:8.4f} {ratio:6.3f} {target:>6}')
 
 
 def plot(results: dict, path: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout='constrained')
+    figure = Figure(figsize=(9, 3.6), layout='constrained')
+    axes = figure.subplots(1, 2, sharey=True)
     sizes = [case['rows'] * SWEEP_CHANNELS for case in results['sweep']]
     styles = {'floor': ('0.6', '--'), 'GELU': ('tab:orange', '-'), '': ('tab:blue', '-')}
     for axis, direction in zip(axes, ('forward', 'backward'), strict=True):

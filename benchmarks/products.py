@@ -28,13 +28,13 @@ from kat_mm.fits import get_fit
 from kat_mm.ops import group_rational_eager as eager
 from kat_mm.ops import group_rational_triton as kernels
 from kat_mm.ops.common.rational import (
-    _derivative,
-    _polynomial,
-    _reciprocal_denominator,
-    _times_sign,
+    derivative,
     evaluate,
     load_coefficients,
     load_magnitudes,
+    polynomial,
+    reciprocal_denominator,
+    times_sign,
 )
 
 RESULTS = Path(__file__).parent / 'results' / 'products'
@@ -111,13 +111,13 @@ def _differentiate(
     x = hidden.load([row, column]).to(tl.float32) + shift
     grad = grad.to(gradient.dtype).to(tl.float32)
     magnitude = tl.abs(x)
-    reciprocal = _reciprocal_denominator(magnitude, b, 4, PTX)
+    reciprocal = reciprocal_denominator(magnitude, b, 4, PTX)
     grad *= reciprocal
-    value = _polynomial(x, a, 6) * reciprocal
+    value = polynomial(x, a, 6) * reciprocal
     output.store([row, column], value.to(output.dtype))
     grad_q = grad * value
-    slope = _times_sign(_derivative(magnitude, b, 0, 4), x, tl.float32)
-    grad_x = _derivative(x, a, 1, 6) * grad - slope * grad_q
+    slope = times_sign(derivative(magnitude, b, 0, 4), x, tl.float32)
+    grad_x = derivative(x, a, 1, 6) * grad - slope * grad_q
     gradient.store([row, column], grad_x.to(gradient.dtype))
     tl.store(shifts + column + tl.arange(0, WIDTH), tl.sum(grad_x, axis=0))
     # Sums along a row stay within four threads; all others would wait for each other.

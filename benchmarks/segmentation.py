@@ -6,7 +6,6 @@ host, predictions are compared with labels there. Images, labels and weights are
 these, each operator stands against a copy on the device that moves the same bytes.
 """
 
-import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +17,14 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
-from ops import copy_of
-from timing import kernel_profile, kernel_times, machine, save, step_times
+from operators import OPERATORS
+from ops import measure
+from timing import kernel_profile, machine, save, step_times
 
 import kat_mm  # noqa: F401  registers KAT
 from kat_mm.backbones import drop_start_weights
 from kat_mm.dense import graph_parts, use_segmentation_kernels
 from kat_mm.engine.runtime_info import on_the_way
-from kat_mm.ops import Taps, bilinear_rows, resampled_argmax, resize, resized_cross_entropy
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 # Heights and widths that ADE20K's images have after Resize, and before: two windows, and three.
@@ -34,6 +33,8 @@ KINDS = ('mmseg', 'kernels', 'kernels, graphs')
 QUICK_VALIDATION = (((128, 160), (160, 200)),)
 TARGETS = {'train ms': 75, 'train memory': 0.6, 'validation speed': 2.0}
 KERNELS_KEPT = 30
+# The operators that a segmentor's heads use.
+MEASURED = ('resize', 'resized_cross_entropy', 'resampled_argmax')
 
 
 def run(out_dir: Path, quick: bool) -> None:
@@ -73,9 +74,7 @@ def run(out_dir: Path, quick: bool) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         results['operators'] = {
-            'resize': [time_resize(shape, 128) for shape in (32, 64, 16)],
-            'resized_cross_entropy': [time_cross_entropy(side) for side in (128, 32)],
-            'resampled_argmax': time_argmax(),
+            name: [measure(case) for case in OPERATORS[name](quick)] for name in MEASURED
         }
     save(results, out_dir / 'results.json')
     print_table(results)
@@ -214,90 +213,6 @@ def compare(models: dict, names: tuple[str, ...]) -> dict:
     return comparison
 
 
-def time_resize(side: int, size: int) -> dict:
-    """Maps of 512 channels from ``side`` to ``size``, batch 16, channels last in bfloat16."""
-    last = dict(memory_format=torch.channels_last)
-    x = torch.randn(16, 512, side, side, device='cuda', dtype=torch.bfloat16).contiguous(**last)
-    grad = torch.randn(16, 512, size, size, device='cuda', dtype=torch.bfloat16).contiguous(**last)
-    operators = torch.ops.kat_mm
-    moved = 2 * (x.numel() + grad.numel())
-    theirs = dict(size=[size, size], mode='bilinear', align_corners=False)
-    wide, wide_grad = x.float().contiguous(), grad.float().contiguous()
-    backward = functools.partial(
-        torch.ops.aten.upsample_bilinear2d_backward, wide_grad, [size, size], list(x.shape), False
-    )
-    times = kernel_times(
-        {
-            'floor': copy_of(moved),
-            'forward': lambda: resize(x, (size, size)),
-            'backward': lambda: operators.resize_backward(grad, [side, side], False),
-            'forward, PyTorch float32': lambda: F.interpolate(wide, **theirs),
-            'backward, PyTorch float32': backward,
-        }
-    )
-    return dict(shape=list(x.shape), size=size, times=times)
-
-
-def time_cross_entropy(side: int) -> dict:
-    """150 classes from ``side`` to 512, batch 16, logits in bfloat16."""
-    logits = torch.randn(16, 150, side, side, device='cuda', dtype=torch.bfloat16)
-    labels = torch.randint(150, (16, 512, 512), device='cuda')
-    operators = torch.ops.kat_mm
-    _, lse, targets = operators.resized_cross_entropy(logits, labels, None, 255, False)
-    one = lse.new_ones(())
-    leaf = logits.clone().requires_grad_()
-
-    def ours() -> None:
-        sums = resized_cross_entropy(leaf, labels)
-        torch.autograd.grad(sums.loss / sums.valid, leaf)
-
-    def mmseg() -> None:
-        from mmseg.models.losses import accuracy
-
-        resized = F.interpolate(leaf.float(), (512, 512), mode='bilinear')
-        loss = F.cross_entropy(resized, labels, reduction='none', ignore_index=255)
-        torch.autograd.grad(loss.sum() / labels.numel(), leaf)
-        accuracy(resized, labels, ignore_index=255)
-
-    nbytes = sum(t.numel() * t.element_size() for t in (logits, labels, lse, targets))
-    times = kernel_times(
-        {
-            'forward floor': copy_of(nbytes),
-            'forward': lambda: operators.resized_cross_entropy(logits, labels, None, 255, False),
-            'backward floor': copy_of(nbytes - 8 * labels.numel() + logits.nbytes),
-            'backward': lambda: operators.resized_cross_entropy_backward(
-                one, logits, lse, targets, None, False
-            ),
-            'both': ours,
-            'both, mmseg': mmseg,
-        }
-    )
-    return dict(shape=list(logits.shape), size=512, times=times)
-
-
-def time_argmax() -> dict:
-    """One image of 1024 x 1365 from the logits of a window of 512 x 683."""
-    logits = torch.randn(1, 150, 128, 171, device='cuda')
-    taps = []
-    for sides in ((128, 512, 1024), (171, 683, 1365)):
-        matrix = torch.eye(sides[0], dtype=torch.float64)
-        for side in sides[1:]:
-            matrix = bilinear_rows(matrix, side, False)
-        taps.append(Taps(*(table.cuda() for table in Taps.of(matrix))))
-
-    def mmseg() -> None:
-        resized = F.interpolate(logits, (512, 683), mode='bilinear')
-        F.interpolate(resized, (1024, 1365), mode='bilinear').argmax(dim=1)
-
-    return kernel_times(
-        {
-            'floor': copy_of(logits.nbytes + 8 * 1024 * 1365),
-            'ours': lambda: resampled_argmax(logits, *taps),
-            'mmseg': mmseg,
-        }
-    )
-
-
 def print_table(results: dict) -> None:
     for name, model in results['models'].items():
         print(
@@ -309,9 +224,9 @@ def print_table(results: dict) -> None:
     for name, gains in results['comparison'].items():
         print(name, gains)
     for name, cases in results.get('operators', {}).items():
-        for case in cases if isinstance(cases, list) else [dict(times=cases)]:
+        for case in cases:
             medians = {key: round(value['median'], 4) for key, value in case['times'].items()}
-            print(name, case.get('shape'), medians)
+            print(name, case['shape'], medians)
     kernels = next(m for n, m in results['models'].items() if n.endswith('kernels'))
     for name, ms in kernels['train_kernels_ms'].items():
         print(f'{ms:9.3f} {name}')

@@ -1,4 +1,11 @@
-"""What the benchmarks share: the clock, the description of the machine, results as files."""
+"""What the benchmarks share: the clock, the description of the machine, results as files.
+
+Results are called the same everywhere: ``machine``, ``settings`` and ``targets`` beside what was
+measured; of a step or a kernel ``ms`` (median, min and max), ``gpu_ms``, what the GPU works in it,
+``images_per_second`` and ``memory_gib``; of operators ``times``, ``ratios`` to their floors and
+``floor_bytes``; of finished runs ``runs`` by title, with ``iterations``, the scores by the names of
+their log, ``train_images_per_second``, ``train_memory_mb`` and curves, ``SCORE_curve``.
+"""
 
 import datetime
 import importlib.metadata

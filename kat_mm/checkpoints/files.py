@@ -1,7 +1,5 @@
 """Checkpoint files: reading without running code, and writing whole or not at all."""
 
-import contextlib
-import os
 import pickle
 import re
 from collections import OrderedDict
@@ -10,6 +8,7 @@ from pathlib import Path
 import torch
 
 from kat_mm.errors import UserError
+from kat_mm.whole_files import write_whole
 
 from .trust import is_trusted, load, named_errors
 
@@ -99,18 +98,13 @@ def write_checkpoint(state: dict[str, torch.Tensor], path: str | Path) -> None:
     # Copies: of a view torch.save would write all that it is a view of.
     copy = OrderedDict((key, value.contiguous().clone()) for key, value in state.items())
     copy._metadata = getattr(state, '_metadata', {})
-    temporary = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == '.safetensors':
-            from safetensors.torch import save_file
+        with write_whole(path) as temporary:
+            if path.suffix == '.safetensors':
+                from safetensors.torch import save_file
 
-            save_file(copy, temporary)
-        else:
-            torch.save(copy, temporary)
-        temporary.replace(path)
+                save_file(copy, temporary)
+            else:
+                torch.save(copy, temporary)
     except (OSError, RuntimeError) as error:
         raise UserError(f'cannot write {path}: {error}') from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

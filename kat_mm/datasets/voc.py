@@ -14,6 +14,7 @@ from kat_mm.errors import UserError
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 # A line of VOC's own lists for single classes: an image, and whether the class is in it.
+_CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 _CLASS_LINE = re.compile(r'\S.*\s(-1|0|1)')
 
 
@@ -148,9 +149,6 @@ def _read_xml(path: Path) -> dict:
         ) from error
     # Some tools write 0 for a size that they do not know.
     return dict(size=size if min(size) > 0 else None, objects=objects, xml=path.name)
-
-
-_CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
 def _to_coco(samples: list[dict], classes: list[str]) -> tuple[dict, dict]:

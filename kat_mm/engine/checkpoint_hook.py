@@ -10,8 +10,9 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from kat_mm.engine.finite import non_finite_parameters
-from kat_mm.engine.work_dir import checkpoint_folder, replace_whole, write_whole
+from kat_mm.engine.work_dir import checkpoint_folder
 from kat_mm.errors import UserError
+from kat_mm.whole_files import replace_whole, write_whole
 
 # What the file of this name says was the last iteration whose validation is done.
 _LAST_VALIDATION = 'last_validation'
@@ -90,7 +91,8 @@ class AtomicCheckpointHook(CheckpointHook):
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         super().after_val_epoch(runner, metrics)
         if self._local and dist.is_main_process():
-            write_whole(Path(runner.work_dir, _LAST_VALIDATION), str(runner.iter))
+            with write_whole(Path(runner.work_dir, _LAST_VALIDATION)) as temporary:
+                temporary.write_text(str(runner.iter))
 
     def save_now(self, runner: Runner, batch_idx: int) -> None:
         """Save at the end of an iteration, also within an epoch, unless that is done.
@@ -149,7 +151,8 @@ class AtomicCheckpointHook(CheckpointHook):
         )
         self._saved_iter = meta['iter']
         if dist.is_main_process():
-            write_whole(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
+            with write_whole(Path(runner.work_dir, 'last_checkpoint')) as temporary:
+                temporary.write_text(self.last_ckpt)
         self._remove_obsolete()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:

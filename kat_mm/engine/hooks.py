@@ -1,4 +1,5 @@
 import random
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -57,11 +58,11 @@ class PlotRationalsHook(Hook):
         if interval < 1:
             raise ValueError(f'PlotRationalsHook: interval={interval} must be 1 or more')
         self.interval = interval
-        self._inputs = None
+        self._inputs, self._listening = None, ExitStack()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         if dist.is_main_process() and runner.iter % self.interval == 0:
-            self._inputs = PreActivations(unwrap(runner.model)).__enter__()
+            self._inputs = self._listening.enter_context(PreActivations(unwrap(runner.model)))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
@@ -71,7 +72,7 @@ class PlotRationalsHook(Hook):
         # Imported here: matplotlib is for those who draw.
         from kat_mm.visualization.rational import figure_to_image, plot_rationals
 
-        self._inputs.__exit__()
+        self._listening.close()
         figure = plot_rationals(unwrap(runner.model).state_dict(), self._inputs)
         runner.visualizer.add_image('rationals', figure_to_image(figure), step=runner.iter)
         self._inputs = None

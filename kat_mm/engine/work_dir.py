@@ -17,28 +17,6 @@ _STEP = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 _locks = []
 
 
-def replace_whole(temporary: Path, path: Path) -> None:
-    """Put a written file in its place, such that even a power cut leaves the old or the new."""
-    _sync(temporary)
-    os.replace(temporary, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file, whole or not at all."""
-    temporary = path.with_name(f'.{path.name}.tmp')
-    temporary.write_text(text)
-    replace_whole(temporary, path)
-
-
 def checkpoint_folder(work_dir: str, out_dir: str | None) -> str:
     """Where a checkpoint hook with this ``out_dir`` writes, which mmengine extends by a folder."""
     if out_dir is None or str(out_dir) == work_dir:

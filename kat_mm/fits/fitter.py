@@ -13,7 +13,7 @@ from .table import RationalFit, unknown_name
 MAX_DEGREE = 16
 
 
-def evaluate(fit: RationalFit, x) -> np.ndarray:
+def evaluate_fit(fit: RationalFit, x) -> np.ndarray:
     """Evaluate a fit in float64 at ``x``, a number or an array of any shape."""
     x = np.asarray(x, dtype=np.float64)
     return np.polyval(fit.numerator[::-1], x) / np.polyval((*fit.denominator[::-1], 1.0), np.abs(x))
@@ -91,7 +91,7 @@ def fit_rational(
         denominator = _round(b, 1.0 / x_scale ** np.arange(1, len(b) + 1))
         x = _grid(interval, 20_000)
         fit = RationalFit(name, numerator, denominator, interval, max_error=np.nan)
-        max_error = float(np.abs(evaluate(fit, x) - _call(function, x)).max())
+        max_error = float(np.abs(evaluate_fit(fit, x) - _call(function, x)).max())
     if not np.isfinite(max_error):
         raise ValueError(
             f'interval={interval} is too narrow or too wide for order={order}: the coefficients '

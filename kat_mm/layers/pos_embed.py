@@ -37,8 +37,8 @@ def resize_pos_embed(
     if interpolation == 'bicubic_offset':
         factors = [(to + 0.1) / old for to, old in zip(to_grid, from_grid, strict=True)]
         options = dict(scale_factor=factors)
-    # In float32 as it is, so that a model in float64 has the numbers of one in float32.
-    resized = F.interpolate(grid.float(), mode='bicubic', align_corners=False, **options)
+    grid = grid.to(torch.promote_types(grid.dtype, torch.float32))
+    resized = F.interpolate(grid, mode='bicubic', align_corners=False, **options)
     resized = resized.flatten(2).transpose(1, 2).to(pos_embed.dtype)
     return torch.cat([extra, resized], dim=1)
 

@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Callable
-from os import PathLike
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -11,17 +9,13 @@ from torch import Tensor
 
 from kat_mm.errors import UserError
 from kat_mm.fits import RationalFit
-from kat_mm.fits.fitter import evaluate
+from kat_mm.fits.fitter import evaluate_fit
 from kat_mm.ops import group_rational
 from kat_mm.visualization.activations import PreActivations
 
 
-def plot_rational_fit(
-    fit: RationalFit,
-    function: Callable[[np.ndarray], np.ndarray],
-    out_file: str | PathLike | BinaryIO,
-) -> None:
-    """Draw a fit over the exact function, and its error below, and save the figure.
+def plot_rational_fit(fit: RationalFit, function: Callable[[np.ndarray], np.ndarray]):
+    """Draw a fit over the exact function, and its error below.
 
     Both are drawn to half the interval's width beyond its ends, to show what becomes of the fit
     there. The fitted interval is shaded.
@@ -29,7 +23,9 @@ def plot_rational_fit(
     Args:
         fit: The fit.
         function: The exact function, from a float64 array ``(N,)`` to ``(N,)``.
-        out_file: Path, or binary file, which gets a PNG.
+
+    Returns:
+        The matplotlib figure.
     """
     # Figure and not pyplot: needs no display, and leaves no figure open.
     from matplotlib.figure import Figure
@@ -39,7 +35,7 @@ def plot_rational_fit(
     x = np.linspace(lo - margin, hi + margin, 4001)
     with np.errstate(all='ignore'):
         exact = np.asarray(function(x), dtype=np.float64)
-        fitted = evaluate(fit, x)
+        fitted = evaluate_fit(fit, x)
         error = np.abs(fitted - exact)
 
     figure = Figure(figsize=(7, 6), layout='constrained')
@@ -72,7 +68,7 @@ def plot_rational_fit(
     top.legend(fontsize='small')
     bottom.legend(handles=[largest_error], fontsize='small')
     bottom.set_xlim(x[0], x[-1])
-    figure.savefig(out_file, dpi=150)
+    return figure
 
 
 def plot_rationals(state: dict[str, Tensor], inputs: PreActivations | None = None):

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import http.client
 import logging
-import os
 import re
 import time
 import urllib.error
@@ -17,6 +16,7 @@ from filelock import FileLock, Timeout
 from kat_mm.checkpoints import read_checkpoint
 from kat_mm.errors import UserError
 from kat_mm.version import __version__
+from kat_mm.whole_files import replace_whole
 
 _logger = logging.getLogger(__name__)
 
@@ -93,13 +93,8 @@ def _download(url: str, path: Path, allow_pickle: bool) -> None:
             _logger.info('Downloading %s to %s', url, path)
             for chunk in _receive(url):
                 file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
         _check(part, url, allow_pickle)
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        replace_whole(part, path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -14,7 +14,7 @@ import torch
 from mmengine.fileio import BaseStorageBackend, FileClient, register_backend
 from one_parameter import make_runner
 
-from kat_mm.engine import work_dir as files
+from kat_mm import whole_files as files
 from kat_mm.engine.work_dir import latest_checkpoint
 from kat_mm.errors import UserError
 

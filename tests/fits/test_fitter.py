@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linprog
 
 from kat_mm.fits import RationalFit, available_fits, get_fit
-from kat_mm.fits.fitter import FUNCTIONS, TABLE_INTERVALS, evaluate, fit_rational
+from kat_mm.fits.fitter import FUNCTIONS, TABLE_INTERVALS, evaluate_fit, fit_rational
 
 
 def softplus(x):
@@ -62,7 +62,7 @@ names = pytest.mark.parametrize('name', EXACT)
 
 def largest_error(fit, name, interval):
     x = np.linspace(*interval, 100_001)
-    return np.abs(evaluate(fit, x) - np.vectorize(EXACT[name], otypes=[float])(x)).max()
+    return np.abs(evaluate_fit(fit, x) - np.vectorize(EXACT[name], otypes=[float])(x)).max()
 
 
 def test_every_function_has_a_fit_of_order_5_4():
@@ -94,13 +94,13 @@ def test_denominator_is_stored_as_it_is_evaluated(name):
     q = 1 + sum(abs(b) * np.abs(x) ** j for j, b in enumerate(fit.denominator, 1))
     p = sum(a * x**i for i, a in enumerate(fit.numerator))
     assert q.min() >= 1
-    np.testing.assert_allclose(evaluate(fit, x), p / q, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(evaluate_fit(fit, x), p / q, rtol=1e-12, atol=1e-12)
 
 
 @names
 def test_tails_grow_no_faster_than_a_line(name):
     fit = get_fit(name)
-    assert (np.abs(evaluate(fit, [-1e4, 1e4])) <= 1.01e4).all()
+    assert (np.abs(evaluate_fit(fit, [-1e4, 1e4])) <= 1.01e4).all()
 
 
 @names
@@ -166,13 +166,13 @@ def test_callable_is_fitted_and_named():
     fit = fit_rational(bump, order=(6, 6), interval=(-2, 4))
     assert (fit.name, fit.order, fit.interval) == ('bump', (6, 6), (-2.0, 4.0))
     x = np.linspace(-2, 4, 50_001)
-    assert fit.max_error == pytest.approx(np.abs(evaluate(fit, x) - bump(x)).max(), rel=0.01)
+    assert fit.max_error == pytest.approx(np.abs(evaluate_fit(fit, x) - bump(x)).max(), rel=0.01)
     assert fit.max_error < 1e-3
 
 
 def test_rational_function_is_found_again():
     truth = RationalFit('truth', (1.0, -2.0, 0.5, 0.25), (0.5, 0.75), (-3.0, 3.0), 0.0)
-    fit = fit_rational(lambda x: evaluate(truth, x), order=(3, 2))
+    fit = fit_rational(lambda x: evaluate_fit(truth, x), order=(3, 2))
     np.testing.assert_allclose(fit.numerator, truth.numerator, rtol=1e-6)
     np.testing.assert_allclose(fit.denominator, truth.denominator, rtol=1e-6)
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from kat_mm.fits import available_fits, get_fit
-from kat_mm.fits.fitter import FUNCTIONS, evaluate
+from kat_mm.fits.fitter import FUNCTIONS, evaluate_fit
 from kat_mm.layers import GroupRational
 
 
@@ -13,7 +13,7 @@ def test_module_starts_as_the_packaged_fit(name):
     x = np.linspace(*fit.interval, 160)
     module = GroupRational(8, num_groups=4, num_numerator_groups=2, init=name)
     y = module(torch.tensor(x, dtype=torch.float32).view(20, 8))
-    want = torch.from_numpy(evaluate(fit, x)).view(20, 8)
+    want = torch.from_numpy(evaluate_fit(fit, x)).view(20, 8)
     torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-6)
 
 

@@ -31,7 +31,7 @@ def load_magnitudes(pointer, group, COUNT: tl.constexpr, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _polynomial(x, c, COUNT: tl.constexpr):
+def polynomial(x, c, COUNT: tl.constexpr):
     """c[0] + c[1] x + ... up to c[COUNT - 1]"""
     # A constant too is undefined where x is.
     result = x * 0 + c[0] if COUNT == 1 else tl.zeros_like(x) + c[COUNT - 1]
@@ -41,7 +41,7 @@ def _polynomial(x, c, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _derivative(x, c, FIRST: tl.constexpr, COUNT: tl.constexpr):
+def derivative(x, c, FIRST: tl.constexpr, COUNT: tl.constexpr):
     """sum of power * c[i] * x^(power - 1), where c[i] belongs to power i + 1 - FIRST"""
     result = tl.zeros_like(x)
     for i in tl.static_range(COUNT - FIRST):
@@ -50,12 +50,12 @@ def _derivative(x, c, FIRST: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _reciprocal_denominator(magnitude, b, N: tl.constexpr, APPROXIMATE: tl.constexpr):
+def reciprocal_denominator(magnitude, b, N: tl.constexpr, APPROXIMATE: tl.constexpr):
     """1 / Q(x) from |x| and |b|; Q is at least 1."""
     if N == 0:
         q = magnitude * 0 + 1
     else:
-        q = _polynomial(magnitude, b, N) * magnitude + 1
+        q = polynomial(magnitude, b, N) * magnitude + 1
     if APPROXIMATE:
         # A division takes five more instructions, for numbers that q cannot be.
         q = tl.inline_asm_elementwise(
@@ -67,7 +67,7 @@ def _reciprocal_denominator(magnitude, b, N: tl.constexpr, APPROXIMATE: tl.const
 
 
 @triton.jit
-def _times_sign(value, x, DTYPE: tl.constexpr):
+def times_sign(value, x, DTYPE: tl.constexpr):
     """value * sign(x) in one instruction: the sign bits are combined."""
     if DTYPE == tl.float64:
         sign = x.to(tl.int64, bitcast=True) & -(2**63)
@@ -81,7 +81,7 @@ def _times_sign(value, x, DTYPE: tl.constexpr):
 @triton.jit
 def evaluate(x, a, b, M: tl.constexpr, N: tl.constexpr, APPROXIMATE: tl.constexpr):
     """F(x) of a tile, from the coefficients a and the magnitudes b."""
-    return _polynomial(x, a, M + 1) * _reciprocal_denominator(tl.abs(x), b, N, APPROXIMATE)
+    return polynomial(x, a, M + 1) * reciprocal_denominator(tl.abs(x), b, N, APPROXIMATE)
 
 
 @triton.jit
@@ -102,13 +102,13 @@ def differentiate(
     N: the gradients of the coefficients, but for the sign of the latter.
     """
     magnitude = tl.abs(x)
-    reciprocal = _reciprocal_denominator(magnitude, b, N, APPROXIMATE)
+    reciprocal = reciprocal_denominator(magnitude, b, N, APPROXIMATE)
     grad *= reciprocal
-    value = _polynomial(x, a, M + 1) * reciprocal
+    value = polynomial(x, a, M + 1) * reciprocal
     grad_q = grad * value
     # dQ/dx = sign(x) dQ/d|x|
-    slope = _times_sign(_derivative(magnitude, b, 0, N), x, DTYPE)
-    grad_x = _derivative(x, a, 1, M + 1) * grad - slope * grad_q
+    slope = times_sign(derivative(magnitude, b, 0, N), x, DTYPE)
+    grad_x = derivative(x, a, 1, M + 1) * grad - slope * grad_q
 
     # grad * x^i as (grad or grad * x) * (x^2)^k: one fused multiply-add for each sum.
     square = x * x

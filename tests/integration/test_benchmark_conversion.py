@@ -55,24 +55,34 @@ def work_dirs(tmp_path_factory):
 
 def test_results_and_plots_come_from_the_runs_that_are_there(work_dirs, tmp_path):
     result = run_tool(
-        '../benchmarks/cifar10.py', '--work-dirs', work_dirs, '--out-dir', tmp_path / 'out'
+        '../benchmarks/conversion.py', '--work-dirs', work_dirs, '--out-dir', tmp_path / 'out'
     )
     assert result.status == 0, result.stderr
     results = json.loads((tmp_path / 'out' / 'results.json').read_text())
-    assert results['runs'].keys() == {'vit', 'gelu'}
+    compared = run_tool(
+        '../benchmarks/compare.py',
+        'cifar10',
+        '--work-dirs',
+        work_dirs,
+        '--out-dir',
+        tmp_path / 'out2',
+    )
+    assert compared.status == 0, compared.stderr
+    runs = json.loads((tmp_path / 'out2' / 'results.json').read_text())['runs']
+    assert runs.keys() == {'ViT-T from scratch, seed 0', 'KAT-T from ViT-T, GELU start, seed 0'}
     conversion = results['conversion']['0']
-    assert conversion['vit_top1'] == results['runs']['vit']['0']['top1']
+    assert conversion['vit_top1'] == runs['ViT-T from scratch, seed 0']['top1']
     starts = conversion['starts']
     best, swish = starts['gelu (9, 8) on [-8, 8]'], starts['swish (5, 4) on [-3, 3]']
     assert best['agreement'] == 100 and best['top1'] == conversion['vit_top1']
     assert best['relative_l2'] < 1e-3 < swish['relative_l2']
     assert best['rms_error'] < 1e-3 < swish['rms_error']
     assert conversion['inputs'].keys() == {f'backbone.blocks.{i}.mlp.act' for i in range(2)}
-    for name in ('curves.png', 'preactivations.png'):
-        assert cv2.imread(str(tmp_path / 'out' / name)).shape[1] > 500
+    for name in ('out2/curves.png', 'out/preactivations.png'):
+        assert cv2.imread(str(tmp_path / name)).shape[1] > 500
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
-    result = run_tool('../benchmarks/cifar10.py', '--work-dirs', tmp_path)
+    result = run_tool('../benchmarks/conversion.py', '--work-dirs', tmp_path)
     assert result.status == 1
-    assert 'holds no runs such as' in result.last_line
+    assert 'holds no trained ViT such as' in result.last_line
