@@ -1,5 +1,6 @@
 import gc
 import os
+import sys
 
 import pytest
 import torch
@@ -57,3 +58,10 @@ def trust_of_the_process(monkeypatch):
     from kat_mm.checkpoints import trust
 
     monkeypatch.setattr(trust, '_trusted', None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    """Else what another test compiled at other sizes is compiled for all sizes, in minutes."""
+    if 'torch._dynamo' in sys.modules:
+        torch._dynamo.reset()

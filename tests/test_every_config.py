@@ -1,6 +1,7 @@
 """Every config, found by its default scope: a training step and predictions, at a small size.
 
 There is no list of names to forget a config in: a new file in configs/ is tested here at once.
+Those of which a smaller model is tested, and twins of a tested config, are marked slow.
 """
 
 import re
@@ -20,6 +21,19 @@ from kat_mm.backbones.archs import resolve_arch
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 SIZE = 64
+
+
+SIZES = re.compile('_([tsbl])_')
+
+
+def is_slow(path):
+    """Whether it differs from another one in its size or in its feed-forward alone."""
+    size = SIZES.search(path.stem)
+    smaller = 'tsbl'.partition(size[1])[0] if size else ''
+    twin = path.with_name(path.name.replace('vit_', 'kat_'))
+    return (twin != path and twin in CONFIGS) or any(
+        path.with_name(SIZES.sub(f'_{size}_', path.name, count=1)) in CONFIGS for size in smaller
+    )
 
 
 def load(path):
@@ -129,7 +143,13 @@ def test_every_dense_vit_is_the_twin_of_a_kat():
         assert_twins(load(kat).to_dict(), load(path).to_dict())
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path',
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * is_slow(path))
+        for path in CONFIGS
+    ],
+)
 def test_a_step_of_every_config_reaches_every_weight_of_the_backbone_and_it_predicts(path):
     cfg = load(path)
     shrink(cfg)

@@ -201,14 +201,19 @@ def check_annotation_file(path: Path, num_classes: int | None) -> None:
     """Check a file of lines ``image label``.
 
     Raises:
-        UserError: A line has no label, or one outside of the classes of the head.
+        UserError: There are no lines, or one has no label or one outside of the head's classes.
     """
     if not path.is_file():
         raise UserError(f'annotation file {path} does not exist; each line is: IMAGE LABEL')
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        label = line.rpartition(' ')[2]
-        if not label.isdecimal() or (num_classes is not None and int(label) >= num_classes):
+    lines = read_text(path).splitlines()
+    if not lines:
+        raise UserError(f'annotation file {path} is empty; each line is: IMAGE LABEL')
+    for number, line in enumerate(lines, 1):
+        image, _, label = line.rpartition(' ')
+        is_label = label.isdecimal() and (num_classes is None or int(label) < num_classes)
+        if not image.strip() or not is_label:
             expected = f'0 to {num_classes - 1}' if num_classes else 'a number from 0'
             raise UserError(
-                f'{path}, line {number}: {line!r} must end in a label of {expected}, behind a space'
+                f'{path}, line {number}: {line!r} must be an image, and behind a space its label '
+                f'of {expected}'
             )

@@ -210,10 +210,17 @@ class _Objects:
         self._fail(far, 'its polygon reaches further outside than the image is large')
         box_first, box_last = self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]
         apart = ((first > box_last + _EDGE) | (last < box_first - _EDGE)).any(1)
+        apart &= self.has_area
+        is_polygon = np.isnan(self.mask_sizes[:, 0])
         self._fail(
-            apart & self.has_area,
+            apart & is_polygon,
             'its polygon lies outside of the box; boxes are [x, y, width, height], polygons '
             '[x1, y1, x2, y2, ...]',
+        )
+        self._fail(
+            apart,
+            'its mask, as run lengths, lies outside of the box; boxes are [x, y, width, height], '
+            'and run lengths go down the columns',
         )
 
     def _refuse_mask(self, row: int, given: str, problem: str) -> None:

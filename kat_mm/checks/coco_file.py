@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from kat_mm.checks.json_records import read_records
 from kat_mm.checks.names import some
 from kat_mm.checks.progress import Progress
-from kat_mm.checks.run_lengths import decode_counts
+from kat_mm.checks.run_lengths import bounds, decode_counts
 from kat_mm.errors import UserError
 
 _LISTS = ('images', 'annotations', 'categories')
@@ -34,7 +35,7 @@ class Columns:
         self.with_masks = with_masks
         self.ids, self.image_ids, self.category_ids = [], [], []
         # Rows of 13: x, y, width, height, area, crowd, ignore; of masks: left, top, right, bottom,
-        # or the height and width of run lengths.
+        # and of run lengths their height and width.
         self.numbers = array('d')
         self.bad_masks = {}  # by row
 
@@ -60,7 +61,7 @@ _NO_MASK = (math.nan,) * 6
 
 
 def _mask_numbers(given) -> tuple[float, ...]:
-    """Bounds of polygons, or the size of run lengths.
+    """Bounds of polygons, or of run lengths with their size.
 
     Raises:
         ValueError, TypeError, OverflowError: It is neither.
@@ -71,20 +72,18 @@ def _mask_numbers(given) -> tuple[float, ...]:
         if not (_is_whole(height) and _is_whole(width)) or not isinstance(counts, str | list):
             raise ValueError
         if isinstance(counts, str):
-            lengths = decode_counts(counts)
-            foreground, total, least = lengths[1::2].sum(), lengths.sum(), lengths.min(initial=0)
-        else:
-            if not set(map(type, counts)) <= {int}:
-                raise ValueError
-            foreground, total, least = sum(counts[1::2]), sum(counts), min(counts, default=0)
+            counts = decode_counts(counts).tolist()
+        elif not set(map(type, counts)) <= {int}:
+            raise ValueError
+        total, least = sum(counts), min(counts, default=0)
         if least < 0 or total != height * width:
             raise ValueError(
                 f'its run lengths add up to {total} pixels and not {height} x {width} = '
                 f'{height * width}' + (', and one is negative' if least < 0 else '')
             )
-        if not foreground:
+        if not sum(counts[1::2]):
             raise ValueError('its run lengths have no pixel of the object')
-        return (*(math.nan,) * 4, height, width)
+        return (*bounds(counts, int(height)), height, width)
     if not isinstance(given, list) or not given:
         raise ValueError
     left = top = math.inf
@@ -166,7 +165,7 @@ def _describe(keys: dict) -> str:
         )
     if '_via_img_metadata' in keys or {'filename', 'regions'} <= inner:
         return "a project of VIA: export its annotations in COCO's format"
-    return 'a list' if '' in keys else f'the keys {some(keys)}'
+    return 'a list or a single value' if '' in keys else f'the keys {some(keys)}'
 
 
 def _is_annotation(record: dict) -> bool:
@@ -219,8 +218,12 @@ def as_json(value) -> str:
     return text if len(text) <= 80 else f'{text[:80]}...'
 
 
+_SURROGATE = re.compile('[\ud800-\udfff]')  # half a character, which no file's name holds
 _NUMBER = _is_number, 'a number'
-_STRING = lambda value: isinstance(value, str), 'a string'
+_STRING = (
+    lambda value: isinstance(value, str) and not _SURROGATE.search(value),
+    'a string of Unicode',
+)
 _PIXELS = _is_whole, 'a whole number of pixels from 1'
 # What mmdet and COCO's evaluation read.
 _FIELDS = {

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from kat_mm.errors import UserError
+
 # Of images, in lower case.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm')
 
@@ -13,9 +15,17 @@ def list_files(folder: str | Path) -> tuple[list[str], list[str]]:
     Returns:
         Their paths relative to the folder, and those of links whose target does not exist, which
         mmengine leaves out too.
+
+    Raises:
+        UserError: A folder may not be read, or links lead in a circle.
     """
     files, broken = [], []
-    _list(str(folder), '', files, broken)
+    try:
+        _list(str(folder), '', files, broken)
+    except OSError as error:
+        raise UserError(
+            f'{error.filename} cannot be read: {error.strerror}; mend or remove it'
+        ) from error
     return files, broken
 
 

@@ -27,23 +27,36 @@ def read_records(
         there is none. A file that holds no object gives the key '' and its first value.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is no JSON, or has one of ``lists`` twice, of which readers take the last.
         UserError: It cannot be read, or is not in UTF-8.
     """
-    text = read_text(path)
+    try:
+        yield from _read(read_text(path), lists, progress)
+    except RecursionError:
+        raise ValueError('its lists or objects are nested too deeply') from None
+
+
+def _read(
+    text: str, lists: tuple[str, ...], progress: Callable[[int, int], None]
+) -> Iterator[tuple[str, object]]:
     scan = json.JSONDecoder().raw_decode
     at = _skip(text, 0)
     if text[at : at + 1] == '[':  # the first item tells what it is
-        yield '', scan(text, _skip(text, at + 1))[0]
+        at = _skip(text, at + 1)
+        yield '', scan(text, at)[0] if text[at : at + 1] != ']' else []
         return
     if text[at : at + 1] != '{':
         yield '', json.loads(text)
         return
     at = _skip(text, at + 1)
+    seen = set()
     while text[at : at + 1] != '}':
         key, at = scan(text, at)
         if not isinstance(key, str):
             raise json.JSONDecodeError('Expecting property name', text, at)
+        if key in seen:
+            raise ValueError(f'it has {key!r} twice')
+        seen.update({key}.intersection(lists))
         at = _skip(text, _expect(text, at, ':'))
         if key in lists and text[at : at + 1] == '[':
             at = _skip(text, at + 1)

@@ -1,4 +1,6 @@
-"""Masks as run lengths, in COCO's compressed strings."""
+"""Masks as run lengths, as COCO has them."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,3 +37,21 @@ def decode_counts(text: str) -> np.ndarray:
     counts[2::2] = np.cumsum(counts[2::2])
     counts[1::2] = np.cumsum(counts[1::2])
     return counts
+
+
+def bounds(counts: Sequence[int], height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a mask; right and bottom are behind its last pixels.
+
+    Args:
+        counts: Pixels of background and of the object in turn, column by column; at least one is of
+            the object.
+        height: Pixels of a column.
+    """
+    ends = np.cumsum(counts)
+    first, last = ends[:-1:2], ends[1::2] - 1
+    is_there = first <= last
+    first, last = first[is_there], last[is_there]
+    top, bottom = 0, height
+    if (first // height == last // height).all():  # no run goes on in the next column
+        top, bottom = (first % height).min(), (last % height).max() + 1
+    return first[0] // height, top, last[-1] // height + 1, bottom

@@ -80,8 +80,10 @@ def _listed(path: Path, present: set[str], images: Path, suffix: str) -> set[str
     if not path.is_file():
         raise UserError(f'ann_file {path} does not exist; each line is an image without {suffix}')
     names = [line.strip() for line in read_text(path).splitlines()]
+    if not names:
+        raise UserError(f'ann_file {path} is empty; each line is an image without {suffix}')
     lacking = [name for name in names if name not in present]
-    if lacking or not names:
+    if lacking:
         raise UserError(
             f'{len(lacking)} of {len(names)} lines of {path} are no images in {images}, the first '
             f'{some(map(repr, lacking), 1)}: each line is the name of an image without {suffix}'

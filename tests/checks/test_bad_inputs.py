@@ -157,10 +157,12 @@ def _made(folder: Path) -> Path:
     'content, refused',
     [
         ('cat/0.jpg 0\ndog/1.jpg 1\n', None),
-        ('cat/0.jpg 0\n\n', "line 2: '' must end in a label"),
-        ('cat/0.jpg 2\n', 'must end in a label of 0 to 1'),
-        ('cat/0.jpg -1\n', 'must end in a label of 0 to 1'),
-        ('cat/0.jpg,0\n', 'must end in a label of 0 to 1, behind a space'),
+        ('', 'list.txt is empty; each line is: IMAGE LABEL'),
+        ('cat/0.jpg 0\n\n', "line 2: '' must be an image, and behind a space its label"),
+        (' 0\n', "line 1: ' 0' must be an image, and behind"),
+        ('cat/0.jpg 2\n', 'its label of 0 to 1'),
+        ('cat/0.jpg -1\n', 'its label of 0 to 1'),
+        ('cat/0.jpg,0\n', 'its label of 0 to 1'),
         ('cat/9.jpg 0\n', '9.jpg does not exist, although the data set lists it'),
         (b'\xef\xbb\xbfcat/0.jpg 0\n', 'list.txt begins with a byte-order mark'),
         ('cat/0.jpg 0\n'.encode('utf-16'), 'list.txt is in UTF-16'),
@@ -232,6 +234,11 @@ def segmentation(root, num_classes=2, head=None, **changes):
     )
 
 
+def _circle(path: Path):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
 FIRST_LABELS = 'labels/train/0.png'
 FIRST_SCENE = 'images/train/0.jpg'
 
@@ -255,6 +262,8 @@ FIRST_SCENE = 'images/train/0.jpg'
         (lambda r: save_labels(r, Image.fromarray(halves(0, 1) > 0)), None, None),
         (lambda r: save_labels(r, halves(0, 7)), r'0.png: label values \[7\] are outside', None),
         (lambda r: save_labels(r, halves(255, 255)), None, None),
+        (lambda r: _circle(r / FIRST_LABELS), '0.png cannot be read: Too many levels of', None),
+        (lambda r: (r / 'images/train/x').symlink_to('.'), 'cannot be read: Too many lev', None),
         (lambda r: all_labels(r, halves(0, 255)), 'class 0 alone, .* foreground 1', None),
         (lambda r: all_labels(r, halves(255, 255)), 'no pixel of a class: all are ign', None),
         (lambda r: save_labels(r, halves(0, 1, size=(20, 15))), '20x15 pixels, but its', None),
@@ -394,6 +403,7 @@ def run_lengths(counts, size=(HEIGHT, WIDTH)):
         (run_lengths([0, 2**40]), 'add up to', None),
         (run_lengths('0'), 'add up to 0 pixels', None),
         (run_lengths([760, 12, 428]), None, None),
+        (run_lengths([0, 12, 1188]), 'its mask, as run lengths, lies outside of the box', None),
         (run_lengths([760, 12, 428], (WIDTH, HEIGHT)), 'is of another size', None),
         (objects(iscrowd=1), '2 crowds .iscrowd=1; set it to 0', None),
         (first(iscrowd=1), None, '1 of 2 objects are crowds'),
@@ -407,6 +417,7 @@ def run_lengths(counts, size=(HEIGHT, WIDTH)):
         (lambda c: c['images'][0].update(file_name='./a.jpg'), None, None),
         (lambda c: c['images'][0].update(file_name='../images/a.jpg'), None, None),
         (lambda c: c['images'][0].update(file_name='x\\a.jpg'), r"write / for Windows' \\", None),
+        (lambda c: c['images'][0].update(file_name='\ud800.jpg'), 'a string of Unicode', None),
         (lambda c: c['images'][0].update(file_name='z.jpg'), 'missing in .*images, the', None),
         (lambda c: c['images'].pop(), 'annotation 2 .* is of image 2, which', None),
         (lambda c: (c['images'].pop(), c['annotations'].pop()), None, 'does not list, .*: b.jpg'),
@@ -425,7 +436,11 @@ def test_annotation_files(examine, boxes, damage, refused, said):
         (json.dumps(coco())[:-40], 'is no readable JSON'),
         ('\ufeff' + json.dumps(coco()), 'begins with a byte-order mark'),
         (json.dumps(coco()).encode('utf-16'), 'is in UTF-16'),
+        (json.dumps(coco())[:-1] + ', "annotations": []}', "it has 'annotations' twice"),
+        ('[' * 99_999 + ']' * 99_999, 'are nested too deeply'),
         (json.dumps([coco()]), "is not COCO's"),
+        ('[]', "is not COCO's: .* it holds a list"),
+        ('null', "is not COCO's: .* it holds a list or a single value"),
         (json.dumps(dict(coco(), categories={})), "is not COCO's"),
     ],
 )

@@ -24,6 +24,7 @@ def test_lists_that_are_asked_for_come_item_by_item(tmp_path, indent):
 def test_what_is_no_object_gives_its_first_value(tmp_path):
     assert read(tmp_path, ' [{"x": 1}, 2]') == [('', dict(x=1))]
     assert read(tmp_path, '5') == [('', 5)]
+    assert read(tmp_path, ' [ ]') == [('', [])]
 
 
 @pytest.mark.parametrize(
@@ -31,14 +32,26 @@ def test_what_is_no_object_gives_its_first_value(tmp_path):
     [
         '', '{', '{"a"', '{"a":', '{"a": [', '{"a": [1', '{"a": [1,', '{"a": [1,]}', '{"a": [1 2]}',
         '{"a": [1]', '{"a": [1]} 5', '{"a": [1],}', '{"a" [1]}', '{5: 1}', '{"x": 1 "y": 2}', '[',
-        '[]', '{a: 1}', '{"x": [1}',
+        '{a: 1}', '{"x": [1}',
     ],
 )  # fmt: skip
 def test_what_json_refuses_is_refused(tmp_path, text):
-    if text != '[]':  # has no first value
-        with pytest.raises(ValueError):
-            json.loads(text)
     with pytest.raises(ValueError):
+        json.loads(text)
+    with pytest.raises(ValueError):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('{"a": [1], "a": []}', "it has 'a' twice"),  # of which others take the last
+        ('[' * 99_999, 'nested too deeply'),
+        ('{"a": [' + '{"x":' * 99_999, 'nested too deeply'),
+    ],
+)
+def test_what_json_takes_otherwise_is_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
         read(tmp_path, text)
 
 

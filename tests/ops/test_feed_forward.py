@@ -126,7 +126,9 @@ def test_every_way_gives_the_same_numbers_without_gradients_or_compiled():
 
 
 @pytest.mark.parametrize('device', DEVICES)
-@pytest.mark.parametrize('needed, with_branch', [(True, True), (False, False)])
+@pytest.mark.parametrize(
+    'needed, with_branch', [(True, True), pytest.param(False, False, marks=pytest.mark.slow)]
+)
 def test_operators_keep_the_rules_of_torch_library(needed, with_branch, device):
     x, branch, scale, parameters = make(device)
     bias = torch.linspace(-1, 1, x.shape[-1], device=device)
