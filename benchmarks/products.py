@@ -44,7 +44,8 @@ from kat_mm.ops.common.rational import (
 from kat_mm.ops.linear_rational import forward as library
 
 RESULTS = Path(__file__).parent / 'results' / 'products'
-# Rows, C and hidden width of a training step of B, S, T and L, and of ViTDet-B with 2 images of 1024.
+# Rows, C and hidden width of a training step of B, S, T and L, and of ViTDet-B with 2 images of
+# 1024.
 SHAPES = {
     'B 128': (25216, 768, 3072),
     'S 256': (50432, 384, 1536),

@@ -150,15 +150,16 @@ def _linear_rational_kernel(
 
 
 # Where the kernel is faster than a product and a kernel after it, by C_in and C_out: tilings where
-# the product is kept and where it is not, and from how many rows. Measured on an H100 by
-# benchmarks/products.py; docs/kernels.md tells the margins.
+# the product is kept and where it is not, and the fewest rows that were measured (on an H100, by
+# benchmarks/products.py). Small tiles leave room for two programs, of which one multiplies while
+# the other writes; with more channels their operands would pass through the cache too often.
 _SMALL = Tiling(128, 128, 64, 3, 8, 2, True), Tiling(128, 128, 64, 3, 4, 2, True)
 _LARGE = Tiling(128, 256, 64, 3, 8, 1, False), Tiling(128, 256, 64, 4, 8, 1, True)
 CHOICE = {
-    (192, 768): (*_SMALL, 8192),
-    (384, 1536): (*_SMALL, 8192),
+    (192, 768): (*_SMALL, 50432),
+    (384, 1536): (*_SMALL, 50432),
     (768, 3072): (*_LARGE, 8192),
-    (1024, 4096): (*_LARGE, 8192),
+    (1024, 4096): (*_LARGE, 12608),
 }
 
 

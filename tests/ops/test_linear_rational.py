@@ -184,7 +184,7 @@ def test_odd_sizes_equal_float64(channels, hidden, groups, keep):
 @pytest.mark.gpu
 @pytest.mark.parametrize('channels, hidden', kernels.CHOICE)
 def test_inference_holds_one_tensor_of_the_hidden_width(channels, hidden):
-    x, *parameters = make('cuda', (16384,), channels, hidden, torch.bfloat16)
+    x, *parameters = make('cuda', (50432,), channels, hidden, torch.bfloat16)
     with torch.no_grad():
         y = linear_rational(x, *parameters)  # compiles, and holds what it needs of memory
         before = torch.cuda.memory_allocated()
@@ -195,7 +195,7 @@ def test_inference_holds_one_tensor_of_the_hidden_width(channels, hidden):
 
 @pytest.mark.gpu
 def test_tensors_between_aligned_addresses_are_read():
-    x, weight, bias, a, b = make('cuda', (16384,), 192, 768, torch.bfloat16)
+    x, weight, bias, a, b = make('cuda', (50432,), 192, 768, torch.bfloat16)
     moved = torch.cat([weight.new_zeros(1), weight.flatten()])[1:].view_as(weight)
     with torch.no_grad():
         assert torch.equal(
@@ -205,7 +205,7 @@ def test_tensors_between_aligned_addresses_are_read():
 
 @pytest.mark.gpu
 def test_what_was_not_measured_takes_the_plain_way():
-    x, weight, bias, a, b = make('cuda', (16384,), 192, 768, torch.bfloat16)
+    x, weight, bias, a, b = make('cuda', (50432,), 192, 768, torch.bfloat16)
 
     def chosen(x, weight, a, b):
         return kernels.tiling_for(x, weight, a, b, True) is not None
