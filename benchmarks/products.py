@@ -3,16 +3,22 @@
     python benchmarks/products.py
 
 What is asked: does a product that applies the rational function before it writes (an epilogue) pay
-for being slower than cuBLAS? Forward, fc1: (rows, K) x (N, K)^T, whose epilogue writes the product
-and act2 of it. Backward, the gradient of fc2's input: (rows, K) x (K, N), whose epilogue reads what
-fc1 gave, applies the derivative of act2, writes the gradient and act2's output, and adds up for
-each tile the gradients of coefficients and bias; the order of all sums is fixed.
+for being slower than cuBLAS? Forward, fc1: (rows, K) x (N, K)^T, whose epilogue writes the product,
+in training, and act2 of it: ``kat_mm.ops.linear_rational``, as the library calls it, against cuBLAS
+and the kernel of act2, and the time that the host takes for either. Backward, the gradient of fc2's
+input: (rows, K) x (K, N), whose epilogue reads what fc1 gave, applies the derivative of act2,
+writes the gradient and act2's output, and adds up for each tile the gradients of coefficients and
+bias; the order of all sums is fixed.
 
-The kernels are persistent: one program for each multiprocessor, operands by tensor descriptors.
-Each shape takes the fastest of a few tilings. Only those that agree with float64 are timed.
+The kernels written here, of bare products and of the one backward, are persistent: one program for
+each multiprocessor, operands by tensor descriptors. Each shape takes the fastest of a few tilings.
+Only those that agree with float64 are timed.
 """
 
 import argparse
+import functools
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,20 +35,22 @@ from kat_mm.ops import group_rational_eager as eager
 from kat_mm.ops import group_rational_triton as kernels
 from kat_mm.ops.common.rational import (
     derivative,
-    evaluate,
     load_coefficients,
     load_magnitudes,
     polynomial,
     reciprocal_denominator,
     times_sign,
 )
+from kat_mm.ops.linear_rational import forward as library
 
 RESULTS = Path(__file__).parent / 'results' / 'products'
-# Rows, C and hidden width of a training step of B, S and T, and of ViTDet-B with 2 images of 1024.
+# Rows, C and hidden width of a training step of B, S, T and L, and of ViTDet-B with 2 images of
+# 1024.
 SHAPES = {
     'B 128': (25216, 768, 3072),
     'S 256': (50432, 384, 1536),
     'T 256': (50432, 192, 768),
+    'L 64': (12608, 1024, 4096),
     'ViTDet-B 2': (8192, 768, 3072),
 }
 GROUPS = 8
@@ -73,19 +81,6 @@ def _tile_of(tile, rows_tiles, column_tiles, BAND: tl.constexpr):
 def _halves(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Left and right half of a tile."""
     return tl.split(tl.permute(tl.reshape(x, [ROWS, 2, COLUMNS // 2]), [0, 2, 1]))
-
-
-@triton.jit
-def _activate(
-    x, product, output, bias, a, b_ptr, row, column, WIDTH: tl.constexpr, GROUP, PTX, KEEP
-):
-    b = load_magnitudes(b_ptr, column // GROUP, 4, tl.float32)
-    rounded = x.to(product.dtype)
-    if KEEP:
-        product.store([row, column], rounded)
-    shift = tl.load(bias + column + tl.arange(0, WIDTH))[None, :]
-    y = evaluate(rounded.to(tl.float32) + shift, a, b, 5, 4, PTX)
-    output.store([row, column], y.to(output.dtype))
 
 
 @triton.jit
@@ -158,7 +153,7 @@ def _product_kernel(
     PTX: tl.constexpr,
     SPECIALIZED: tl.constexpr,
 ):
-    """left @ right, rounded; TASK 'forward': act2 of it; 'backward': its gradient as above."""
+    """left @ right, rounded; TASK 'backward': what act2's gradient makes of it, as above."""
     row_tiles = tl.cdiv(num_rows, ROWS)
     column_tiles = tl.cdiv(num_columns, COLUMNS)
     a = load_coefficients(a_ptr, 0, 6, tl.float32)
@@ -190,21 +185,6 @@ def _product_kernel(
             start = column + s * WIDTH
             if TASK == 'bare':
                 product.store([row, start], parts[s].to(product.dtype))
-            elif TASK != 'backward':
-                _activate(
-                    parts[s],
-                    product,
-                    output,
-                    bias,
-                    a,
-                    b_ptr,
-                    row,
-                    start,
-                    WIDTH,
-                    GROUP,
-                    PTX,
-                    TASK == 'forward',
-                )
             else:
                 at = (i * column_tiles + j) * SPLITS + s
                 _differentiate(
@@ -309,29 +289,22 @@ def operands(direction: str, t: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return (t['grad'], t['weight2']) if direction == 'backward' else (t['x'], t['weight1'])
 
 
-def check(direction: str, t: dict[str, Tensor], product: Product) -> float:
+def check(t: dict[str, Tensor], product: Product) -> float:
     """Largest error beside float64, of the outputs and the sums, relative to the largest value."""
     product()
-    left, right = (x.double() for x in operands(direction, t))
+    left, right = (x.double() for x in operands('backward', t))
     a, b, bias = (t[name].double() for name in ('a', 'b', 'bias'))
-    if direction != 'backward':
-        want = left @ right.T
-        rounded = want.to(t['x'].dtype).double()
-        pairs = [(product.output.double(), eager.forward(rounded + bias, a, b))]
-        if direction == 'forward':
-            pairs.append((product.product.double(), want))
-    else:
-        grad = (left @ right).to(t['grad'].dtype).double()
-        x = t['hidden'].double() + bias
-        want_x, want_a, want_b, _ = eager.backward(grad, x, a, b)
-        shifts, got_a, got_b = product.sums()
-        pairs = [
-            (product.product.double(), want_x),
-            (product.output.double(), eager.forward(x, a, b)),
-            (shifts.double(), want_x.sum(dim=0)),
-            (got_a.double(), want_a[0]),
-            (got_b.double().where(b >= 0, -got_b.double()), want_b),
-        ]
+    grad = (left @ right).to(t['grad'].dtype).double()
+    x = t['hidden'].double() + bias
+    want_x, want_a, want_b, _ = eager.backward(grad, x, a, b)
+    shifts, got_a, got_b = product.sums()
+    pairs = [
+        (product.product.double(), want_x),
+        (product.output.double(), eager.forward(x, a, b)),
+        (shifts.double(), want_x.sum(dim=0)),
+        (got_a.double(), want_a[0]),
+        (got_b.double().where(b >= 0, -got_b.double()), want_b),
+    ]
     return max(((got - want).abs().max() / want.abs().max()).item() for got, want in pairs)
 
 
@@ -344,7 +317,7 @@ def fastest(task: str, direction: str, t: dict, choice: tuple) -> tuple[Product 
         name = ' x '.join(map(str, tiling))
         try:
             product = Product(task, *operands(direction, t), t, tiling)
-            if task != 'bare' and (error := check(direction, t, product)) > 0.02:
+            if task != 'bare' and (error := check(t, product)) > 0.02:
                 times[name] = f'differs from float64 by {error:.2g}'
                 continue
             times[name] = do_bench(product, warmup=5, rep=20, return_mode='median')
@@ -362,8 +335,6 @@ def measure(name: str, choice: tuple) -> dict:
     functions, tilings = {}, {}
     for direction, task in (
         ('forward', 'bare'),
-        ('forward', 'with act2'),
-        ('inference', 'with act2'),
         ('backward', 'bare'),
         ('backward', 'with act2'),
     ):
@@ -383,18 +354,40 @@ def measure(name: str, choice: tuple) -> dict:
     functions['backward, with act2, cuBLAS'] = lambda: kernels.backward_in_place(
         t['grad'].mm(t['weight2']), t['hidden'], a, b, bias
     )
+    for label, keep in (('forward', True), ('inference', False)):
+        functions[f'{label}, with act2, library'] = functools.partial(
+            library, t['x'], t['weight1'], bias, a, b, keep
+        )
     times = kernel_times(functions)
     ratios = {
-        label: times[f'{label}, cuBLAS']['median'] / times[f'{label}, Triton']['median']
-        for label in tilings
-        if f'{label}, Triton' in times
+        name.removesuffix(f', {who}'): times[name.removesuffix(who) + 'cuBLAS']['median']
+        / time['median']
+        for who in ('Triton', 'library')
+        for name, time in times.items()
+        if name.endswith(who)
+    }
+    host = {
+        who: host_time(functions[f'forward, with act2, {who}']) for who in ('cuBLAS', 'library')
     }
     print(name, (rows, channels, hidden))
     for label, value in sorted(times.items()):
         print(f'    {label:32} {value["median"]:8.4f} ms')
     print('    speed over cuBLAS:', {k: round(v, 3) for k, v in ratios.items()})
+    print('    host, ms:', {k: round(v, 4) for k, v in host.items()})
     shape = dict(rows=rows, channels=channels, hidden=hidden)
-    return dict(shape=shape, times=times, speed_over_cublas=ratios, tilings=tilings)
+    return dict(shape=shape, times=times, speed_over_cublas=ratios, host_ms=host, tilings=tilings)
+
+
+def host_time(function: Callable, calls: int = 100) -> float:
+    """Milliseconds that the host takes to start it, the least of a few turns."""
+    turns = []
+    for _ in range(5):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        turns.append(1000 * (time.perf_counter() - start) / calls)
+    return min(turns)
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 There are two families, and each function has one name in parallel files.
 
 Operators are made known to PyTorch, as ``torch.ops.kat_mm.NAME`` (``common/registration.py``):
-``group_rational``, ``add_layer_norm``, ``feed_forward``, ``fourier_low_rank``, ``resize``,
-``resized_cross_entropy``, and without a gradient ``resampled_argmax`` and ``suppress``. ``NAME.py``
-checks, chooses and registers; ``NAME_eager.py`` computes on any device, ``NAME_triton.py`` on a
-GPU.
+``group_rational``, ``add_layer_norm``, ``linear_rational``, ``feed_forward``, ``fourier_low_rank``,
+``resize``, ``resized_cross_entropy``, and without a gradient ``resampled_argmax`` and ``suppress``.
+``NAME.py`` checks, chooses and registers; ``NAME_eager.py`` computes on any device,
+``NAME_triton.py`` on a GPU.
 
 Products are linear algebra that PyTorch knows already (``common/products.py``): ``linear``,
 ``qkv_linear``, ``low_rank_attend``. Ours is their backward pass alone, where nothing traces, so
@@ -19,6 +19,7 @@ from .feed_forward import FeedForwardParameters, feed_forward
 from .fourier_low_rank import fourier_low_rank
 from .group_rational import group_rational
 from .linear import linear
+from .linear_rational import linear_rational
 from .low_rank_attend import low_rank_attend
 from .qkv_linear import qkv_linear, split_heads
 from .resampled_argmax import Taps, bilinear_rows, resampled_argmax
@@ -39,6 +40,7 @@ __all__ = [
     'fourier_low_rank',
     'group_rational',
     'linear',
+    'linear_rational',
     'low_rank_attend',
     'qkv_linear',
     'resampled_argmax',

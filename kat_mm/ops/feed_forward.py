@@ -16,9 +16,10 @@ from .add_layer_norm import kernels as norm_kernels
 from .common.dtypes import compute_dtype
 from .common.products import weight_gradient
 from .common.registration import Operator
-from .group_rational import group_rational
 from .group_rational import kernels as rational_kernels
 from .linear import linear
+from .linear_rational import check_kept, is_differentiated, linear_rational
+from .linear_rational import forward as linear_rational_forward
 
 
 class FeedForwardParameters(NamedTuple):
@@ -71,10 +72,11 @@ def feed_forward(
     check(x, *norm, branch, scale, *act1, branch_bias)
     dtype = fused_dtype(x, branch)
     if dtype is not None:
-        total, y, *_ = _operator(x, branch, branch_bias, scale, eps, dtype, *parameters)
+        keep = is_differentiated(x, branch, branch_bias, *parameters)
+        total, y, *_ = _operator(x, branch, branch_bias, scale, eps, dtype, keep, *parameters)
         return (x if branch is None else total), y
     total, y = add_layer_norm(x, *norm, eps, branch, scale, *act1, branch_bias)
-    y = group_rational(F.linear(y, p.weight1), p.numerator2, p.denominator2, p.bias1)
+    y = linear_rational(y, p.weight1, p.bias1, p.numerator2, p.denominator2)
     return total, linear(y, p.weight2, None)
 
 
@@ -85,19 +87,22 @@ def _forward(
     scale: Tensor | None,
     eps: float,
     dtype: torch.dtype,
+    keep: bool,
     *parameters: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(total, result, statistics of the normalisation, fc1's result, both weights in ``dtype``).
 
-    total is empty where nothing is added to x, and a weight where it is in ``dtype`` already.
+    total is empty where nothing is added to x, fc1's result where no gradient needs it (``keep``),
+    and a weight where it is in ``dtype`` already.
     """
     p = FeedForwardParameters(*parameters)
     total, y, statistics = norm_kernels.forward(
         x, branch, branch_bias, scale, *p.norm_and_act1, eps, dtype
     )
     cast1, cast2 = _cast(p.weight1, dtype), _cast(p.weight2, dtype)
-    hidden = F.linear(y, _used(p.weight1, cast1))
-    z = rational_kernels.forward(hidden, p.numerator2, p.denominator2, p.bias1)
+    z, hidden = linear_rational_forward(
+        y, _used(p.weight1, cast1), p.bias1, p.numerator2, p.denominator2, keep
+    )
     return total, F.linear(z, _used(p.weight2, cast2)), statistics, hidden, cast1, cast2
 
 
@@ -117,18 +122,19 @@ def _fake(
     scale: Tensor | None,
     eps: float,
     dtype: torch.dtype,
+    keep: bool,
     *parameters: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     p = FeedForwardParameters(*parameters)
     total, y, statistics = norm_kernels.empty_outputs(
         x, branch, branch_bias, scale, *p.norm_and_act1, eps, dtype
     )
-    hidden = y.new_empty(*x.shape[:-1], len(p.weight1))
+    hidden = y.new_empty(*x.shape[:-1], len(p.weight1)) if keep else y.new_empty(0)
     return total, y, statistics, hidden, *(_cast(w, dtype) for w in (p.weight1, p.weight2))
 
 
 def _setup_context(ctx, inputs, output):
-    x, branch, branch_bias, scale, _, ctx.dtype, *parameters = inputs
+    x, branch, branch_bias, scale, _, ctx.dtype, ctx.keep, *parameters = inputs
     total, _, statistics, hidden, cast1, cast2 = output
     p = FeedForwardParameters(*parameters)
     ctx.set_materialize_grads(False)
@@ -139,8 +145,9 @@ def _setup_context(ctx, inputs, output):
 
 
 def _formula(ctx, backward, grad_total, grad, *_):
+    check_kept('feed_forward', ctx.keep)
     total, *saved = ctx.saved_tensors
-    needed = FeedForwardParameters(*ctx.needs_input_grad[6:])
+    needed = FeedForwardParameters(*ctx.needs_input_grad[7:])
     grad_x, vectors, grad_branch, *others = backward(
         None if ctx.branch_dtype is None else grad_total,
         torch.zeros_like(total, dtype=ctx.dtype) if grad is None else grad,
@@ -152,7 +159,7 @@ def _formula(ctx, backward, grad_total, grad, *_):
         needed.weight2,
     )
     grad_x, grad_branch, grad_branch_bias, *norm = by_input(ctx, grad_x, vectors, grad_branch)
-    return grad_x, grad_branch, grad_branch_bias, None, None, None, *norm, *others
+    return grad_x, grad_branch, grad_branch_bias, *(None,) * 4, *norm, *others
 
 
 def _backward(
@@ -233,8 +240,9 @@ if norm_kernels:
     _parameters = ''.join(f', Tensor {name}' for name in FeedForwardParameters._fields)
     _operator = Operator(
         'feed_forward',
-        '(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor? scale, float eps, ScalarType dtype'
-        f'{_parameters}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
+        '(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor? scale, float eps,'
+        f' ScalarType dtype, bool keep{_parameters})'
+        ' -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
         forward=_forward,
         fake=_fake,
         backward_signature='(Tensor? grad_total, Tensor grad, Tensor total, Tensor? scale,'

@@ -50,7 +50,7 @@ def truth(x, branch, scale, p, branch_bias=None):
 
 def node(x, branch, scale, parameters, branch_bias=None):
     """The node itself, which runs under Triton's interpreter too."""
-    total, y, *_ = OPERATOR(x, branch, branch_bias, scale, EPS, x.dtype, *parameters)
+    total, y, *_ = OPERATOR(x, branch, branch_bias, scale, EPS, x.dtype, True, *parameters)
     return (x if branch is None else total), y
 
 
@@ -137,7 +137,7 @@ def test_operators_keep_the_rules_of_torch_library(needed, with_branch, device):
     leaves = [v if v is None else v.requires_grad_() for v in (x, branch, bias)]
     for index, parameter in enumerate(parameters):
         parameter.requires_grad_(needed or index not in (4, 8))
-    inputs = (*leaves, scale, EPS, torch.float32, *parameters)
+    inputs = (*leaves, scale, EPS, torch.float32, True, *parameters)
     operator, backward = (
         getattr(torch.ops.kat_mm, f'feed_forward{suffix}').default for suffix in ('', '_backward')
     )
@@ -165,7 +165,7 @@ def test_second_derivatives_are_refused(device):
 def test_second_derivatives_are_refused_where_only_cast_weights_are_trained():
     x, _, _, parameters = make('cuda')
     weights = [parameters[index].requires_grad_() for index in (4, 8)]
-    _, y, *_ = OPERATOR(x, None, None, None, EPS, torch.bfloat16, *parameters)
+    _, y, *_ = OPERATOR(x, None, None, None, EPS, torch.bfloat16, True, *parameters)
     grads = torch.autograd.grad(y.sum(), weights, create_graph=True)
     with pytest.raises(NotImplementedError, match='twice'):
         grads[0].sum().backward()

@@ -19,6 +19,8 @@ from kat_mm.ops import (
     feed_forward,
     fourier_low_rank,
     group_rational,
+    linear_rational,
+    linear_rational_triton,
     resampled_argmax,
     resize,
     resized_cross_entropy,
@@ -68,6 +70,8 @@ def cases():
     parameters = (vector, vector, *act, empty(64, 16), empty(64), *act, empty(16, 64))
     q, coefficients = empty(2, 3, 7, 16, dtype=torch.bfloat16), empty(3, 6, 12, 7)
     maps = empty(2, 5, 4, 6, dtype=torch.bfloat16)
+    y = empty(2, 5, 768, dtype=torch.bfloat16)
+    product = (empty(2, 5, 192, dtype=torch.bfloat16), empty(768, 192), empty(768), *act)
     operators = torch.ops.kat_mm
     return {
         'group_rational': (group_rational, (half, numerator, denominator, vector), 1),
@@ -99,6 +103,20 @@ def cases():
             ),
             (x, x, x, None, statistics, empty(2, 5, 64), *parameters),
             4,
+        ),
+        # fc1 and act2 in one kernel.
+        'feed_forward_half': (
+            lambda *inputs: feed_forward(
+                inputs[0], None, None, 1e-6, FeedForwardParameters(*inputs[1:])
+            ),
+            (product[0], *[empty(192)] * 2, *act, *product[1:], empty(192, 768)),
+            2,
+        ),
+        'linear_rational': (linear_rational, product, 1),
+        'linear_rational_backward': (
+            lambda *inputs: operators.linear_rational_backward(*inputs, True, True),
+            (y, *product, y),
+            2,
         ),
         'fourier_low_rank': (
             lambda *inputs: fourier_low_rank(*inputs, 0.25),
@@ -151,6 +169,9 @@ def test_the_same_in_a_process_without_the_interpreter():
         'add_layer_norm_backward',
         'feed_forward',
         'feed_forward_backward',
+        'feed_forward_half',
+        'linear_rational',
+        'linear_rational_backward',
         'fourier_low_rank',
         'resize',
         'resize_backward',
@@ -161,12 +182,20 @@ def test_the_same_in_a_process_without_the_interpreter():
     ],
 )
 @pytest.mark.parametrize('dynamic', [False, True])
-def test_a_compiled_program_for_a_gpu_calls_the_kernels_themselves(dynamic, name, compile_for_gpu):
+def test_a_compiled_program_for_a_gpu_calls_the_kernels_themselves(
+    dynamic, name, compile_for_gpu, monkeypatch
+):
+    choice = {key: (*tilings, 0) for key, (*tilings, _) in linear_rational_triton.CHOICE.items()}
+    monkeypatch.setattr(linear_rational_triton, 'CHOICE', choice)
+    monkeypatch.setattr(linear_rational_triton, '_multiprocessors', lambda device: 132)
     function, inputs, count = cases()[name]
     calls = compile_for_gpu(function, *inputs, dynamic=dynamic)
     targets = [call.target for call in calls]
     assert targets.count(KERNEL) == count
     assert not [target for target in targets if 'kat_mm' in str(target)]
+    # fc1's product is in the kernel.
+    if name in ('feed_forward_half', 'linear_rational'):
+        assert sum('mm' in str(target) for target in targets) == (name == 'feed_forward_half')
     # The rest is memory for the results: nothing of what the kernels do is done by other means.
     assert not [target for target in targets if 'norm' in str(target) or 'aten.mul' in str(target)]
     # Inputs that were taken for outputs would be copied.
