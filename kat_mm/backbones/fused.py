@@ -22,6 +22,7 @@ from kat_mm.layers import (
     GroupRational,
     KArAt,
     LayerScale,
+    RotaryEmbedding,
     SoftmaxAttention,
     merge_windows,
     partition_windows,
@@ -217,16 +218,33 @@ def _attend(
     parts, window = attn._modules, attn.window_size
     x = partition_windows(x, grid, window)
     qkv, proj = _take_linear(parts['qkv']), _take_linear(parts['proj'])
+    attend, rotation = attn.attend, None
     if qkv is None or 'project' in vars(attn):
         q, k, v = attn.project(x)
     else:
-        q, k, v = qkv_linear(x, qkv[0], attn.qkv_bias, attn.num_heads)
-    x = attn.attend(q, k, v, grid, attn_mask).transpose(1, 2)
+        if _turns_at_once(attn):
+            rotation = attn.rope.angles(x, x.shape[1], grid, window)
+            attend = attn.weigh
+        q, k, v = qkv_linear(x, qkv[0], attn.qkv_bias, attn.num_heads, rotation)
+    x = attend(q, k, v, grid, attn_mask).transpose(1, 2)
     x = parts['norm'](merge_windows(x, grid, window).flatten(2))
     if proj is None or not _does_nothing(parts['proj_drop']):
         return parts['proj_drop'](parts['proj'](x)), None, False
     weight, bias, scaled = _scale_linear(layer_scale, *proj)
     return linear(x, weight, None), bias, scaled
+
+
+def _turns_at_once(attn: nn.Module) -> bool:
+    """Whether queries and keys are turned as they come from the linear map."""
+    parts = attn._modules
+    return (
+        type(attn) is SoftmaxAttention
+        and attn.rope is not None
+        and not vars(attn).keys() & {'attend', 'weigh'}
+        and _is_plain(attn.rope, RotaryEmbedding)
+        and _is_plain(parts['q_norm'], nn.Identity)
+        and _is_plain(parts['k_norm'], nn.Identity)
+    )
 
 
 def _feed_forward(

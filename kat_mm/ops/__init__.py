@@ -24,11 +24,13 @@ from .qkv_linear import qkv_linear, split_heads
 from .resampled_argmax import Taps, bilinear_rows, resampled_argmax
 from .resize import resize
 from .resized_cross_entropy import ResizedCrossEntropy, resized_cross_entropy
+from .rotary import Rotation, rotate
 from .suppress import suppress
 
 __all__ = [
     'FeedForwardParameters',
     'ResizedCrossEntropy',
+    'Rotation',
     'Taps',
     'add_branch',
     'add_layer_norm',
@@ -44,6 +46,7 @@ __all__ = [
     'resampled_argmax',
     'resize',
     'resized_cross_entropy',
+    'rotate',
     'split_heads',
     'suppress',
 ]
