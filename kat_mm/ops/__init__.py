@@ -3,16 +3,17 @@
 There are two families, and each function has one name in parallel files.
 
 Operators are made known to PyTorch, as ``torch.ops.kat_mm.NAME`` (``common/registration.py``):
-``group_rational``, ``add_layer_norm``, ``feed_forward``, ``fourier_low_rank``, ``resize``,
-``resized_cross_entropy``, and without a gradient ``resampled_argmax`` and ``suppress``. ``NAME.py``
-checks, chooses and registers; ``NAME_eager.py`` computes on any device, ``NAME_triton.py`` on a
-GPU.
+``activation``, ``add_layer_norm``, ``feed_forward``, ``fourier_low_rank``, ``group_rational``,
+``resize``, ``resized_cross_entropy``, and without a gradient ``resampled_argmax`` and ``suppress``.
+``NAME.py`` checks, chooses and registers; ``NAME_eager.py`` computes on any device,
+``NAME_triton.py`` on a GPU.
 
 Products are linear algebra that PyTorch knows already (``common/products.py``): ``linear``,
 ``qkv_linear``, ``low_rank_attend``. Ours is their backward pass alone, where nothing traces, so
 that a compiler and an exporter see nothing but PyTorch's products.
 """
 
+from .activation import ACTIVATIONS, activation
 from .add_layer_norm import add_branch, add_layer_norm, end_branch
 from .common import backend
 from .feed_forward import FeedForwardParameters, feed_forward
@@ -28,10 +29,12 @@ from .rotary import Rotation, rotate
 from .suppress import suppress
 
 __all__ = [
+    'ACTIVATIONS',
     'FeedForwardParameters',
     'ResizedCrossEntropy',
     'Rotation',
     'Taps',
+    'activation',
     'add_branch',
     'add_layer_norm',
     'backend',

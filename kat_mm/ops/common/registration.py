@@ -155,3 +155,10 @@ def is_eager(x: Tensor) -> bool:
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
     )
+
+
+def is_exported() -> bool:
+    """Whether the program is being exported or traced, which takes no operators but PyTorch's."""
+    # torch.compile counts as exporting where it looks.
+    exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    return exporting or torch.jit.is_tracing()
