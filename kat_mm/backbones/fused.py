@@ -250,7 +250,8 @@ def _turns_at_once(attn: nn.Module) -> bool:
     return (
         type(attn) is SoftmaxAttention
         and attn.rope is not None
-        and not vars(attn).keys() & {'attend', 'weigh'}
+        and 'attend' not in vars(attn)
+        and 'weigh' not in vars(attn)
         and _is_plain(attn.rope, RotaryEmbedding)
         and _is_plain(parts['q_norm'], nn.Identity)
         and _is_plain(parts['k_norm'], nn.Identity)
