@@ -8,9 +8,14 @@ from timing import kernel_times, machine, require_gpu, save
 from torch import Tensor
 
 from kat_mm.fits import get_fit
+from kat_mm.layers import RotaryEmbedding
+from kat_mm.ops import ACTIVATIONS, rotate, split_heads
+from kat_mm.ops import activation_triton as activation_kernels
 from kat_mm.ops import add_layer_norm_triton as fused
 from kat_mm.ops import group_rational_eager as eager
 from kat_mm.ops import group_rational_triton as kernels
+from kat_mm.ops import qkv_linear_triton as qkv_kernels
+from kat_mm.ops import rotary_triton as rotary_kernels
 
 SHAPES = ((128, 197, 3072), (512, 197, 768))
 DTYPES = {'bfloat16': torch.bfloat16, 'float32': torch.float32}
@@ -110,6 +115,76 @@ def time_add_layer_norm(shape: tuple[int, ...], act: bool) -> dict[str, dict]:
     return kernel_times(functions)
 
 
+def time_activation(shape: tuple[int, ...], kind: str, gated: bool) -> dict[str, dict]:
+    """In bfloat16, of ``shape`` what the second linear map gets."""
+    width = shape[-1] * (1 + gated)
+    x = torch.randn(*shape[:-1], width, device='cuda', dtype=torch.bfloat16)
+    grad = torch.randn(shape, device='cuda', dtype=torch.bfloat16)
+    bias = torch.randn(width, device='cuda')
+    leaf, function = x.clone().requires_grad_(), ACTIVATIONS[kind]
+
+    def plain(x):
+        if not gated:
+            return function(x)
+        gate, value = x.chunk(2, dim=-1)
+        return function(gate) * value
+
+    output = plain(leaf)
+    inner, outer = (2 * tensor.numel() for tensor in (x, grad))
+    return kernel_times(
+        {
+            'forward floor': copy_of(inner + outer),
+            'forward': lambda: activation_kernels.forward(x, None, kind, gated),
+            'forward with bias': lambda: activation_kernels.forward(x, bias, kind, gated),
+            'forward plain': lambda: plain(x),
+            'backward floor': copy_of(2 * inner + outer),
+            'backward': lambda: activation_kernels.backward(grad, x, None, kind, gated),
+            'backward with bias': lambda: activation_kernels.backward(grad, x, bias, kind, gated),
+            # Without the bias, whose gradient PyTorch adds up in another pass.
+            'backward plain': lambda: torch.autograd.grad(output, leaf, grad, retain_graph=True),
+        }
+    )
+
+
+def time_rotary(grid: int, batch: int, heads: int, halves: bool) -> dict[str, dict]:
+    """In bfloat16, heads of 64 channels, a class token and four registers before the patches."""
+    tokens, channels = 5 + grid**2, 64 * heads
+    qkv = torch.randn(batch, tokens, 3 * channels, device='cuda', dtype=torch.bfloat16)
+    # As attention gives them: token by token.
+    gradients = [
+        torch.randn(batch, tokens, heads, 64, device='cuda', dtype=torch.bfloat16).transpose(1, 2)
+        for _ in range(3)
+    ]
+    rotation = RotaryEmbedding(64, rotation='halves' if halves else 'pairs').angles(
+        qkv, tokens, (grid, grid), 0
+    )
+    leaf = qkv.clone().requires_grad_()
+
+    def plain(qkv):
+        q, k, v = split_heads(qkv, heads)
+        return rotate(q, rotation), rotate(k, rotation), v
+
+    outputs = plain(leaf)
+    size = 2 * qkv.numel()
+
+    def plain_backward():
+        return torch.autograd.grad(outputs, leaf, gradients, retain_graph=True)
+
+    return kernel_times(
+        {
+            'forward floor': copy_of(2 * size * 2 // 3),  # values stay
+            'forward': lambda: rotary_kernels.rotate_in_place(qkv, heads, *rotation),
+            'forward plain': lambda: plain(qkv),
+            'backward floor': copy_of(2 * size),
+            'backward': lambda: rotary_kernels.join_rotated(*gradients, *rotation, False),
+            'backward with bias': lambda: rotary_kernels.join_rotated(*gradients, *rotation, True),
+            # What the linear map takes all the same.
+            'backward without rotation': lambda: qkv_kernels.join_heads(*gradients, True),
+            'backward plain': plain_backward,
+        }
+    )
+
+
 def gradient_errors(shape: tuple[int, ...]) -> dict[str, float]:
     """Relative error of float32 coefficient gradients against float64."""
     a, b = coefficients()
@@ -150,6 +225,25 @@ def run(out_dir: Path) -> None:
                 {'shape': shape, 'act': act, 'times': times, 'ratios': ratios}
             )
             print_case(f'add_layer_norm {shape}' + ' + rational' * act, times, ratios)
+    results['activation'] = []
+    for shape, kind, gated in (
+        ((128, 201, 3072), 'gelu', False),
+        ((256, 201, 1536), 'gelu', False),
+        ((256, 201, 1536), 'silu', True),
+    ):
+        times = time_activation(shape, kind, gated)
+        ratios = ratios_to_floor(times)
+        results['activation'].append(
+            {'shape': shape, 'kind': kind, 'gated': gated, 'times': times, 'ratios': ratios}
+        )
+        print_case(f'activation {shape} {kind}' + ' gate' * gated, times, ratios)
+    results['rotary'] = []
+    for case in ((14, 128, 12, True), (14, 256, 6, True), (32, 24, 12, True), (14, 128, 12, False)):
+        times = time_rotary(*case)
+        ratios = ratios_to_floor(times)
+        settings = dict(zip(('grid', 'batch', 'heads', 'halves'), case, strict=True))
+        results['rotary'].append({**settings, 'times': times, 'ratios': ratios})
+        print_case(f'rotary positions {settings}', times, ratios)
     results['sweep'] = [
         {'rows': rows, 'times': time_group_rational((rows, SWEEP_CHANNELS), torch.bfloat16)}
         for rows in SWEEP_ROWS
