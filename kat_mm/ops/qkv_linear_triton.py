@@ -49,7 +49,9 @@ def _join_kernel(
     lane = tl.arange(0, VECTOR)[None, None, :]
     channel = slot * VECTOR + lane
     slot_mask = slot * VECTOR < CHANNELS
-    source = (slot * VECTOR) // HEAD_DIM * head_stride + (slot * VECTOR) % HEAD_DIM + lane
+    # In slots, so that the compiler sees that addresses are multiples of them.
+    SLOTS_OF_HEAD: tl.constexpr = HEAD_DIM // VECTOR
+    source = slot // SLOTS_OF_HEAD * head_stride + slot % SLOTS_OF_HEAD * VECTOR + lane
     row = program_row * (ROWS * LOOPS) + tl.arange(0, ROWS)[:, None, None]
     total = tl.zeros([ROWS, SLOTS, VECTOR], tl.float32)
     for _ in range(LOOPS):

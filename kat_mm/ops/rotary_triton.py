@@ -81,8 +81,9 @@ def _rotate_kernel(
     program_row = tl.program_id(0) // (2 * COLUMN_TILES)
     slot = column_tile * SLOTS + tl.arange(0, SLOTS)[None, :, None]
     slot_mask = slot * VECTOR < CHANNELS // 2
-    head = (slot * VECTOR) // HALF
-    plane = (slot * VECTOR) % HALF
+    # In slots, so that the compiler sees that addresses are multiples of them.
+    head = slot // (HALF // VECTOR)
+    plane = slot % (HALF // VECTOR) * VECTOR
     lane = tl.arange(0, VECTOR)[None, None, :]
     if PAIRS:
         channel = head * (2 * HALF) + plane * 2 + tl.arange(0, 2 * VECTOR)[None, None, :]
@@ -139,8 +140,9 @@ def _join_rotated_kernel(
     program_row = tl.program_id(0) // (3 * COLUMN_TILES)
     slot = column_tile * SLOTS + tl.arange(0, SLOTS)[None, :, None]
     slot_mask = slot * VECTOR < CHANNELS // 2
-    head = (slot * VECTOR) // HALF
-    plane = (slot * VECTOR) % HALF
+    # In slots, so that the compiler sees that addresses are multiples of them.
+    head = slot // (HALF // VECTOR)
+    plane = slot % (HALF // VECTOR) * VECTOR
     lane = tl.arange(0, VECTOR)[None, None, :]
     if PAIRS:
         channel = plane * 2 + tl.arange(0, 2 * VECTOR)[None, None, :]
