@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kat_mm.arguments import check_choice, check_pair
 from kat_mm.ops import Rotation, backend, rotate
+from kat_mm.ops.common.registration import Operator
 
 from .windows import partition_windows
 
@@ -192,17 +193,10 @@ def _take_periods(module: RotaryEmbedding, state_dict: dict, prefix: str, *_) ->
         module.periods = tuple(loaded.double().tolist())
 
 
-# In a compiled program an operator: its compiler would compute the angles again, in float64, for
-# each query and key.
-torch.library.define(
-    'kat_mm::rotary_tables',
-    '(SymInt[] grid, SymInt window, SymInt num_extra_tokens, float[] periods, str coordinates,'
-    ' SymInt[]? reference_size, ScalarType dtype, Device device) -> (Tensor, Tensor)',
-)
+# Tables that CUDA graphs read whenever they are replayed.
 _captured = []
 
 
-@torch.library.impl('kat_mm::rotary_tables', 'default')
 def _compute_tables(
     grid: list[int],
     window: int,
@@ -217,12 +211,11 @@ def _compute_tables(
     settings = tuple(periods), coordinates, reference_size, dtype, device
     tables = _kept_tables(tuple(grid), window, num_extra_tokens, *settings)
     if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
-        _captured.append(tables)  # a CUDA graph reads them whenever it is replayed
+        _captured.append(tables)
     # A compiled program may write into what it is given.
     return tables[0].clone(), tables[1].clone()
 
 
-@torch.library.register_fake('kat_mm::rotary_tables')
 def _empty_tables(
     grid, window, num_extra_tokens, periods, coordinates, reference_size, dtype, device
 ) -> tuple[Tensor, Tensor]:
@@ -232,3 +225,14 @@ def _empty_tables(
     else:
         shape = num_extra_tokens + grid[0] * grid[1], 2 * len(periods)
     return tuple(torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
+
+
+# For compiled programs: their compiler would compute the angles again, in float64, for each query
+# and key.
+Operator(
+    'rotary_tables',
+    '(SymInt[] grid, SymInt window, SymInt num_extra_tokens, float[] periods, str coordinates,'
+    ' SymInt[]? reference_size, ScalarType dtype, Device device) -> (Tensor, Tensor)',
+    forward=_compute_tables,
+    fake=_empty_tables,
+)
