@@ -59,7 +59,7 @@ def run(gpus: int, turns: int, out_dir: Path) -> None:
         of = {count: [one[name] for one in found] for count, found in rates.items()}
         one, all_ = (statistics.median(of[count]) for count in (1, gpus))
         models[name] = {
-            'images_per_s': {str(count): values for count, values in of.items()},
+            'images_per_second': {str(count): values for count, values in of.items()},
             'ratio_to_all_of_one': all_ / (gpus * one),
             'target': TARGET,
         }

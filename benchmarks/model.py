@@ -1,5 +1,6 @@
 """Throughput and memory of KAT and of its ViT twin against timm's ViT of the same size."""
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from timing import kernel_profile, machine, require_gpu, save, step_times
+from timing import kernel_profile, machine, require_gpu, save, step_times, synchronize
 from torch import nn
 
 import kat_mm  # noqa: F401
@@ -29,6 +30,7 @@ TARGETS = {
 MODES = {'eager': None, 'compiled': {}, 'graphs': {'mode': 'reduce-overhead'}}
 HOST_BOUND = ('T',)
 NUM_CLASSES = 1000
+KERNELS_KEPT = 20
 
 
 class Classifier(nn.Module):
@@ -52,14 +54,15 @@ def build(contender: str, arch: str) -> nn.Module:
     return Classifier(arch, {'KAT': 'GRKAN', 'ViT': 'MLP'}[contender])
 
 
-def training_step(model: nn.Module, batch: int) -> Callable[[], None]:
+def training_step(model: nn.Module, batch: int, pixels: int = 224) -> Callable[[], None]:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
-    images = torch.randn(batch, 3, 224, 224, device='cuda')
-    labels = torch.randint(NUM_CLASSES, (batch,), device='cuda')
+    device = next(model.parameters()).device
+    images = torch.randn(batch, 3, pixels, pixels, device=device)
+    labels = torch.randint(NUM_CLASSES, (batch,), device=device)
 
     def step():
-        with torch.autocast('cuda', torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             loss = F.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
@@ -68,13 +71,14 @@ def training_step(model: nn.Module, batch: int) -> Callable[[], None]:
     return step
 
 
-def inference_step(model: nn.Module, batch: int) -> Callable[[], None]:
+def inference_step(model: nn.Module, batch: int, pixels: int = 224) -> Callable[[], None]:
     model.eval()
-    images = torch.randn(batch, 3, 224, 224, device='cuda')
+    device = next(model.parameters()).device
+    images = torch.randn(batch, 3, pixels, pixels, device=device)
 
     @torch.inference_mode()
     def step():
-        with torch.autocast('cuda', torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             model(images)
 
     return step
@@ -87,58 +91,84 @@ def compare(size: str, batch: int, task: str, mode: str) -> dict:
     """Images/s and peak memory of every contender, in turns in one process."""
     arch, _ = SIZES[size]
     contenders = ('timm', 'KAT', 'ViT') if mode == 'eager' else ('timm', 'KAT')
-    steps, memory, first_steps = {}, {}, {}
-    # What cuBLAS keeps for forward and backward would else count as memory of the first one.
-    weight = torch.ones(8, 8, device='cuda', requires_grad=True)
-    (weight @ weight).sum().backward()
-    torch._dynamo.reset()  # not in between: what was compiled would be compiled again
-    for name in contenders:
-        model = build(name, arch).cuda()
-        held = torch.cuda.memory_allocated() - sum(
-            p.numel() * p.element_size() for p in model.parameters()
-        )
-        if MODES[mode] is not None:
-            model = torch.compile(model, **MODES[mode])
-        step = STEPS[task](model, batch)
-        start = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        first_steps[name] = time.perf_counter() - start
-        step()
-        if mode != 'graphs':  # which own their memory
-            torch.cuda.reset_peak_memory_stats()
-            step()
-            memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**30
-        steps[name] = step
-    times = step_times(steps)
+    builders = {name: functools.partial(build, name, arch) for name in contenders}
     entry = {
         'size': size,
         'task': task,
         'mode': mode,
         'batch': batch,
+        **take_turns(builders, STEPS[task], batch, mode),
+        'target': TARGETS[task, mode],
+    }
+    print_entry(f'{size} {batch} {task:5} {mode:8}', entry)
+    return entry
+
+
+def take_turns(
+    builders: dict[str, Callable[[], nn.Module]],
+    step_of: Callable[..., Callable[[], None]],
+    batch: int,
+    mode: str,
+    pixels: int = 224,
+    **turns: int,
+) -> dict:
+    """What a step of each model takes, and how that stands to the first one's."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    steps, memory, first_steps = {}, {}, {}
+    # What cuBLAS keeps for forward and backward would else count as memory of the first one.
+    weight = torch.ones(8, 8, device=device, requires_grad=True)
+    (weight @ weight).sum().backward()
+    torch._dynamo.reset()  # not in between: what was compiled would be compiled again
+    for name, builder in builders.items():
+        model = builder().to(device)
+        held = torch.cuda.memory_allocated() - sum(
+            p.numel() * p.element_size() for p in model.parameters()
+        )
+        if MODES[mode] is not None:
+            model = torch.compile(model, **MODES[mode])
+        step = step_of(model, batch, pixels)
+        start = time.perf_counter()
+        step()
+        synchronize()
+        first_steps[name] = time.perf_counter() - start
+        step()
+        if device == 'cuda' and mode != 'graphs':  # which own their memory
+            torch.cuda.reset_peak_memory_stats()
+            step()
+            memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**30
+        steps[name] = step
+    times = step_times(steps, **turns)
+    rates = {name: batch / t['median'] * 1000 for name, t in times.items()}
+    profiles = {name: kernel_profile(step, device == 'cuda') for name, step in steps.items()}
+    return {
         'ms': times,
-        'images_per_second': {name: batch / t['median'] * 1000 for name, t in times.items()},
+        'images_per_second': rates,
         # What the GPU works in a step; where it is less than the step, the host is the limit.
-        'gpu_ms': {name: sum(kernel_profile(step).values()) for name, step in steps.items()},
+        'gpu_ms': {name: sum(profile.values()) for name, profile in profiles.items()},
         'memory_gib': memory,
+        'kernels_ms': {name: longest(profile) for name, profile in profiles.items()},
         # Compilation of kernels included, where no earlier run left them in a cache.
         'first_step_seconds': first_steps,
+        'ratio_to_timm': {name: rate / rates['timm'] for name, rate in rates.items()},
     }
-    entry['ratio_to_timm'] = {
-        name: rate / entry['images_per_second']['timm']
-        for name, rate in entry['images_per_second'].items()
-    }
-    entry['target'] = TARGETS[task, mode]
-    for name in contenders:
-        peak = f'{memory[name]:6.2f} GiB, ' if name in memory else ''
+
+
+def longest(profile: dict[str, float]) -> dict[str, float]:
+    """The kernels that take most of a step."""
+    most = sorted(profile.items(), key=lambda item: -item[1])[:KERNELS_KEPT]
+    return {name[:120]: round(ms, 3) for name, ms in most}
+
+
+def print_entry(case: str, entry: dict) -> None:
+    for name, rate in entry['images_per_second'].items():
+        peak = f'{entry["memory_gib"][name]:6.2f} GiB, ' if name in entry['memory_gib'] else ''
         print(
-            f'{size} {batch} {task:5} {mode:8} {name:4} {entry["images_per_s"][name]:8.0f} '
+            f'{case} {name:4} {rate:8.0f} '
             f'images/s {entry["ratio_to_timm"][name]:5.2f} (target {entry["target"]:.2f}) '
-            f'{entry["gpu_ms"][name]:6.2f} of {times[name]["median"]:6.2f} ms on the GPU, '
-            f'{peak}first step {first_steps[name]:.1f} s',
+            f'{entry["gpu_ms"][name]:6.2f} of {entry["ms"][name]["median"]:6.2f} ms on the GPU, '
+            f'{peak}first step {entry["first_step_seconds"][name]:.1f} s',
             flush=True,
         )
-    return entry
 
 
 def run(out_dir: Path, sizes: list[str], tasks: list[str], modes: list[str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kat_mm import ops
 from kat_mm.fits import get_fit
+from kat_mm.layers import RotaryEmbedding
 from kat_mm.ops import (
     add_layer_norm_triton,
     fourier_low_rank_eager,
@@ -195,6 +196,88 @@ def feed_forward_case(rows: tuple[int, ...], width: int) -> Case:
 
 
 @operator
+def linear_rational(quick: bool) -> Iterator[Case]:
+    """fc1 and act2 of KAT-B at batch 128; a product is in it, which is no copy."""
+    rows, width = ((2, 5), 16) if quick else ((128, 197), 768)
+    half, hidden = torch.bfloat16, 4 * width
+    a, b = coefficients()
+    x, grad = random(*rows, width, dtype=half), random(*rows, hidden, dtype=half)
+    inputs = x, random(hidden, width) / width**0.5, random(hidden), a, b
+
+    def fused(*inputs: Tensor) -> Tensor:
+        with torch.autocast(DEVICE, half):
+            return ops.linear_rational(*inputs)
+
+    def parts(x: Tensor, weight: Tensor, bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        with torch.autocast(DEVICE, half):
+            return ops.group_rational(F.linear(x, weight), a, b, bias)
+
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    yield Case(
+        dict(shape=(*rows, width), dtype=name_of(half)),
+        {
+            'forward': lambda: fused(*inputs),
+            'forward of parts': lambda: parts(*inputs),
+            'forward with what backward needs': lambda: fused(*leaves),
+            'backward': gradient_of(fused, *inputs, grad=grad),
+            'backward of parts': gradient_of(parts, *inputs, grad=grad),
+        },
+        dict(forward=(*inputs, grad), backward=(grad, grad, *inputs, *inputs)),
+    )
+
+
+@operator
+def activation(quick: bool) -> Iterator[Case]:
+    """In bfloat16, of ``shape`` what the second linear map gets."""
+    shapes = ((2, 5, 32),) * 2 if quick else ((128, 201, 3072), (256, 201, 1536))
+    yield activation_case(shapes[0], 'gelu', False)
+    yield activation_case(shapes[1], 'silu', True)
+
+
+def activation_case(shape: tuple[int, ...], kind: str, gated: bool) -> Case:
+    width = shape[-1] * (1 + gated)
+    x = random(*shape[:-1], width, dtype=torch.bfloat16)
+    grad, bias = random(*shape, dtype=torch.bfloat16), random(width)
+    function = ops.ACTIVATIONS[kind]
+
+    def ours(x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return ops.activation(x, kind, bias, gated)
+
+    def plain(x: Tensor) -> Tensor:
+        if not gated:
+            return function(x)
+        gate, value = x.chunk(2, dim=-1)
+        return function(gate) * value
+
+    return Case(
+        dict(shape=shape, kind=kind, gated=gated),
+        {
+            'forward': lambda: ours(x),
+            'forward with bias': lambda: ours(x, bias),
+            'forward plain': lambda: plain(x),
+            'backward': gradient_of(ours, x, grad=grad),
+            'backward with bias': gradient_of(ours, x, bias, grad=grad),
+            # Without the bias, whose gradient PyTorch adds up in another pass.
+            'backward plain': gradient_of(plain, x, grad=grad),
+        },
+        dict(forward=(x, grad), backward=(x, grad, x)),
+    )
+
+
+@operator
+def rotary_tables(quick: bool) -> Iterator[Case]:
+    """Cosines and sines of the patches of an image, made once for a size."""
+    side = 4 if quick else 32
+    embedding = RotaryEmbedding(64, rotation='halves').to(DEVICE)
+    x = random(1, 5 + side**2, 64)
+
+    def tables() -> tuple[Tensor, Tensor]:
+        return embedding.angles(x, x.shape[1], (side, side), 0)[:2]
+
+    yield Case(dict(shape=tuple(x.shape)), {'forward': tables}, dict(forward=tables()))
+
+
+@operator
 def fourier_low_rank(quick: bool) -> Iterator[Case]:
     """Bound by sines and products, not by memory; beside it the same in plain PyTorch."""
     batch, heads, tokens, dim = (1, 2, 20, 16) if quick else (256, 3, 197, 64)
@@ -372,6 +455,26 @@ def qkv_linear(quick: bool) -> Iterator[Case]:
     yield product_case(
         (*rows, width), lambda *inputs: ops.qkv_linear(*inputs, heads), plain, inputs
     )
+    yield rotated_case(rows[0], 2 if quick else 14, heads, width)
+
+
+def rotated_case(batch: int, side: int, heads: int, width: int) -> Case:
+    """With queries and keys turned, behind a class token and four registers (DINOv3)."""
+    tokens = 5 + side**2
+    inputs = random(batch, tokens, width), random(3 * width, width), random(3 * width)
+    embedding = RotaryEmbedding(width // heads, rotation='halves').to(DEVICE)
+    rotation = embedding.angles(inputs[0], tokens, (side, side), 0)
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        return ops.qkv_linear(x, weight, bias, heads, rotation)
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        q, k, v = ops.split_heads(F.linear(x, weight, bias), heads)
+        return ops.rotate(q, rotation), ops.rotate(k, rotation), v
+
+    case = product_case((batch, tokens, width), ours, plain, inputs)
+    case.settings['rotation'] = 'halves'
+    return case
 
 
 @operator

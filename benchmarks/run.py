@@ -2,13 +2,14 @@
 
     python benchmarks/run.py ops      # the operators against a copy of the same bytes, and GELU
     python benchmarks/run.py model    # KAT against timm's ViT: training, inference, memory
+    python benchmarks/run.py foundation    # DINOv3, as a ViT and as a KAT, against timm's: training
     python benchmarks/run.py cpu      # a training step of KAT-T and of its ViT twin on a CPU
     python benchmarks/run.py preflight    # checks before a run, at COCO's and ImageNet's size
     python benchmarks/run.py segmentation    # a segmentor's step: mmseg's heads, our operators
     python benchmarks/run.py detection    # a detector's step: mmdet's heads against ours, graphs
 
 Each prints a table and writes results.json to benchmarks/results/; ops and model draw a plot too.
---sizes, --tasks and --modes choose among the cases of model.
+--sizes, --tasks and --modes choose among the cases of model and foundation.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import cpu
 import detection_step
+import foundation
 import model
 import ops
 import preflight
@@ -29,7 +31,8 @@ RESULTS = Path(__file__).parent / 'results'
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        'what', choices=('ops', 'model', 'cpu', 'preflight', 'segmentation', 'detection')
+        'what',
+        choices=('ops', 'model', 'foundation', 'cpu', 'preflight', 'segmentation', 'detection'),
     )
     parser.add_argument('--out-dir', type=Path, help='default: benchmarks/results/WHAT')
     parser.add_argument('--sizes', nargs='+', choices=model.SIZES, default=list(model.SIZES))
@@ -43,6 +46,8 @@ def main() -> None:
     out_dir = args.out_dir or RESULTS / args.what
     if args.what == 'ops':
         ops.run(out_dir)
+    elif args.what == 'foundation':
+        foundation.run(out_dir, args.sizes, args.modes, args.quick)
     elif args.what in ('cpu', 'preflight'):
         {'cpu': cpu, 'preflight': preflight}[args.what].run(out_dir)
     elif args.what == 'segmentation':

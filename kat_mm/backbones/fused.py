@@ -18,16 +18,22 @@ from torch.utils.checkpoint import checkpoint
 
 from kat_mm.layers import (
     GRKAN,
+    MLP,
+    Activation,
     DropPath,
+    GatedGRKAN,
     GroupRational,
     KArAt,
     LayerScale,
+    RotaryEmbedding,
     SoftmaxAttention,
+    SwiGLU,
     merge_windows,
     partition_windows,
 )
 from kat_mm.ops import (
     FeedForwardParameters,
+    activation,
     add_branch,
     add_layer_norm,
     backend,
@@ -39,8 +45,9 @@ from kat_mm.ops import (
 
 from .block import Block
 
-# Kinds whose steps `_attend` knows.
+# Kinds whose steps `_attend` and `_end_feed_forward` know.
 _ATTENTIONS = (SoftmaxAttention, KArAt)
+_FEED_FORWARDS = (MLP, SwiGLU, GatedGRKAN)
 _TENSORS = (Tensor, nn.Parameter)
 
 
@@ -170,6 +177,10 @@ def _add_and_normalise(stream: _Stream, norm: nn.Module) -> tuple[Tensor, Tensor
     return add_layer_norm(x, *parameters, norm.eps, branch, scale, branch_bias=bias)
 
 
+def _normalise(x: Tensor, norm: nn.Module) -> Tensor:
+    return _add_and_normalise(_Stream(x), norm)[1]
+
+
 def _take_gamma(layer_scale: nn.Module) -> Tensor | None:
     gamma = layer_scale.gamma if _is_plain(layer_scale, LayerScale) else None
     return gamma if type(gamma) in _TENSORS else None
@@ -217,16 +228,34 @@ def _attend(
     parts, window = attn._modules, attn.window_size
     x = partition_windows(x, grid, window)
     qkv, proj = _take_linear(parts['qkv']), _take_linear(parts['proj'])
+    attend, rotation = attn.attend, None
     if qkv is None or 'project' in vars(attn):
         q, k, v = attn.project(x)
     else:
-        q, k, v = qkv_linear(x, qkv[0], attn.qkv_bias, attn.num_heads)
-    x = attn.attend(q, k, v, grid, attn_mask).transpose(1, 2)
-    x = parts['norm'](merge_windows(x, grid, window).flatten(2))
+        if _turns_at_once(attn):
+            rotation = attn.rope.angles(x, x.shape[1], grid, window)
+            attend = attn.weigh
+        q, k, v = qkv_linear(x, qkv[0], attn.qkv_bias, attn.num_heads, rotation)
+    x = attend(q, k, v, grid, attn_mask).transpose(1, 2)
+    x = _normalise(merge_windows(x, grid, window).flatten(2), parts['norm'])
     if proj is None or not _does_nothing(parts['proj_drop']):
         return parts['proj_drop'](parts['proj'](x)), None, False
     weight, bias, scaled = _scale_linear(layer_scale, *proj)
     return linear(x, weight, None), bias, scaled
+
+
+def _turns_at_once(attn: nn.Module) -> bool:
+    """Whether queries and keys are turned as they come from the linear map."""
+    parts = attn._modules
+    return (
+        type(attn) is SoftmaxAttention
+        and attn.rope is not None
+        and 'attend' not in vars(attn)
+        and 'weigh' not in vars(attn)
+        and _is_plain(attn.rope, RotaryEmbedding)
+        and _is_plain(parts['q_norm'], nn.Identity)
+        and _is_plain(parts['k_norm'], nn.Identity)
+    )
 
 
 def _feed_forward(
@@ -236,13 +265,40 @@ def _feed_forward(
     taken = _take_grkan(norm, mlp)
     if taken is None:
         x, y = _add_and_normalise(stream, norm)
-        return _Stream(x, mlp(y)), False
+        branch, last_bias, scaled = _plain_feed_forward(mlp, layer_scale, y)
+        return _Stream(x, branch, last_bias), scaled
     parameters, last_bias = taken
     weight, last_bias, scaled = _scale_linear(layer_scale, parameters.weight2, last_bias)
     parameters = parameters._replace(weight2=weight)
     x, branch, bias, scale = stream
     stream = _Stream(*feed_forward(x, branch, scale, norm.eps, parameters, bias), last_bias)
     return stream, scaled
+
+
+def _plain_feed_forward(
+    mlp: nn.Module, layer_scale: nn.Module, x: Tensor
+) -> tuple[Tensor, Tensor | None, bool]:
+    """As ``_attend``, of a feed-forward that is not one with the normalisation before it."""
+    if not _is_plain(mlp, *_FEED_FORWARDS):
+        return mlp(x), None, False
+    parts = mlp._modules
+    fc2 = _take_linear(parts['fc2'])
+    if fc2 is None or type(mlp) is not GatedGRKAN and not _does_nothing(parts['drop2']):
+        return mlp(x), None, False
+    weight, bias, scaled = _scale_linear(layer_scale, *fc2)
+    return linear(_inner(mlp, x), weight, None), bias, scaled
+
+
+def _inner(mlp: nn.Module, x: Tensor) -> Tensor:
+    """What the last linear map of a feed-forward gets."""
+    parts = mlp._modules
+    fc1 = _take_linear(parts['fc1'])
+    taken = type(mlp) is not GatedGRKAN and _is_plain(parts['act'], Activation)
+    if fc1 is None or not taken or 'inner' in vars(mlp):
+        return mlp.inner(x)
+    (weight, bias), gated = fc1, type(mlp) is SwiGLU
+    x = activation(linear(x, weight, None), parts['act'].kind, bias, gated)
+    return _normalise(parts['drop1'](x), parts['norm'])
 
 
 def _take_grkan(

@@ -3,7 +3,7 @@
 from .attention import SoftmaxAttention
 from .block_spec import BlockSpec
 from .drop_path import DropPath
-from .feed_forward import GRKAN, MLP, GatedGRKAN, SwiGLU
+from .feed_forward import GRKAN, MLP, Activation, GatedGRKAN, SwiGLU
 from .karat import KArAt
 from .layer_scale import LayerScale
 from .norm import LayerNorm2d
@@ -16,6 +16,7 @@ from .windows import merge_windows, partition_windows
 __all__ = [
     'GRKAN',
     'MLP',
+    'Activation',
     'BlockSpec',
     'DropPath',
     'GatedGRKAN',

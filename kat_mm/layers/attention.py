@@ -180,12 +180,23 @@ class SoftmaxAttention(nn.Module):
         With windows the first dimension is that of ``partition_windows``, and ``grid`` still that
         of the whole image.
         """
-        options = dict(attn_mask=attn_mask, dropout_p=self.attn_drop_rate if self.training else 0.0)
-        seen = self.attended_grid(grid, attn_mask)
         # Under autocast a norm gives float32.
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if self.rope is not None:
             q, k = self.rope(q, k, grid, self.window_size)
+        return self.weigh(q, k, v, grid, attn_mask)
+
+    def weigh(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        grid: tuple[int, int],
+        attn_mask: Tensor | None = None,
+    ) -> Tensor:
+        """As ``attend``, of queries and keys that are normalised and turned already."""
+        options = dict(attn_mask=attn_mask, dropout_p=self.attn_drop_rate if self.training else 0.0)
+        seen = self.attended_grid(grid, attn_mask)
         if self.use_rel_pos:
             return rel_pos_attention(q, k, v, seen, (self.rel_pos_h, self.rel_pos_w), **options)
         if self.window_size:

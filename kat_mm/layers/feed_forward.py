@@ -1,8 +1,8 @@
-import torch
 from torch import Tensor, nn
 
 from kat_mm.arguments import check_bools, check_choice, check_int, check_interval, check_rate
 from kat_mm.fits import available_fits
+from kat_mm.ops import ACTIVATIONS
 
 from .block_spec import BlockSpec
 from .init import trunc_normal_, variance_preserving_
@@ -133,8 +133,12 @@ class GatedGRKAN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to the same shape."""
+        return self.fc2(self.inner(x))
+
+    def inner(self, x: Tensor) -> Tensor:
+        """What ``fc2`` maps, (..., hidden_dims)."""
         gate, value = self.fc1(self.drop1(self.act1(x))).chunk(2, dim=-1)
-        return self.fc2(self.norm(self.drop2(self.act2(gate) * value)))
+        return self.norm(self.drop2(self.act2(gate) * value))
 
 
 def _check_act_init(
@@ -182,7 +186,8 @@ class MLP(nn.Module):
         _check(name, embed_dims, hidden_dims, bias, drop_rate)
         check_bools(name, inner_norm=inner_norm)
         self.fc1 = nn.Linear(embed_dims, self._inner_maps * hidden_dims, bias=bias)
-        self.act = _activation(name, act)
+        check_choice(name, 'act', act, ACTIVATIONS)
+        self.act = Activation(act)
         self.drop1 = nn.Dropout(drop_rate)
         self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
         self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
@@ -200,8 +205,11 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to the same shape."""
-        x = self.norm(self.drop1(self.act(self.fc1(x))))
-        return self.drop2(self.fc2(x))
+        return self.drop2(self.fc2(self.inner(x)))
+
+    def inner(self, x: Tensor) -> Tensor:
+        """What ``fc2`` maps, (..., hidden_dims)."""
+        return self.norm(self.drop1(self.act(self.fc1(x))))
 
 
 class SwiGLU(MLP):
@@ -223,32 +231,25 @@ class SwiGLU(MLP):
     def __init__(self, embed_dims: int, hidden_dims: int, act: str = 'silu', **options):
         super().__init__(embed_dims, hidden_dims, act, **options)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., embed_dims) to the same shape."""
+    def inner(self, x: Tensor) -> Tensor:
+        """What ``fc2`` maps, (..., hidden_dims)."""
         gate, value = self.fc1(x).chunk(2, dim=-1)
-        x = self.norm(self.drop1(self.act(gate) * value))
-        return self.drop2(self.fc2(x))
+        return self.norm(self.drop1(self.act(gate) * value))
 
 
-class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x), for which OpenAI's CLIP has GELU."""
+class Activation(nn.Module):
+    """A function without parameters; see :data:`kat_mm.ops.ACTIVATIONS`."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same shape."""
-        return x * torch.sigmoid(1.702 * x)
+        return ACTIVATIONS[self.kind](x)
 
-
-_ACTIVATIONS = {
-    'gelu': nn.GELU,
-    'gelu_tanh': lambda: nn.GELU(approximate='tanh'),
-    'quick_gelu': QuickGELU,
-    'silu': nn.SiLU,
-}
-
-
-def _activation(caller: str, name: str) -> nn.Module:
-    check_choice(caller, 'act', name, _ACTIVATIONS)
-    return _ACTIVATIONS[name]()
+    def extra_repr(self) -> str:
+        return self.kind
 
 
 def _check(caller: str, embed_dims: int, hidden_dims: int, bias: bool, drop_rate: float) -> None:

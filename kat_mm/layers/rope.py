@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kat_mm.arguments import check_choice, check_pair
+from kat_mm.ops import Rotation, backend, rotate
+from kat_mm.ops.common.registration import Operator
 
 from .windows import partition_windows
 
@@ -16,7 +18,7 @@ COORDINATES = ('centers', 'indices')
 ROTATIONS = ('halves', 'pairs')
 
 # Sizes decide in it, which torch.fx cannot see: to it this is one step.
-torch.fx.wrap('rotate')
+torch.fx.wrap('turn')
 
 
 class RotaryEmbedding(nn.Module):
@@ -91,47 +93,51 @@ class RotaryEmbedding(nn.Module):
         of the padding go on behind its end.
         """
         settings = self.periods, self.coordinates, self.reference_size, self.rotation
-        return rotate(q, k, grid, window, *settings)
+        return turn(q, k, grid, window, *settings)
+
+    def angles(self, x: Tensor, num_tokens: int, grid: tuple[int, int], window: int) -> Rotation:
+        """What turns N queries and keys; arguments as of ``forward``, x for dtype and device."""
+        settings = self.periods, self.coordinates, self.reference_size, self.rotation
+        return find_rotation(x, num_tokens, grid, window, *settings)
 
     def extra_repr(self) -> str:
         return f'{self.coordinates}, {self.rotation}, reference_size={self.reference_size}'
 
 
-def rotate(
-    q: Tensor,
-    k: Tensor,
+def turn(
+    q: Tensor, k: Tensor, grid: tuple[int, int], window: int, *settings
+) -> tuple[Tensor, Tensor]:
+    """Arguments as of :class:`RotaryEmbedding` and its ``forward``."""
+    rotation = find_rotation(q, q.shape[2], grid, window, *settings)
+    return rotate(q, rotation), rotate(k, rotation)
+
+
+def find_rotation(
+    x: Tensor,
+    num_tokens: int,
     grid: tuple[int, int],
     window: int,
     periods: tuple[float, ...],
     coordinates: str,
     reference_size: tuple[int, int] | None,
     rotation: str,
-) -> tuple[Tensor, Tensor]:
-    """Arguments as of :class:`RotaryEmbedding` and its ``forward``."""
+) -> Rotation:
+    """Tables for queries and keys of ``num_tokens`` each."""
     tokens = window**2 if window else grid[0] * grid[1]
     # Half types are turned in float32, as the original codes do.
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    # What is being traced or has no memory must not be kept.
-    kept = type(q) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
-    build = _kept_tables if kept else rotary_tables
-    cos, sin = build(
-        tuple(grid),
-        window,
-        q.shape[2] - tokens,
-        periods,
-        coordinates,
-        reference_size,
-        rotation,
-        dtype,
-        q.device,
-    )
-
-    def turn(x: Tensor) -> Tensor:
-        turned = x if cos.dim() == 2 else x.unflatten(0, (-1, cos.shape[0]))
-        turned = turned * cos + _quarter_turn(turned, rotation) * sin
-        return turned.reshape(x.shape).to(x.dtype)
-
-    return turn(q), turn(k)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    place = tuple(grid), window, num_tokens - tokens
+    settings = periods, coordinates, reference_size
+    if torch.compiler.is_dynamo_compiling() and backend.runs_kernels(x):
+        cos, sin = torch.ops.kat_mm.rotary_tables(
+            *place, list(periods), coordinates, reference_size, dtype, x.device
+        )
+    else:
+        # What is being traced or has no memory must not be kept.
+        kept = type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
+        build = _kept_tables if kept else rotary_tables
+        cos, sin = build(*place, *settings, dtype, x.device)
+    return Rotation(cos, sin, rotation == 'halves')
 
 
 def rotary_tables(
@@ -141,13 +147,12 @@ def rotary_tables(
     periods: Sequence[float],
     coordinates: str,
     reference_size: tuple[int, int] | None,
-    rotation: str,
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the angles, each (N, d), or (windows, 1, N, d); 1 and 0 of extra tokens.
+    """Cosines and sines of the angles of all planes, as of :class:`kat_mm.ops.Rotation`.
 
-    Computed in float64.
+    1 and 0 of extra tokens. Computed in float64.
     """
     numbers = dict(dtype=torch.float64, device=device)
     periods = torch.tensor(periods, **numbers)
@@ -163,10 +168,6 @@ def rotary_tables(
     rows = angles[0][:, None].expand(-1, lengths[1], -1)
     columns = angles[1].expand(lengths[0], -1, -1)
     angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)
-    if rotation == 'halves':
-        angles = torch.cat([angles, angles], dim=-1)
-    else:
-        angles = angles.repeat_interleave(2, dim=-1)
     if window:
         angles = partition_windows(angles[None], tuple(lengths), window)[:, None]
     still = torch.zeros(*angles.shape[:-2], num_extra_tokens, angles.shape[-1], **numbers)
@@ -180,14 +181,6 @@ def _kept_tables(*args) -> tuple[Tensor, Tensor]:
         return rotary_tables(*args)
 
 
-def _quarter_turn(x: Tensor, rotation: str) -> Tensor:
-    """Every plane of channels by 90 degrees."""
-    if rotation == 'halves':
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat([-second, first], dim=-1)
-    return torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
-
-
 def _keep_other_periods(module: RotaryEmbedding, state_dict: dict, prefix: str, _) -> None:
     if module.periods != module.formula:
         state_dict[f'{prefix}periods'] = torch.tensor(module.periods, dtype=torch.float64)
@@ -198,3 +191,48 @@ def _take_periods(module: RotaryEmbedding, state_dict: dict, prefix: str, *_) ->
     if loaded is not None and loaded.shape == (len(module.formula),):
         del state_dict[f'{prefix}periods']
         module.periods = tuple(loaded.double().tolist())
+
+
+# Tables that CUDA graphs read whenever they are replayed.
+_captured = []
+
+
+def _compute_tables(
+    grid: list[int],
+    window: int,
+    num_extra_tokens: int,
+    periods: list[float],
+    coordinates: str,
+    reference_size: list[int] | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    reference_size = None if reference_size is None else tuple(reference_size)
+    settings = tuple(periods), coordinates, reference_size, dtype, device
+    tables = _kept_tables(tuple(grid), window, num_extra_tokens, *settings)
+    if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
+        _captured.append(tables)
+    # A compiled program may write into what it is given.
+    return tables[0].clone(), tables[1].clone()
+
+
+def _empty_tables(
+    grid, window, num_extra_tokens, periods, coordinates, reference_size, dtype, device
+) -> tuple[Tensor, Tensor]:
+    if window:
+        windows = (-(-grid[0] // window)) * (-(-grid[1] // window))
+        shape = windows, 1, num_extra_tokens + window**2, 2 * len(periods)
+    else:
+        shape = num_extra_tokens + grid[0] * grid[1], 2 * len(periods)
+    return tuple(torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
+
+
+# For compiled programs: their compiler would compute the angles again, in float64, for each query
+# and key.
+Operator(
+    'rotary_tables',
+    '(SymInt[] grid, SymInt window, SymInt num_extra_tokens, float[] periods, str coordinates,'
+    ' SymInt[]? reference_size, ScalarType dtype, Device device) -> (Tensor, Tensor)',
+    forward=_compute_tables,
+    fake=_empty_tables,
+)

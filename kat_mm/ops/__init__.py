@@ -3,8 +3,9 @@
 There are two families, and each function has one name in parallel files.
 
 Operators are made known to PyTorch, as ``torch.ops.kat_mm.NAME`` (``common/registration.py``):
-``group_rational``, ``add_layer_norm``, ``linear_rational``, ``feed_forward``, ``fourier_low_rank``,
-``resize``, ``resized_cross_entropy``, and without a gradient ``resampled_argmax`` and ``suppress``.
+``activation``, ``add_layer_norm``, ``feed_forward``, ``fourier_low_rank``, ``group_rational``,
+``linear_rational``, ``resize``, ``resized_cross_entropy``, and without a gradient
+``resampled_argmax`` and ``suppress``.
 ``NAME.py`` checks, chooses and registers; ``NAME_eager.py`` computes on any device,
 ``NAME_triton.py`` on a GPU.
 
@@ -13,6 +14,7 @@ Products are linear algebra that PyTorch knows already (``common/products.py``):
 that a compiler and an exporter see nothing but PyTorch's products.
 """
 
+from .activation import ACTIVATIONS, activation
 from .add_layer_norm import add_branch, add_layer_norm, end_branch
 from .common import backend
 from .feed_forward import FeedForwardParameters, feed_forward
@@ -25,12 +27,16 @@ from .qkv_linear import qkv_linear, split_heads
 from .resampled_argmax import Taps, bilinear_rows, resampled_argmax
 from .resize import resize
 from .resized_cross_entropy import ResizedCrossEntropy, resized_cross_entropy
+from .rotary import Rotation, rotate
 from .suppress import suppress
 
 __all__ = [
+    'ACTIVATIONS',
     'FeedForwardParameters',
     'ResizedCrossEntropy',
+    'Rotation',
     'Taps',
+    'activation',
     'add_branch',
     'add_layer_norm',
     'backend',
@@ -46,6 +52,7 @@ __all__ = [
     'resampled_argmax',
     'resize',
     'resized_cross_entropy',
+    'rotate',
     'split_heads',
     'suppress',
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .common import backend
 from .common.checks import check_coefficients
-from .common.registration import Operator, is_recorded
+from .common.registration import Operator, is_exported
 from .group_rational import group_rational
 
 kernels = backend.import_kernels(__name__)
@@ -115,7 +115,7 @@ def check(
 
 def fused_dtype(x: Tensor, branch: Tensor | None) -> torch.dtype | None:
     """The dtype that the fused kernel gives its result, or None where it does not serve."""
-    if not backend.runs_kernels(x) or not kernels.supports(x, branch) or is_recorded():
+    if not backend.runs_kernels(x) or not kernels.supports(x, branch) or is_exported():
         return None
     if torch.is_autocast_enabled('cuda'):
         return torch.get_autocast_dtype('cuda')

@@ -13,7 +13,7 @@ from .common import backend
 from .common.checks import check_coefficients
 from .common.dtypes import compute_dtype
 from .common.products import autocast, weight_gradient
-from .common.registration import Operator, is_recorded
+from .common.registration import Operator, is_exported
 from .group_rational import group_rational
 from .group_rational import kernels as rational_kernels
 from .linear import linear
@@ -43,7 +43,7 @@ def linear_rational(
         TypeError: An input is not a floating-point tensor.
     """
     _check(x, weight, bias, numerator, denominator)
-    if not backend.runs_kernels(x) or is_recorded():
+    if not backend.runs_kernels(x) or is_exported():
         return group_rational(linear(x, weight, None), numerator, denominator, bias)
     tensors = autocast(x), weight, bias, numerator, denominator
     return _operator(*tensors, is_differentiated(*tensors))[0]

@@ -49,7 +49,9 @@ def _join_kernel(
     lane = tl.arange(0, VECTOR)[None, None, :]
     channel = slot * VECTOR + lane
     slot_mask = slot * VECTOR < CHANNELS
-    source = (slot * VECTOR) // HEAD_DIM * head_stride + (slot * VECTOR) % HEAD_DIM + lane
+    # In slots, so that the compiler sees that addresses are multiples of them.
+    SLOTS_OF_HEAD: tl.constexpr = HEAD_DIM // VECTOR
+    source = slot // SLOTS_OF_HEAD * head_stride + slot % SLOTS_OF_HEAD * VECTOR + lane
     row = program_row * (ROWS * LOOPS) + tl.arange(0, ROWS)[:, None, None]
     total = tl.zeros([ROWS, SLOTS, VECTOR], tl.float32)
     for _ in range(LOOPS):
@@ -84,8 +86,7 @@ def join_heads(q: Tensor, k: Tensor, v: Tensor, with_sum: bool) -> tuple[Tensor,
     batch, heads, tokens, head_dim = q.shape
     channels, num_rows = heads * head_dim, batch * tokens
     joined = q.new_empty(num_rows, 3 * channels)
-    if q.stride(-1) != 1 or not q.stride() == k.stride() == v.stride():
-        q, k, v = _in_one_layout(q, k, v)
+    q, k, v = in_one_layout(q, k, v)
     plan = _plan(channels, head_dim, with_sum, q.dtype, _LOOPS)
     programs = cdiv(num_rows, plan['ROWS'] * _LOOPS)
     partial = q.new_empty(programs if with_sum else 0, 3 * channels, dtype=torch.float32)
@@ -99,8 +100,10 @@ def join_heads(q: Tensor, k: Tensor, v: Tensor, with_sum: bool) -> tuple[Tensor,
     return joined, sum_rows(partial) if with_sum else None
 
 
-def _in_one_layout(first: Tensor, *others: Tensor) -> list[Tensor]:
+def in_one_layout(first: Tensor, *others: Tensor) -> tuple[Tensor, ...] | list[Tensor]:
     """Tensors with the strides of the first one, without its gaps where it has any."""
+    if first.stride(-1) == 1 and all(tensor.stride() == first.stride() for tensor in others):
+        return first, *others
     if first.stride(-1) != 1:
         first = first.contiguous()
     layout = torch.empty_like(first)

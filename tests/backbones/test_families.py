@@ -130,10 +130,11 @@ def with_our_tables(model, monkeypatch):
         [base ** (k / count) for k in range(count)],
         'centers' if dinov3 else 'indices',
         None if dinov3 else (16, 16),
-        'halves' if dinov3 else 'pairs',
         torch.float64,
         'cpu',
     )
+    # timm has both channels of a plane: halves, or neighbours.
+    sin, cos = (t.tile(1, 2) if dinov3 else t.repeat_interleave(2, dim=1) for t in (sin, cos))
     table = torch.cat([sin, cos], dim=-1)
     monkeypatch.setattr(model.rope, 'get_embed', lambda *_, **__: table)
     return model

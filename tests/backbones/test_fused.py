@@ -14,11 +14,12 @@ from torch.nn.utils import parametrize
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from kat_mm.backbones import KAT, fused
-from kat_mm.layers import GRKAN, SoftmaxAttention
+from kat_mm.layers import GRKAN, Activation, LayerScale, RotaryEmbedding, SoftmaxAttention
 from kat_mm.layers.karat import ScoreOperator
 from kat_mm.ops import backend
 
 ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
+OPERATORS = ('add_layer_norm', 'feed_forward', 'qkv_linear', 'linear', 'activation')
 GPU = torch.cuda.is_available()
 DEVICE = 'cuda' if GPU else 'cpu'
 PARTS = {
@@ -32,6 +33,25 @@ PARTS = {
         num_registers=2,
         attn_cfg=dict(type='SoftmaxAttention', qkv_bias='qv', rope=dict(), qk_norm=True),
     ),
+    'DINOv3': dict(
+        layer_scale=0.5,
+        num_registers=2,
+        with_pos_embed=False,
+        attn_cfg=dict(type='SoftmaxAttention', qkv_bias='qv', rope=dict()),
+        ffn_cfg=dict(type='MLP'),
+    ),
+    'EVA-02 in windows': dict(
+        window_size=3,
+        global_attn_indices=(1,),
+        attn_cfg=dict(
+            type='SoftmaxAttention',
+            qkv_bias='qv',
+            rope=dict(coordinates='indices', rotation='pairs'),
+            inner_norm=True,
+        ),
+        ffn_cfg=dict(type='SwiGLU', inner_norm=True),
+    ),
+    'gated KAT': dict(layer_scale=0.5, ffn_cfg=dict(type='GatedGRKAN', inner_norm=True)),
     'registers in windows': dict(window_size=3, global_attn_indices=(1,), num_registers=2),
     'without biases': dict(
         attn_cfg=dict(type='SoftmaxAttention', qkv_bias=False),
@@ -50,7 +70,7 @@ def kernels_everywhere(monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     """How often the fused operators are called."""
-    found = dict.fromkeys(('add_layer_norm', 'feed_forward', 'qkv_linear', 'linear'), 0)
+    found = dict.fromkeys(OPERATORS, 0)
 
     def counted(name, operator):
         def call(*args, **kwargs):
@@ -124,7 +144,24 @@ def test_outputs_and_gradients_equal_those_of_plain_blocks_in_float64(parts, dro
 @pytest.mark.parametrize('parts', ['GRKAN', 'foundation', 'registers in windows'])
 def test_an_untouched_model_runs_operators_alone(parts, calls):
     make(**PARTS[parts])(images())
-    assert calls == dict(add_layer_norm=3, feed_forward=3, qkv_linear=3, linear=3)
+    assert calls == dict(add_layer_norm=3, feed_forward=3, qkv_linear=3, linear=3, activation=0)
+
+
+@pytest.mark.parametrize('parts, norms', [('DINOv3', 2), ('EVA-02 in windows', 4)])
+def test_nothing_but_operators_and_attention_touches_a_foundation_vit(parts, norms, calls):
+    model = make(**PARTS[parts])
+
+    def refuse(*_):
+        raise AssertionError('called')
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (nn.LayerNorm, nn.Linear, LayerScale, RotaryEmbedding, Activation):
+            patch.setattr(kind, 'forward', refuse)
+        model.norm = nn.Identity()
+        model(images())
+    assert calls == dict(
+        add_layer_norm=3 * norms, feed_forward=0, qkv_linear=3, linear=9, activation=3
+    )
 
 
 def test_layer_scale_that_somebody_listens_to_is_called_on_the_whole_branch(calls):
@@ -200,7 +237,8 @@ def test_a_forward_hook_on_any_module_sees_what_it_sees_in_plain_blocks(parts):
 
 
 def test_a_hook_on_a_part_leaves_the_rest_of_the_block_fused(calls):
-    model, want = make(), dict(add_layer_norm=3, feed_forward=3, qkv_linear=3, linear=3)
+    model = make()
+    want = dict(add_layer_norm=3, feed_forward=3, qkv_linear=3, linear=3, activation=0)
     for name, fewer in {
         'attn': ('qkv_linear', 'linear'),
         'attn.qkv': ('qkv_linear',),
@@ -403,6 +441,21 @@ def test_a_compiled_program_is_made_of_the_operators():
     assert len(programs) == 1
     assert programs[0].count('torch.ops.kat_mm.feed_forward') == 3
     assert programs[0].count('torch.ops.kat_mm.add_layer_norm') == 3
+
+
+def test_a_compiled_foundation_vit_is_made_of_the_operators():
+    programs = []
+
+    def record(program, inputs):
+        programs.append(program.code)
+        return program
+
+    model = make(**PARTS['DINOv3']).train()
+    compiled = torch.compile(model, backend=record, fullgraph=True)
+    assert_close(compiled(images()), truth(model, images())[:1])
+    assert len(programs) == 1
+    for operator, count in dict(add_layer_norm=6, activation=3, rotary_tables=3).items():
+        assert programs[0].count(f'torch.ops.kat_mm.{operator}') == count, operator
 
 
 def test_a_feature_extractor_of_torchvision_gives_what_hooks_see():

@@ -148,13 +148,6 @@ def _is_differentiated_by_functorch() -> bool:
     return any(level.key() in derivatives for level in get_interpreter_stack())
 
 
-def is_recorded() -> bool:
-    """Whether the program is written down, by export or tracing, for machines without kernels."""
-    # torch.compile counts as exporting where it looks.
-    exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
-    return exporting or torch.jit.is_tracing()
-
-
 def is_eager(x: Tensor) -> bool:
     """Whether ``x`` is an ordinary tensor and nothing traces or transforms the program."""
     return type(x) is Tensor and not (
@@ -162,3 +155,10 @@ def is_eager(x: Tensor) -> bool:
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
     )
+
+
+def is_exported() -> bool:
+    """Whether the program is being exported or traced, which takes no operators but PyTorch's."""
+    # torch.compile counts as exporting where it looks.
+    exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    return exporting or torch.jit.is_tracing()

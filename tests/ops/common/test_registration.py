@@ -1,6 +1,7 @@
 """What torch.compile sees of the operators, on tensors of a GPU that need not be there."""
 
 import os
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -12,18 +13,22 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
 from kat_mm.ops import (
     FeedForwardParameters,
+    activation,
     add_layer_norm,
     feed_forward,
     fourier_low_rank,
     group_rational,
     linear_rational,
     linear_rational_triton,
+    qkv_linear_triton,
     resampled_argmax,
     resize,
     resized_cross_entropy,
+    rotary_triton,
     suppress,
 )
 from kat_mm.ops.resampled_argmax import Taps
@@ -74,6 +79,16 @@ def cases():
     product = (empty(2, 5, 192, dtype=torch.bfloat16), empty(768, 192), empty(768), *act)
     operators = torch.ops.kat_mm
     return {
+        'activation': (
+            lambda *inputs: activation(inputs[0], 'silu', inputs[1], True),
+            (half, vector),
+            1,
+        ),
+        'activation_backward': (
+            lambda *inputs: operators.activation_backward(*inputs, 'silu', True),
+            (empty(2, 5, 8, dtype=torch.bfloat16), half, vector),
+            2,
+        ),
         'group_rational': (group_rational, (half, numerator, denominator, vector), 1),
         'group_rational_backward': (
             operators.group_rational_backward,
@@ -163,6 +178,8 @@ def test_the_same_in_a_process_without_the_interpreter():
 @pytest.mark.parametrize(
     'name',
     [
+        'activation',
+        'activation_backward',
         'group_rational',
         'group_rational_backward',
         'add_layer_norm',
@@ -204,3 +221,40 @@ def test_a_compiled_program_for_a_gpu_calls_the_kernels_themselves(
         if call.target is KERNEL:
             changed = [call.kwargs['kwargs'][name] for name in call.kwargs['tensors_to_clone']]
             assert not set(changed) & set(given)
+
+
+def machine_code(kernel, constants, dtype):
+    """PTX of a kernel, of tensors of a dtype, float32 tables and aligned memory."""
+    constants = dict(constants)
+    options = dict(num_warps=constants.pop('num_warps'))
+    wide = ('cos_ptr', 'sin_ptr', 'bias_ptr', 'partial_ptr')
+    signature, aligned = {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = 'constexpr'
+        elif name.endswith('_ptr'):
+            signature[name] = '*fp32' if name in wide else dtype
+        else:
+            signature[name] = 'i32'
+        if name.endswith(('_ptr', '_stride')):
+            aligned[(place,)] = [['tt.divisibility', 16]]
+    values = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=aligned)
+    return triton.compile(source, target=GPUTarget('cuda', 90, 32), options=options).asm['ptx']
+
+
+@pytest.mark.skipif(INTERPRETED, reason='kernels that are interpreted cannot be compiled')
+@pytest.mark.parametrize('halves', [True, False])
+def test_kernels_of_attention_move_sixteen_bytes_at_once(halves):
+    half = torch.bfloat16
+    for kernel, plan in (
+        (qkv_linear_triton._join_kernel, qkv_linear_triton._plan(768, 64, True, half, 4)),
+        (rotary_triton._rotate_kernel, rotary_triton._plan(768, 32, halves, half, 2)),
+        (
+            rotary_triton._join_rotated_kernel,
+            rotary_triton._plan(768, 32, halves, half, 4, WITH_SUM=True),
+        ),
+    ):
+        code = machine_code(kernel, plan, '*bf16')
+        assert 'ld.global.v4.b32' in code and 'st.global.v4.b32' in code
+        assert not re.search(r'(ld|st)\.global\.b16', code)
