@@ -135,11 +135,15 @@ WRONG = [
             rel_pos_size=(3, (3,), (0, 3), (2.5, 3), 'ab'),
         ),
     ),
-    (GRKAN, dict(embed_dims=32, hidden_dims=64), dict(embed_dims=NO_SIZES, hidden_dims=NO_SIZES)),
+    (
+        GRKAN,
+        dict(embed_dims=32, feedforward_channels=64),
+        dict(embed_dims=NO_SIZES, feedforward_channels=NO_SIZES),
+    ),
     (
         MLP,
-        dict(embed_dims=32, hidden_dims=64),
-        dict(embed_dims=NO_SIZES, hidden_dims=NO_SIZES, bias=NO_BOOLS, drop_rate=NO_RATES),
+        dict(embed_dims=32, feedforward_channels=64),
+        dict(embed_dims=NO_SIZES, feedforward_channels=NO_SIZES, bias=NO_BOOLS, drop_rate=NO_RATES),
     ),
     (
         GroupRational,

@@ -39,9 +39,7 @@ def parse_args() -> argparse.Namespace:
 @torch.no_grad()
 def count_inputs(cfg: Config, checkpoint: str, num_images: int) -> tuple[dict, PreActivations]:
     """Run a model on images of its test set: its state dict, and what went into its activations."""
-    checks.check_config(cfg, ('test',))
-    model = checks.build_model(cfg).eval()
-    checks.check_checkpoint(checkpoint, model, strict=False)
+    model = checks.prepare(cfg, ('test',), checkpoint, strict=False).eval()
     if torch.cuda.is_available():
         model.cuda()
     cfg.test_dataloader.update(num_workers=0, persistent_workers=False)

@@ -92,14 +92,8 @@ def main() -> None:
     elif cfg.get('resume'):
         goes_on = os.path.realpath(os.path.dirname(cfg.load_from)) == os.path.realpath(cfg.work_dir)
 
-    checks.check_config(cfg, ('train', 'val'))
-    model = checks.build_model(cfg)
-    checks.check_channels(model)
-    if cfg.get('load_from'):
-        resume = cfg.get('resume', False)
-        checks.check_checkpoint(cfg.load_from, model, strict=resume, resume=resume)
-    else:
-        checks.check_pretrained(model)
+    resume = cfg.get('resume', False)
+    model = checks.prepare(cfg, ('train', 'val'), cfg.get('load_from'), resume, resume)
     checks.check_work_dir(cfg.work_dir, model)
     if is_main_process(cfg.launcher):
         claim_work_dir(cfg.work_dir, goes_on)

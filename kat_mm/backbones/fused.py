@@ -28,8 +28,8 @@ from kat_mm.layers import (
     RotaryEmbedding,
     SoftmaxAttention,
     SwiGLU,
-    merge_windows,
-    partition_windows,
+    window_partition,
+    window_unpartition,
 )
 from kat_mm.ops import (
     FeedForwardParameters,
@@ -226,7 +226,7 @@ def _attend(
     if not _is_plain(attn, *_ATTENTIONS):
         return attn(x, grid, attn_mask), None, False
     parts, window = attn._modules, attn.window_size
-    x = partition_windows(x, grid, window)
+    x = window_partition(x, grid, window)
     qkv, proj = _take_linear(parts['qkv']), _take_linear(parts['proj'])
     attend, rotation = attn.attend, None
     if qkv is None or 'project' in vars(attn):
@@ -237,7 +237,7 @@ def _attend(
             attend = attn.weigh
         q, k, v = qkv_linear(x, qkv[0], attn.qkv_bias, attn.num_heads, rotation)
     x = attend(q, k, v, grid, attn_mask).transpose(1, 2)
-    x = _normalise(merge_windows(x, grid, window).flatten(2), parts['norm'])
+    x = _normalise(window_unpartition(x, grid, window).flatten(2), parts['norm'])
     if proj is None or not _does_nothing(parts['proj_drop']):
         return parts['proj_drop'](parts['proj'](x)), None, False
     weight, bias, scaled = _scale_linear(layer_scale, *proj)

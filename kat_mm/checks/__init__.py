@@ -3,6 +3,7 @@
 from .checkpoint import check_checkpoint, check_pretrained
 from .config import check_config
 from .model import build_model, check_channels
+from .prepare import prepare
 from .work_dir import check_out_dir, check_work_dir
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     'check_out_dir',
     'check_pretrained',
     'check_work_dir',
+    'prepare',
 ]

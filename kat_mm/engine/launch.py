@@ -17,7 +17,6 @@ from mmengine.runner import Runner
 
 import kat_mm  # noqa: F401  registers the modules that the configs name
 from kat_mm.checkpoints import trust_files
-from kat_mm.datasets import check_loading
 from kat_mm.engine.ending import communicates, end_communication, leave
 from kat_mm.engine.runner import CheckpointRunner
 from kat_mm.engine.signals import Terminated, end_with_parent
@@ -135,10 +134,6 @@ def build_runner(cfg: Config) -> Runner:
         if isinstance(handler, logging.FileHandler):
             _EARLY_LOG.setTarget(handler)
             _EARLY_LOG.flush()
-    # Behind the constructor, which writes the config to the work folder as the user gave it.
-    for loader in (runner._train_dataloader, runner._val_dataloader, runner._test_dataloader):
-        if loader is not None:
-            check_loading(loader['dataset'])
     return runner
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import functools
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from kat_mm.backbones import convert_for_model, drop_start_weights
 from kat_mm.checkpoints.state_dict import check_finite
+from kat_mm.datasets import check_loading
 from kat_mm.dense import compile_parts, graph_parts
 from kat_mm.engine.loading import unwrap
 from kat_mm.engine.signals import init_worker
@@ -54,9 +56,15 @@ class CheckpointRunner(Runner):
                     loader._iterator = None
 
     @staticmethod
-    def build_dataloader(*args, **kwargs) -> DataLoader:
-        """mmengine's, whose workers leave signals to this process, and end with it."""
-        loader = Runner.build_dataloader(*args, **kwargs)
+    def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
+        """mmengine's, whose data sets name the files that they cannot load or resize.
+
+        Its workers leave signals to this process, and end with it. The config stays as it is.
+        """
+        if isinstance(dataloader, dict) and isinstance(dataloader['dataset'], dict):
+            dataloader = copy.deepcopy(dataloader)
+            check_loading(dataloader['dataset'])
+        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         loader.worker_init_fn = functools.partial(init_worker, os.getpid(), loader.worker_init_fn)
         return loader
 

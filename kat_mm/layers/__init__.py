@@ -11,7 +11,7 @@ from .patch_embed import PatchEmbed, resize_patch_embed
 from .pos_embed import find_grid, find_positions, resize_pos_embed
 from .rational import GroupRational
 from .rope import RotaryEmbedding
-from .windows import merge_windows, partition_windows
+from .windows import window_partition, window_unpartition
 
 __all__ = [
     'GRKAN',
@@ -30,8 +30,8 @@ __all__ = [
     'SwiGLU',
     'find_grid',
     'find_positions',
-    'merge_windows',
-    'partition_windows',
+    'window_unpartition',
+    'window_partition',
     'resize_patch_embed',
     'resize_pos_embed',
 ]

@@ -12,15 +12,15 @@ from .init import mimetic_, trunc_normal_
 from .masked_attention import masked_attention
 from .rel_pos import rel_pos_attention, resize_rel_pos
 from .rope import RotaryEmbedding
-from .windows import merge_windows, partition_windows, window_attention
+from .windows import window_attention, window_partition, window_unpartition
 
 _logger = logging.getLogger(__name__)
 
 # Sizes decide in these, which torch.fx cannot see: to it each is one step.
 for _name in (
     'masked_attention',
-    'merge_windows',
-    'partition_windows',
+    'window_unpartition',
+    'window_partition',
     'rel_pos_attention',
     'window_attention',
 ):
@@ -148,9 +148,9 @@ class SoftmaxAttention(nn.Module):
         Raises:
             ValueError: There are windows, to which a mask does not apply.
         """
-        q, k, v = self.project(partition_windows(x, grid, self.window_size))
+        q, k, v = self.project(window_partition(x, grid, self.window_size))
         x = self.attend(q, k, v, grid, attn_mask).transpose(1, 2)
-        x = merge_windows(x, grid, self.window_size).flatten(2)
+        x = window_unpartition(x, grid, self.window_size).flatten(2)
         return self.proj_drop(self.proj(self.norm(x)))
 
     @property
@@ -177,7 +177,7 @@ class SoftmaxAttention(nn.Module):
     ) -> Tensor:
         """Values weighted by attention: (B, heads, N, C / heads) each, and the result.
 
-        With windows the first dimension is that of ``partition_windows``, and ``grid`` still that
+        With windows the first dimension is that of ``window_partition``, and ``grid`` still that
         of the whole image.
         """
         # Under autocast a norm gives float32.

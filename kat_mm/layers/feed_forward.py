@@ -16,7 +16,7 @@ class GRKAN(nn.Module):
 
     Args:
         embed_dims: Channels C of the tokens.
-        hidden_dims: Channels between the two linear maps.
+        feedforward_channels: Channels between the two linear maps.
         num_groups: Denominator groups of both activations. Default: 8.
         num_numerator_groups: Numerator groups of both activations. Default: 1.
         order: Degrees (m, n) of numerator and denominator. Default: (5, 4).
@@ -32,7 +32,7 @@ class GRKAN(nn.Module):
     def __init__(
         self,
         embed_dims: int,
-        hidden_dims: int,
+        feedforward_channels: int,
         num_groups: int = 8,
         num_numerator_groups: int = 1,
         order: tuple[int, int] = (5, 4),
@@ -43,17 +43,17 @@ class GRKAN(nn.Module):
         init: str = 'variance_preserving',
     ):
         super().__init__()
-        _check('GRKAN', embed_dims, hidden_dims, bias, drop_rate)
+        _check('GRKAN', embed_dims, feedforward_channels, bias, drop_rate)
         check_choice('GRKAN', 'init', init, ('variance_preserving', 'trunc_normal'))
         _check_act_init('GRKAN', act_init, act_interval)
         self.init = init
         form = (num_groups, num_numerator_groups, order)
         self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
         self.drop1 = nn.Dropout(drop_rate)
-        self.fc1 = nn.Linear(embed_dims, hidden_dims, bias=bias)
-        self.act2 = GroupRational(hidden_dims, *form, act_init[1], act_interval)
+        self.fc1 = nn.Linear(embed_dims, feedforward_channels, bias=bias)
+        self.act2 = GroupRational(feedforward_channels, *form, act_init[1], act_interval)
         self.drop2 = nn.Dropout(drop_rate)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
+        self.fc2 = nn.Linear(feedforward_channels, embed_dims, bias=bias)
 
     @classmethod
     def from_spec(cls, spec: BlockSpec, **options) -> 'GRKAN':
@@ -81,7 +81,7 @@ class GatedGRKAN(nn.Module):
 
     Args:
         embed_dims: Channels C of the tokens.
-        hidden_dims: Channels of the gate and of the value.
+        feedforward_channels: Channels of the gate and of the value.
         num_groups: As of :class:`GRKAN`, and so the next three.
         num_numerator_groups: Default: 1.
         order: Default: (5, 4).
@@ -96,7 +96,7 @@ class GatedGRKAN(nn.Module):
     def __init__(
         self,
         embed_dims: int,
-        hidden_dims: int,
+        feedforward_channels: int,
         num_groups: int = 8,
         num_numerator_groups: int = 1,
         order: tuple[int, int] = (5, 4),
@@ -108,17 +108,19 @@ class GatedGRKAN(nn.Module):
         drop_rate: float = 0.0,
     ):
         super().__init__()
-        _check('GatedGRKAN', embed_dims, hidden_dims, bias, drop_rate)
+        _check('GatedGRKAN', embed_dims, feedforward_channels, bias, drop_rate)
         check_bools('GatedGRKAN', inner_norm=inner_norm)
         _check_act_init('GatedGRKAN', act_init, act_interval)
         form = (num_groups, num_numerator_groups, order)
         self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
         self.drop1 = nn.Dropout(drop_rate)
-        self.fc1 = nn.Linear(embed_dims, 2 * hidden_dims, bias=bias)
-        self.act2 = GroupRational(hidden_dims, *form, act_init[1], act_interval)
+        self.fc1 = nn.Linear(embed_dims, 2 * feedforward_channels, bias=bias)
+        self.act2 = GroupRational(feedforward_channels, *form, act_init[1], act_interval)
         self.drop2 = nn.Dropout(drop_rate)
-        self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
-        self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
+        self.norm = (
+            nn.LayerNorm(feedforward_channels, eps=norm_eps) if inner_norm else nn.Identity()
+        )
+        self.fc2 = nn.Linear(feedforward_channels, embed_dims, bias=bias)
 
     @classmethod
     def from_spec(cls, spec: BlockSpec, **options) -> 'GatedGRKAN':
@@ -160,7 +162,7 @@ class MLP(nn.Module):
 
     Args:
         embed_dims: Channels C of the tokens.
-        hidden_dims: Channels between the two linear maps.
+        feedforward_channels: Channels between the two linear maps.
         act: 'gelu', 'gelu_tanh' (SigLIP), 'quick_gelu' (OpenAI's CLIP) or 'silu'. No checkpoint
             tells which. Default: 'gelu'.
         inner_norm: Whether there is a norm before the second linear map. Default: False.
@@ -174,7 +176,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         embed_dims: int,
-        hidden_dims: int,
+        feedforward_channels: int,
         act: str = 'gelu',
         inner_norm: bool = False,
         norm_eps: float = 1e-6,
@@ -183,14 +185,16 @@ class MLP(nn.Module):
     ):
         super().__init__()
         name = type(self).__name__
-        _check(name, embed_dims, hidden_dims, bias, drop_rate)
+        _check(name, embed_dims, feedforward_channels, bias, drop_rate)
         check_bools(name, inner_norm=inner_norm)
-        self.fc1 = nn.Linear(embed_dims, self._inner_maps * hidden_dims, bias=bias)
+        self.fc1 = nn.Linear(embed_dims, self._inner_maps * feedforward_channels, bias=bias)
         check_choice(name, 'act', act, ACTIVATIONS)
         self.act = Activation(act)
         self.drop1 = nn.Dropout(drop_rate)
-        self.norm = nn.LayerNorm(hidden_dims, eps=norm_eps) if inner_norm else nn.Identity()
-        self.fc2 = nn.Linear(hidden_dims, embed_dims, bias=bias)
+        self.norm = (
+            nn.LayerNorm(feedforward_channels, eps=norm_eps) if inner_norm else nn.Identity()
+        )
+        self.fc2 = nn.Linear(feedforward_channels, embed_dims, bias=bias)
         self.drop2 = nn.Dropout(drop_rate)
 
     @classmethod
@@ -220,7 +224,7 @@ class SwiGLU(MLP):
 
     Args:
         embed_dims: Channels C of the tokens.
-        hidden_dims: Channels of the gate and of the value, the rows of ``fc1`` in this order.
+        feedforward_channels: Channels of the gate and of the value, the rows of ``fc1`` in this order.
         act: Function of the gate, as of :class:`MLP`. Default: 'silu'.
         options: The rest as of :class:`MLP`. ``inner_norm`` is that of EVA-02 B and L; the first
             dropout is behind the product.
@@ -228,8 +232,8 @@ class SwiGLU(MLP):
 
     _inner_maps = 2
 
-    def __init__(self, embed_dims: int, hidden_dims: int, act: str = 'silu', **options):
-        super().__init__(embed_dims, hidden_dims, act, **options)
+    def __init__(self, embed_dims: int, feedforward_channels: int, act: str = 'silu', **options):
+        super().__init__(embed_dims, feedforward_channels, act, **options)
 
     def inner(self, x: Tensor) -> Tensor:
         """What ``fc2`` maps, (..., hidden_dims)."""
@@ -252,8 +256,10 @@ class Activation(nn.Module):
         return self.kind
 
 
-def _check(caller: str, embed_dims: int, hidden_dims: int, bias: bool, drop_rate: float) -> None:
+def _check(
+    caller: str, embed_dims: int, feedforward_channels: int, bias: bool, drop_rate: float
+) -> None:
     check_int(caller, 'embed_dims', embed_dims, least=1)
-    check_int(caller, 'hidden_dims', hidden_dims, least=1)
+    check_int(caller, 'feedforward_channels', feedforward_channels, least=1)
     check_bools(caller, bias=bias)
     check_rate(caller, 'drop_rate', drop_rate)

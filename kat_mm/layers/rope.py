@@ -12,7 +12,7 @@ from kat_mm.arguments import check_choice, check_pair
 from kat_mm.ops import Rotation, backend, rotate
 from kat_mm.ops.common.registration import Operator
 
-from .windows import partition_windows
+from .windows import window_partition
 
 COORDINATES = ('centers', 'indices')
 ROTATIONS = ('halves', 'pairs')
@@ -89,7 +89,7 @@ class RotaryEmbedding(nn.Module):
         """Queries and keys (B, heads, N, d), turned.
 
         The last tokens are patches; those before them stay as they are. With windows, B is that of
-        ``partition_windows``, and a patch has the position that it has in the whole image; those
+        ``window_partition``, and a patch has the position that it has in the whole image; those
         of the padding go on behind its end.
         """
         settings = self.periods, self.coordinates, self.reference_size, self.rotation
@@ -169,7 +169,7 @@ def rotary_tables(
     columns = angles[1].expand(lengths[0], -1, -1)
     angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)
     if window:
-        angles = partition_windows(angles[None], tuple(lengths), window)[:, None]
+        angles = window_partition(angles[None], tuple(lengths), window)[:, None]
     still = torch.zeros(*angles.shape[:-2], num_extra_tokens, angles.shape[-1], **numbers)
     angles = torch.cat([still, angles], dim=-2)
     return angles.cos().to(dtype), angles.sin().to(dtype)

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def partition_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+def window_partition(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     """Cut a grid of tokens into windows, with zeros at its right and bottom where it ends in one.
 
     Args:
@@ -21,7 +21,7 @@ def partition_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     extra = tokens - grid[0] * grid[1]
     if extra:
         first, x = x.tensor_split([extra], dim=1)
-        x = partition_windows(x, grid, window)
+        x = window_partition(x, grid, window)
         return torch.cat([first.repeat_interleave(x.shape[0] // batch, dim=0), x], dim=1)
     x = x.reshape(batch, *grid, channels)
     right, bottom = -grid[1] % window, -grid[0] % window
@@ -32,8 +32,8 @@ def partition_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     return x.reshape(batch * rows * columns, window * window, channels)
 
 
-def merge_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
-    """Put windows together again: the inverse of :func:`partition_windows`.
+def window_unpartition(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+    """Put windows together again: the inverse of :func:`window_partition`.
 
     Args:
         x: (B * windows, E + window * window, ...), any strides.
@@ -51,7 +51,7 @@ def merge_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     extra = x.shape[1] - window * window
     if extra:
         first = x[:: rows * columns, :extra]
-        return torch.cat([first, merge_windows(x[:, extra:], grid, window)], dim=1)
+        return torch.cat([first, window_unpartition(x[:, extra:], grid, window)], dim=1)
     x = x.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
     x = x.reshape(x.shape[0], rows * window, columns * window, *x.shape[5:])
     return x[:, :height, :width].flatten(1, 2)
@@ -66,7 +66,7 @@ def window_attention(
     window over the whole grid is attention over all tokens.
 
     Args:
-        q: (B * windows, heads, E + window * window, d), as of :func:`partition_windows`.
+        q: (B * windows, heads, E + window * window, d), as of :func:`window_partition`.
         k: The same.
         v: The same.
         grid: (H, W) in tokens.
@@ -80,7 +80,7 @@ def window_attention(
     if not extra:
         return F.scaled_dot_product_attention(q, k, v, **kwargs)
     patches = F.scaled_dot_product_attention(q[:, :, extra:], k, v, **kwargs)
-    whole = [merge_windows(t.transpose(1, 2), grid, window).transpose(1, 2) for t in (k, v)]
+    whole = [window_unpartition(t.transpose(1, 2), grid, window).transpose(1, 2) for t in (k, v)]
     windows = q.shape[0] // whole[0].shape[0]
     first = F.scaled_dot_product_attention(q[::windows, :, :extra], *whole, **kwargs)
     return torch.cat([first.repeat_interleave(windows, dim=0), patches], dim=2)

@@ -2,10 +2,12 @@
 
 import itertools
 import multiprocessing
+from unittest import mock
 
 import pytest
 import torch
 from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -162,3 +164,14 @@ def test_what_a_checkpoint_replaces_is_not_downloaded(tmp_path):
         runner = make_runner(tmp_path, model=Started(), load_from=source, resume=True)
         runner.train()
         assert runner.model.backbone.norm.bias.eq(3).all()
+
+
+def test_a_loader_names_what_it_cannot_load_and_its_config_stays():
+    dataset = dict(type=Numbers, size=3, pipeline=[dict(type='LoadImageFromFile')])
+    inner = dict(type='RepeatDataset', times=2, dataset=dataset)
+    cfg = dict(dataset=inner, batch_size=1, sampler=dict(type='DefaultSampler'))
+    with mock.patch.object(Runner, 'build_dataloader') as build:
+        CheckpointRunner.build_dataloader(cfg)
+    (built,) = build.call_args.args
+    assert built['dataset']['dataset']['pipeline'][0]['type'] == 'LoadChecked'
+    assert dataset['pipeline'] == [dict(type='LoadImageFromFile')]

@@ -8,7 +8,7 @@ import torch
 from timm.layers import pos_embed_sincos
 from torch import nn
 
-from kat_mm.layers import RotaryEmbedding, SoftmaxAttention, partition_windows
+from kat_mm.layers import RotaryEmbedding, SoftmaxAttention, window_partition
 
 DINOV3 = dict()
 EVA02 = dict(base=10000.0, coordinates='indices', reference_size=(16, 16), rotation='pairs')
@@ -62,7 +62,7 @@ def test_in_windows_a_patch_keeps_its_position_in_the_image(kind):
     rope = RotaryEmbedding(8, **KINDS[kind])
 
     def cut(x):
-        windows = [partition_windows(head, grid, window) for head in x.unbind(1)]
+        windows = [window_partition(head, grid, window) for head in x.unbind(1)]
         return torch.stack(windows, dim=1)
 
     torch.testing.assert_close(rope(cut(q), cut(k), grid, window), (cut(new_q), cut(new_k)))

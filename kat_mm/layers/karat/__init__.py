@@ -3,8 +3,8 @@
 from .attention import KArAt
 from .bspline import BSpline
 from .fourier import Fourier
-from .operator import ScoreOperator
 from .rational import Rational
+from .score_operator import ScoreOperator
 from .simplex import project_simplex
 from .wavelet import Wavelet
 

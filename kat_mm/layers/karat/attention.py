@@ -6,7 +6,7 @@ from kat_mm.arguments import check_bools, check_int, check_pair
 from kat_mm.layers.attention import SoftmaxAttention
 from kat_mm.layers.block_spec import BlockSpec
 
-from .operator import ScoreOperator
+from .score_operator import ScoreOperator
 
 
 class KArAt(SoftmaxAttention):

@@ -1,0 +1,43 @@
+"""What every command line that runs a model does first."""
+
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from torch import nn
+
+from kat_mm.checks.checkpoint import check_checkpoint, check_pretrained
+from kat_mm.checks.config import check_config
+from kat_mm.checks.model import build_model, check_channels
+
+
+def prepare(
+    cfg: Config,
+    splits: Sequence[str],
+    checkpoint: str | None = None,
+    strict: bool = True,
+    resume: bool = False,
+) -> nn.Module:
+    """Check a config, its data, and the weights that its model is to have.
+
+    Args:
+        cfg: The config, with all options of the command line merged.
+        splits: Whose data is needed, from 'train', 'val' and 'test'.
+        checkpoint: What the model is loaded from. Default: nothing; a model that is to be trained
+            has its start weights checked instead.
+        strict: As of :func:`check_checkpoint`.
+        resume: As of :func:`check_checkpoint`.
+
+    Returns:
+        The model, as the config describes it; nothing is loaded into it.
+
+    Raises:
+        UserError: Something is wrong, missing or damaged.
+    """
+    check_config(cfg, tuple(splits))
+    model = build_model(cfg)
+    check_channels(model)
+    if checkpoint:
+        check_checkpoint(checkpoint, model, strict=strict, resume=resume)
+    elif 'train' in splits:
+        check_pretrained(model)
+    return model
