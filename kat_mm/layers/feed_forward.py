@@ -138,7 +138,7 @@ class GatedGRKAN(nn.Module):
         return self.fc2(self.inner(x))
 
     def inner(self, x: Tensor) -> Tensor:
-        """What ``fc2`` maps, (..., hidden_dims)."""
+        """What ``fc2`` maps, (..., feedforward_channels)."""
         gate, value = self.fc1(self.drop1(self.act1(x))).chunk(2, dim=-1)
         return self.norm(self.drop2(self.act2(gate) * value))
 
@@ -212,7 +212,7 @@ class MLP(nn.Module):
         return self.drop2(self.fc2(self.inner(x)))
 
     def inner(self, x: Tensor) -> Tensor:
-        """What ``fc2`` maps, (..., hidden_dims)."""
+        """What ``fc2`` maps, (..., feedforward_channels)."""
         return self.norm(self.drop1(self.act(self.fc1(x))))
 
 
@@ -224,7 +224,7 @@ class SwiGLU(MLP):
 
     Args:
         embed_dims: Channels C of the tokens.
-        feedforward_channels: Channels of the gate and of the value, the rows of ``fc1`` in this order.
+        feedforward_channels: Channels of the gate and of the value, in this order in ``fc1``.
         act: Function of the gate, as of :class:`MLP`. Default: 'silu'.
         options: The rest as of :class:`MLP`. ``inner_norm`` is that of EVA-02 B and L; the first
             dropout is behind the product.
@@ -236,7 +236,7 @@ class SwiGLU(MLP):
         super().__init__(embed_dims, feedforward_channels, act, **options)
 
     def inner(self, x: Tensor) -> Tensor:
-        """What ``fc2`` maps, (..., hidden_dims)."""
+        """What ``fc2`` maps, (..., feedforward_channels)."""
         gate, value = self.fc1(x).chunk(2, dim=-1)
         return self.norm(self.drop1(self.act(gate) * value))
 
