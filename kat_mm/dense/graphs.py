@@ -141,7 +141,6 @@ class GraphedForward:
             recording = Recording(self, args)
         except Exception as error:  # of the recording alone: without it the call says what is wrong
             self.left[key[0]] = 0
-            _renew_generators()
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
             return self._say('failed', f'recording fails: {type(error).__name__}: {error}')
@@ -202,19 +201,24 @@ class Recording:
         buffers = [buffer.clone() for buffer in owner.part.buffers()]
         generator = torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
         host = _host_generators()
-        with autocast:
-            self._warm_up()
-            if _host_generators() != host:
-                raise RuntimeError(
-                    'it draws random numbers on the host, which a graph would freeze'
-                )
-            self._capture()
-        # As if nothing had been computed yet.
-        with torch.no_grad():
-            for buffer, before in zip(owner.part.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-        if generator is not None:
-            torch.cuda.set_rng_state(generator, device)
+        try:
+            with autocast:
+                self._warm_up()
+                if _host_generators() != host:
+                    raise RuntimeError(
+                        'it draws random numbers on the host, which a graph would freeze'
+                    )
+                self._capture()
+        except Exception:
+            _renew_generators()
+            raise
+        finally:
+            # As if nothing had been computed yet.
+            with torch.no_grad():
+                for buffer, before in zip(owner.part.buffers(), buffers, strict=True):
+                    buffer.copy_(before)
+            if generator is not None:
+                torch.cuda.set_rng_state(generator, device)
 
     def _forward(self) -> list[Tensor]:
         outputs, self._output_structure = tree_flatten(
