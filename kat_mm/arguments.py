@@ -21,6 +21,14 @@ def check_rate(caller: str, name: str, value: float, below_one: bool = False) ->
         raise ValueError(f'{caller}: {name}={value!r} must lie in {span}')
 
 
+def check_number(caller: str, name: str, value: float, above: float | None = None) -> None:
+    """Raise a ValueError unless ``value`` is a finite number, above ``above`` if that is given."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or (above is not None and value <= above):
+        span = '' if above is None else f' above {above}'
+        raise ValueError(f'{caller}: {name}={value!r} must be a finite number{span}')
+
+
 def check_bools(caller: str, **values: bool) -> None:
     """Raise a ValueError unless each value is True or False."""
     for name, value in values.items():

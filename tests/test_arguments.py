@@ -5,10 +5,12 @@ import math
 import pytest
 
 from kat_mm.backbones import KAT
+from kat_mm.engine import FiniteLossHook, PlotRationalsHook, PreemptionHook
 from kat_mm.layers import (
     GRKAN,
     MLP,
     DropPath,
+    GatedGRKAN,
     GroupRational,
     KArAt,
     LayerNorm2d,
@@ -21,6 +23,7 @@ NAN = float('nan')
 NO_BOOLS = ('yes', None, 2)
 NO_RATES = (-0.1, 1.5, NAN, '0.1', None, True)
 NO_SIZES = (0, -1, 2.5, '8', None, True)
+NO_NUMBERS = (NAN, math.inf, '1', b'1', [], None, True)
 NO_INTERVALS = ((3, -3), (1,), (0, NAN), (0, math.inf), 'ab', 5)
 NO_ORDERS = ((5,), 5, (5, -1), (5.0, 4), ('5', 4), (True, 4), None, (5, 4, 3))
 SMALL = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64)
@@ -57,6 +60,8 @@ WRONG = [
             out_type=('raw', None, 3),
             final_norm=NO_BOOLS,
             with_cp=NO_BOOLS,
+            norm_eps=(*NO_NUMBERS, 0, -1e-6),
+            layer_scale=(NAN, math.inf, '1', b'1', [], True),
             drop_rate=NO_RATES,
             drop_path_rate=(*NO_RATES, 1.0, math.inf),
             frozen_stages=(99, -2, 1.0, '1', None, True),
@@ -92,6 +97,7 @@ WRONG = [
         {},
         dict(
             qkv_bias=NO_BOOLS,
+            norm_eps=(*NO_NUMBERS, 0, -1e-6),
             attn_drop_rate=NO_RATES,
             proj_drop_rate=NO_RATES,
             init=('xavier', None),
@@ -102,9 +108,9 @@ WRONG = [
         {},
         dict(
             rank=(*NO_SIZES, 1000),
-            basis=('furier', 7, None, dict(grid=3)),
+            basis=('furier', 7, None, [], dict(grid=3), dict(type=[])),
             mode=('shared', None),
-            base=('tan', None),
+            base=('tan', None, [], {}),
             freeze_basis=NO_BOOLS,
             freeze_base=NO_BOOLS,
             fused=NO_BOOLS,
@@ -140,10 +146,17 @@ WRONG = [
         dict(embed_dims=32, feedforward_channels=64),
         dict(embed_dims=NO_SIZES, feedforward_channels=NO_SIZES),
     ),
+    (GatedGRKAN, dict(embed_dims=32, feedforward_channels=64), dict(norm_eps=(*NO_NUMBERS, 0))),
     (
         MLP,
         dict(embed_dims=32, feedforward_channels=64),
-        dict(embed_dims=NO_SIZES, feedforward_channels=NO_SIZES, bias=NO_BOOLS, drop_rate=NO_RATES),
+        dict(
+            embed_dims=NO_SIZES,
+            feedforward_channels=NO_SIZES,
+            norm_eps=(*NO_NUMBERS, 0),
+            bias=NO_BOOLS,
+            drop_rate=NO_RATES,
+        ),
     ),
     (
         GroupRational,
@@ -157,6 +170,9 @@ WRONG = [
             channels_first=NO_BOOLS,
         ),
     ),
+    (FiniteLossHook, {}, dict(patience=NO_SIZES, stop=NO_BOOLS)),
+    (PreemptionHook, {}, dict(interval=NO_SIZES)),
+    (PlotRationalsHook, {}, dict(interval=NO_SIZES)),
     (DropPath, {}, dict(rate=(*NO_RATES, 1.0))),
     (LayerNorm2d, {}, dict(num_channels=NO_SIZES)),
     (

@@ -83,6 +83,21 @@ def test_a_broken_mmengine_raises(tmp_path):
     assert result.returncode != 0 and 'broken installation' in result.stderr
 
 
+def test_names_are_found_where_scripts_of_others_import_them_from():
+    code = """
+from kat_mm.checkpoints import convert_for_model, load_pretrained
+from kat_mm.engine.class_folders import find_class_folders
+from kat_mm import backbones, checkpoints
+from kat_mm.checks import classification
+assert load_pretrained is backbones.load_pretrained
+assert convert_for_model is backbones.convert_for_model
+assert find_class_folders is classification.find_class_folders
+assert not hasattr(checkpoints, 'nothing')
+"""
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+
+
 def test_importing_leaves_out_what_is_heavy_and_rare():
     code = 'import sys, kat_mm; print({"matplotlib", "scipy", "mmdet"} & sys.modules.keys())'
     assert run(code).stdout.strip() == 'set()'

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_bools, check_int, check_rate
+from kat_mm.arguments import check_bools, check_int, check_number, check_rate
 from kat_mm.checkpoints import guard_files_of, guard_readers
 from kat_mm.layers import BlockSpec, PatchEmbed, find_positions, resize_pos_embed
 from kat_mm.layers.init import init_children
@@ -156,6 +156,9 @@ class KAT(nn.Module):
             with_cp=with_cp,
         )
         check_int('KAT', 'num_registers', num_registers, least=0)
+        check_number('KAT', 'norm_eps', norm_eps, above=0)
+        if layer_scale is not None:
+            check_number('KAT', 'layer_scale', layer_scale)
         check_rate('KAT', 'drop_rate', drop_rate)
         _check_init_cfg(init_cfg)
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)

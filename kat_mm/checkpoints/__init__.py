@@ -19,8 +19,8 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    # Where scripts of others look for them: loading into a model is a matter of the backbone, which
-    # imports this package, not the other way round.
+    # Scripts of others import these two from here; looked up late, since the backbone, which loads
+    # files into models, imports this package and not the other way round.
     if name in ('convert_for_model', 'load_pretrained'):
         from kat_mm import backbones
 

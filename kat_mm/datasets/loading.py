@@ -207,7 +207,7 @@ class CheckLabels(BaseTransform):
         if not _is_label(num_classes) or num_classes < 1:
             raise ValueError(f'CheckLabels: num_classes={num_classes!r} must be 1 to 255')
         for name, values in (('unlabelled', unlabelled), ('ignore_index', [ignore_index])):
-            if isinstance(values, int | str) or not all(map(_is_label, values)):
+            if isinstance(values, int | str | bytes) or not all(map(_is_label, values)):
                 given = values if name == 'unlabelled' else ignore_index
                 raise ValueError(f'CheckLabels: {name}={given!r} must be labels from 0 to 255')
         self.num_classes = num_classes

@@ -1,4 +1,4 @@
-"""The former place of :func:`kat_mm.checks.classification.find_class_folders`."""
+"""Where scripts of others import :func:`kat_mm.checks.classification.find_class_folders` from."""
 
 from kat_mm.checks.classification import find_class_folders
 

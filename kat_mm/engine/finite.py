@@ -8,6 +8,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from kat_mm.arguments import check_bools, check_int
 from kat_mm.errors import UserError
 
 
@@ -37,8 +38,8 @@ class FiniteLossHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, patience: int = 10, stop: bool = True):
-        if not isinstance(patience, int) or patience < 1:
-            raise ValueError(f'FiniteLossHook: patience={patience} must be an integer from 1 on')
+        check_int('FiniteLossHook', 'patience', patience, least=1)
+        check_bools('FiniteLossHook', stop=stop)
         self.patience = patience
         self.stop = stop
         self._in_a_row = None

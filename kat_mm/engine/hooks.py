@@ -7,6 +7,7 @@ from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from kat_mm.arguments import check_int
 from kat_mm.engine.loading import unwrap
 from kat_mm.visualization.activations import PreActivations
 
@@ -55,8 +56,7 @@ class PlotRationalsHook(Hook):
     """
 
     def __init__(self, interval: int = 1000):
-        if interval < 1:
-            raise ValueError(f'PlotRationalsHook: interval={interval} must be 1 or more')
+        check_int('PlotRationalsHook', 'interval', interval, least=1)
         self.interval = interval
         self._inputs, self._listening = None, ExitStack()
 

@@ -14,6 +14,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch import distributed
 
+from kat_mm.arguments import check_int
 from kat_mm.engine.checkpoint_hook import AtomicCheckpointHook
 
 _PR_SET_PDEATHSIG = 1
@@ -73,8 +74,7 @@ class PreemptionHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, interval: int = 8):
-        if not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'PreemptionHook: interval={interval} must be an integer from 1 on')
+        check_int('PreemptionHook', 'interval', interval, least=1)
         self.interval = interval
         self._iterations = 0
         self._asked = False

@@ -4,7 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_bools, check_choice, check_int, check_pair, check_rate
+from kat_mm.arguments import (
+    check_bools,
+    check_choice,
+    check_int,
+    check_number,
+    check_pair,
+    check_rate,
+)
 from kat_mm.ops import split_heads
 
 from .block_spec import BlockSpec
@@ -74,6 +81,7 @@ class SoftmaxAttention(nn.Module):
         check_int('SoftmaxAttention', 'embed_dims', embed_dims, least=1)
         check_int('SoftmaxAttention', 'num_heads', num_heads, least=1)
         check_int('SoftmaxAttention', 'window_size', window_size, least=0)
+        check_number('SoftmaxAttention', 'norm_eps', norm_eps, above=0)
         check_rate('SoftmaxAttention', 'attn_drop_rate', attn_drop_rate)
         check_rate('SoftmaxAttention', 'proj_drop_rate', proj_drop_rate)
         if embed_dims % num_heads:
@@ -116,12 +124,12 @@ class SoftmaxAttention(nn.Module):
     @classmethod
     def from_spec(cls, spec: BlockSpec, **options) -> 'SoftmaxAttention':
         """The attention of a block; see :class:`BlockSpec`."""
+        options.setdefault('norm_eps', spec.norm_eps)
         return cls(
             spec.embed_dims,
             spec.num_heads,
             rel_pos_size=spec.attended_grid if spec.use_rel_pos else None,
             window_size=spec.window_size,
-            norm_eps=spec.norm_eps,
             **options,
         )
 

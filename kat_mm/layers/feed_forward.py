@@ -1,6 +1,13 @@
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_bools, check_choice, check_int, check_interval, check_rate
+from kat_mm.arguments import (
+    check_bools,
+    check_choice,
+    check_int,
+    check_interval,
+    check_number,
+    check_rate,
+)
 from kat_mm.fits import available_fits
 from kat_mm.ops import ACTIVATIONS
 
@@ -110,6 +117,7 @@ class GatedGRKAN(nn.Module):
         super().__init__()
         _check('GatedGRKAN', embed_dims, feedforward_channels, bias, drop_rate)
         check_bools('GatedGRKAN', inner_norm=inner_norm)
+        check_number('GatedGRKAN', 'norm_eps', norm_eps, above=0)
         _check_act_init('GatedGRKAN', act_init, act_interval)
         form = (num_groups, num_numerator_groups, order)
         self.act1 = GroupRational(embed_dims, *form, act_init[0], act_interval)
@@ -187,6 +195,7 @@ class MLP(nn.Module):
         name = type(self).__name__
         _check(name, embed_dims, feedforward_channels, bias, drop_rate)
         check_bools(name, inner_norm=inner_norm)
+        check_number(name, 'norm_eps', norm_eps, above=0)
         self.fc1 = nn.Linear(embed_dims, self._inner_maps * feedforward_channels, bias=bias)
         check_choice(name, 'act', act, ACTIVATIONS)
         self.act = Activation(act)

@@ -19,6 +19,7 @@ model = dict(backbone=dict(arch=arch, global_attn_indices=(1,)), neck=dict(in_ch
 """
 
 
+@pytest.mark.slow
 def test_models_take_turns_with_the_same_work_in_their_heads(run_benchmark, tmp_path):
     for kind in ('kat', 'vit'):
         base = ROOT / 'configs' / f'{kind}_t_mask_rcnn_sample.py'

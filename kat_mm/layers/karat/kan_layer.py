@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from kat_mm.arguments import check_choice
 from kat_mm.ops import fourier_low_rank
 from kat_mm.ops.common.dtypes import compute_dtype
 
@@ -73,12 +74,8 @@ class KANLayer(nn.Module):
         super().__init__()
         options = dict(basis) if isinstance(basis, dict) else {'type': basis}
         kind = options.pop('type', None)
-        if kind not in BASES:
-            raise ValueError(f'KArAt: basis {kind!r} is unknown; choose one of {", ".join(BASES)}')
-        if base not in BASE_FUNCTIONS:
-            raise ValueError(
-                f'KArAt: base={base!r} is unknown; choose one of {", ".join(BASE_FUNCTIONS)}'
-            )
+        check_choice('KArAt', 'basis', kind, BASES)
+        check_choice('KArAt', 'base', base, BASE_FUNCTIONS)
         self.out_features = out_features
         self.fused = fused
         self.basis = BASES[kind](num_heads, out_features, in_features, gain, **options)
