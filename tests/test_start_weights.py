@@ -22,7 +22,8 @@ def starts() -> dict[str, tuple[str | None, str | None]]:
     found = {}
     for path in CONFIGS.glob('*.py'):
         cfg = Config.fromfile(path)
-        backbone = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
+        backbone = cfg.model.backbone.get('module', cfg.model.backbone)  # of adapters
+        backbone = (backbone.get('init_cfg') or {}).get('checkpoint')
         found[path.stem] = backbone, cfg.get('load_from')
     return found
 
@@ -39,7 +40,7 @@ def test_dense_configs_start_from_published_weights_of_their_size_and_kind(start
             assert start == f'{kind}_{known[2]}_in1k', name
         else:
             assert start is None, name
-    assert sum(start is not None for start, _ in starts.values()) == 54 + 12
+    assert sum(start is not None for start, _ in starts.values()) == 54 + 14
 
 
 def test_every_name_in_the_configs_is_known(starts):

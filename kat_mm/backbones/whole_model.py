@@ -48,13 +48,26 @@ def convert_for_model(
     if not backbones:
         return state
     prefix = f'{backbones[0]}.'
-    backbone, rest = split_model(state, prefix, path)
-    backbone = convert_backbone(backbone, path)
-    head = keep_entries(backbone, lambda key: key.startswith('head.'))
-    backbone, _ = fit_state(backbone, model.get_submodule(backbones[0]), path)
-    state = add_prefix(backbone, prefix)
-    rest.update(add_prefix(head, MMPRETRAIN_HEAD))
-    wrong = other_shapes(rest, model.state_dict())
+    own, module = model.state_dict(), model.get_submodule(backbones[0])
+    saved = keep_entries(own, lambda key: key.startswith(prefix))
+    if len(saved) < len(module.state_dict()):
+        # Of a backbone with adapters, these alone are saved (mmpretrain's LoRAModel).
+        absent = sorted(saved.keys() - state.keys())
+        if absent:
+            raise UserError(
+                f'checkpoint {path} lacks what the model saves of its backbone, such as '
+                f'{absent[0]}. Use one of a run with the same adapters; what the backbone starts '
+                'from is given as its init_cfg'
+            )
+        rest, state = state, {}
+    else:
+        backbone, rest = split_model(state, prefix, path)
+        backbone = convert_backbone(backbone, path)
+        head = keep_entries(backbone, lambda key: key.startswith('head.'))
+        backbone, _ = fit_state(backbone, module, path)
+        state = add_prefix(backbone, prefix)
+        rest.update(add_prefix(head, MMPRETRAIN_HEAD))
+    wrong = other_shapes(rest, own)
     if wrong and strict:
         raise UserError(
             f'checkpoint {path} has weights of other shapes than the model of the config: '

@@ -18,6 +18,8 @@ def check_pretrained(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, KAT):
+            if module.is_init:  # what builds adapters upon it has read them
+                continue
             for cfg in split_init_cfg(module.init_cfg)[0]:
                 options = {key: cfg[key] for key in ('prefix', 'ignore') if key in cfg}
                 load_pretrained(module, cfg['checkpoint'], **options)
@@ -65,7 +67,7 @@ def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = F
             reasons = [f'it lacks {len(missing)} tensors, such as {missing[0]}'] if missing else []
     except RuntimeError as error:
         reasons = [line.strip() for line in str(error).splitlines()[1:4]]
-    renamed = sorted(parameters.keys() - state.keys())
+    renamed = sorted((parameters.keys() & own.keys()) - state.keys())
     if resume and renamed and not reasons:
         raise UserError(
             f'checkpoint {path} has parameters of other names than the model, such as '

@@ -11,7 +11,8 @@ Operators are made known to PyTorch, as ``torch.ops.kat_mm.NAME`` (``common/regi
 
 Products are linear algebra that PyTorch knows already (``common/products.py``): ``linear``,
 ``qkv_linear``, ``low_rank_attend``. Ours is their backward pass alone, where nothing traces, so
-that a compiler and an exporter see nothing but PyTorch's products.
+that a compiler and an exporter see nothing but PyTorch's products. ``rotate`` turns queries and
+keys, by kernels as a part of ``qkv_linear``.
 """
 
 from .activation import ACTIVATIONS, activation
@@ -27,7 +28,7 @@ from .qkv_linear import qkv_linear, split_heads
 from .resampled_argmax import Taps, bilinear_rows, resampled_argmax
 from .resize import resize
 from .resized_cross_entropy import ResizedCrossEntropy, resized_cross_entropy
-from .rotary import Rotation, rotate
+from .rotate import Rotation, rotate
 from .suppress import suppress
 
 __all__ = [

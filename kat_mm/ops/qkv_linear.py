@@ -13,7 +13,7 @@ from torch import Tensor
 from .common import backend
 from .common.products import autocast, has_own_backward, weight_gradient
 from .common.registration import direct, is_eager
-from .rotary import Rotation, join_rotated, rotate, rotate_heads
+from .rotate import Rotation, join_rotated, rotate, rotate_heads
 
 kernels = backend.import_kernels(__name__)
 

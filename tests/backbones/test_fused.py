@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from mmpretrain.models import LoRAModel
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.modules.module import register_module_forward_hook
@@ -386,6 +387,18 @@ def test_a_replaced_part_computes_its_own_function(replace):
         untouched = make(drop_path_rate=0.5)(images(4))
     assert_close(got, [w.double() for w in want])
     assert not torch.allclose(got[0], untouched[0], rtol=1e-2)
+
+
+def test_adapters_of_mmpretrain_leave_the_rest_of_the_blocks_fused(calls):
+    parts = PARTS['DINOv3']
+    cfg = dict(type='KAT', arch=ARCH, img_size=32, patch_size=8, out_type='featmap', **parts)
+    model = LoRAModel(cfg, rank=2, targets=[dict(type='attn.qkv')]).to(DEVICE)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    got = run(model, images())
+    assert calls == dict(add_layer_norm=6, feed_forward=0, qkv_linear=0, linear=9, activation=3)
+    with plain():
+        assert_close(got, run(copy.deepcopy(model).double(), images().double()))
 
 
 def test_a_part_that_was_compiled_by_itself_is_called(calls):

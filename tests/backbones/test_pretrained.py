@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from kat_mm.backbones import KAT, convert_for_model, load_pretrained
+from kat_mm.checks.checkpoint import check_pretrained
 from kat_mm.errors import UserError
 from kat_mm.layers import resize_patch_embed, resize_pos_embed
 from kat_mm.layers.rel_pos import resize_rel_pos
@@ -417,6 +418,37 @@ def test_adapters_of_mmpretrain_train_a_backbone_that_starts_from_a_file(trained
     model(x)[0].sum().backward()
     learn = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert len(learn) == 2 * 2 and all('.attn.qkv.lora_' in name for name in learn)
+
+
+def test_a_run_of_adapters_goes_on_from_what_it_saved(trained, tmp_path):
+    cfg = dict(
+        type='KAT',
+        arch=SMALL,
+        img_size=32,
+        patch_size=8,
+        init_cfg=dict(type='Pretrained', checkpoint=str(file_of(trained, tmp_path))),
+    )
+
+    def build():
+        options = dict(alpha=2, rank=2, targets=[dict(type='qkv')])
+        parts = dict(backbone=LoRAModel(cfg, **options), head=nn.Linear(16, 3))
+        return nn.ModuleDict(parts)
+
+    source, target, x = build(), build(), torch.randn(2, 3, 32, 32)
+    check_pretrained(target)
+    for parameter in source.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter)
+    saved = source.state_dict()
+    assert all('.lora_' in key for key in saved if key.startswith('backbone.'))
+    missing, unexpected = target.load_state_dict(
+        convert_for_model(dict(state_dict=saved), target, 'FILE', strict=True), strict=False
+    )
+    assert not missing and not unexpected
+    torch.testing.assert_close(target['backbone'](x), source['backbone'](x))
+    assert torch.equal(target['head'].weight, source['head'].weight)
+    with pytest.raises(UserError, match=r'lacks what the model saves.*lora_down'):
+        convert_for_model(dict(state_dict=prefixed(trained, 'backbone.')), target, 'FILE')
 
 
 def test_rational_functions_are_no_part_of_a_vit(trained, tmp_path):

@@ -28,7 +28,7 @@ from kat_mm.ops import (
     resampled_argmax,
     resize,
     resized_cross_entropy,
-    rotary_triton,
+    rotate_triton,
     suppress,
 )
 from kat_mm.ops.resampled_argmax import Taps
@@ -249,10 +249,10 @@ def test_kernels_of_attention_move_sixteen_bytes_at_once(halves):
     half = torch.bfloat16
     for kernel, plan in (
         (qkv_linear_triton._join_kernel, qkv_linear_triton._plan(768, 64, True, half, 4)),
-        (rotary_triton._rotate_kernel, rotary_triton._plan(768, 32, halves, half, 2)),
+        (rotate_triton._rotate_kernel, rotate_triton._plan(768, 32, halves, half, 2)),
         (
-            rotary_triton._join_rotated_kernel,
-            rotary_triton._plan(768, 32, halves, half, 4, WITH_SUM=True),
+            rotate_triton._join_rotated_kernel,
+            rotate_triton._plan(768, 32, halves, half, 4, WITH_SUM=True),
         ),
     ):
         code = machine_code(kernel, plan, '*bf16')

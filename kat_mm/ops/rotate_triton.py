@@ -1,4 +1,4 @@
-"""Triton kernels that turn queries and keys; see ``rotary.py``.
+"""Triton kernels that turn queries and keys; see ``rotate.py``.
 
 A thread holds neighbouring planes of channels: 16 bytes of each half of a head, or, where planes
 are neighbouring channels, 16 bytes in one piece. The heads of a tile read the same angles, which

@@ -5,7 +5,7 @@ import torch
 
 from kat_mm.layers import rope
 from kat_mm.ops import Rotation, backend, qkv_linear, rotate
-from kat_mm.ops.rotary_triton import join_rotated, rotate_in_place
+from kat_mm.ops.rotate_triton import join_rotated, rotate_in_place
 
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
 # Samples, windows, heads, tokens, channels of a head: powers of two, odd ones, many rows.
