@@ -305,6 +305,18 @@ LAYOUTS = {
     ),
 }
 
+
+def register_layout(name: str, layout: Layout) -> None:
+    """Have checkpoints of another project's layout recognised and converted, behind those known.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if name in LAYOUTS:
+        raise ValueError(f'register_layout: {name!r} is taken by {LAYOUTS[name].title}')
+    LAYOUTS[name] = layout
+
+
 # What names of parameters tell about other architectures: a pattern, and what has it.
 _OTHERS = {
     # Before BEiT, which has relative positions too.

@@ -264,21 +264,13 @@ def _empty(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def empty_outputs(
-    x: Tensor,
-    branch: Tensor | None,
-    branch_bias: Tensor | None,
-    scale: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    numerator: Tensor | None,
-    denominator: Tensor | None,
-    eps: float,
-    dtype: torch.dtype,
+    x: Tensor, branch: Tensor | None, *others: Tensor | float | torch.dtype | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Uninitialised (total, y, (means, reciprocal standard deviations)).
 
-    total is empty where nothing is added to x.
+    total is empty where nothing is added to x. Arguments are those of ``forward``.
     """
+    dtype = others[-1]
     if branch is None:
         total = x.new_empty(0)
     else:

@@ -115,16 +115,8 @@ def _used(weight: Tensor, cast: Tensor) -> Tensor:
     return weight if weight.dtype == cast.dtype else cast
 
 
-def _fake(
-    x: Tensor,
-    branch: Tensor | None,
-    branch_bias: Tensor | None,
-    scale: Tensor | None,
-    eps: float,
-    dtype: torch.dtype,
-    keep: bool,
-    *parameters: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _fake(x: Tensor, branch: Tensor | None, *others) -> tuple[Tensor, ...]:
+    branch_bias, scale, eps, dtype, keep, *parameters = others
     p = FeedForwardParameters(*parameters)
     total, y, statistics = norm_kernels.empty_outputs(
         x, branch, branch_bias, scale, *p.norm_and_act1, eps, dtype

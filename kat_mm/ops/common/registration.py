@@ -20,7 +20,8 @@ class Operator:
     no such gradient, also in the results of ``backward``.
 
     Args:
-        name: Name of the operator; that of its gradient is followed by ``_backward``.
+        name: Name of the operator; that of its gradient is followed by ``_backward``. Another
+            package's has its own family before it, ``family::name``.
         signature: Arguments and results in PyTorch's schema language.
         forward: Computes the results.
         fake: Results of ``forward``, uninitialised, on any device.
@@ -44,6 +45,7 @@ class Operator:
         setup_context: Callable | None = None,
         formula: Callable | None = None,
     ):
+        name = name if '::' in name else f'kat_mm::{name}'
         self._forward = self._direct = forward
         self._registered = _register(name, signature, forward, fake)
         self._is_differentiable = backward is not None
@@ -52,7 +54,7 @@ class Operator:
                 name + '_backward', backward_signature, backward, backward_fake
             )
             torch.library.register_autograd(
-                f'kat_mm::{name}',
+                name,
                 lambda ctx, *grads: formula(ctx, registered_backward, *grads),
                 setup_context=setup_context,
             )
@@ -73,15 +75,15 @@ class Operator:
 
 
 def _register(name: str, signature: str, function: Callable, fake: Callable):
-    """Make ``torch.ops.kat_mm.NAME`` of a function; returns it."""
-    qualified = f'kat_mm::{name}'
-    torch.library.define(qualified, signature)
-    torch.library.impl(qualified, 'default', function)
-    torch.library.register_fake(qualified, fake)
+    """Make ``torch.ops.FAMILY.NAME`` of a function; returns it."""
+    family, _, own = name.partition('::')
+    torch.library.define(name, signature)
+    torch.library.impl(name, 'default', function)
+    torch.library.register_fake(name, fake)
     torch.library.register_torch_dispatch(
-        qualified, FunctionalTensorMode, _kernels_in_place_of_operator(function)
+        name, FunctionalTensorMode, _kernels_in_place_of_operator(function)
     )
-    return getattr(torch.ops.kat_mm, name).default
+    return getattr(getattr(torch.ops, family), own).default
 
 
 def _direct_with_gradient(
@@ -90,10 +92,10 @@ def _direct_with_gradient(
     """``forward`` as one node of the graph, around PyTorch's dispatcher."""
 
     def refuse(ctx, *grads):
-        raise NotImplementedError(f'kat_mm::{name} is differentiable once, not twice')
+        raise NotImplementedError(f'{name} is differentiable once, not twice')
 
     # Without a formula PyTorch would take the gradient for a constant.
-    torch.library.register_autograd(f'kat_mm::{name}_backward', refuse)
+    torch.library.register_autograd(f'{name}_backward', refuse)
 
     class Once(torch.autograd.Function):
         """Gradients as they are, of which the derivative is refused."""
