@@ -154,8 +154,14 @@ def data_options(run: Run, data: Path) -> list[str]:
 
 def shorten(cfg: Config, iterations: int) -> list[str]:
     """Options for a run of so many iterations, its schedule in proportion, four validations."""
-    factor = iterations / cfg.train_cfg.max_iters
+    whole = cfg.train_cfg.max_iters
     interval = -(-iterations // 4)
+
+    def scaled(value: int | list[int]) -> int | str:
+        if isinstance(value, int):
+            return -(-value * iterations // whole)
+        return '[' + ','.join(str(scaled(one)) for one in value) + ']'
+
     options = [
         f'train_cfg.max_iters={iterations}',
         f'train_cfg.val_interval={interval}',
@@ -165,14 +171,8 @@ def shorten(cfg: Config, iterations: int) -> list[str]:
         for index, part in enumerate(cfg[field]):
             for key in ('begin', 'end', 'head_iters', 'backbone_iters'):
                 if key in part:
-                    options.append(f'{field}.{index}.{key}={scaled(part[key], factor)}')
+                    options.append(f'{field}.{index}.{key}={scaled(part[key])}')
     return options
-
-
-def scaled(value: int | list[int], factor: float) -> int | str:
-    if isinstance(value, int):
-        return round(value * factor)
-    return '[' + ','.join(str(round(one * factor)) for one in value) + ']'
 
 
 def rows_of(dataset) -> list[int]:
