@@ -8,6 +8,7 @@
     python benchmarks/run.py segmentation    # a segmentor's step: mmseg's heads, our operators
     python benchmarks/run.py detection    # a detector's step: mmdet's heads against ours, graphs
     python benchmarks/run.py eomt     # EoMT against its backbone; its step with and without masks
+    python benchmarks/run.py zoo      # size, latency, memory and step of each head and its ViT twin
 
 Each prints a table and writes results.json to benchmarks/results/; ops and model draw a plot too.
 --sizes, --tasks and --modes choose among the cases of model and foundation.
@@ -24,6 +25,7 @@ import model
 import ops
 import preflight
 import segmentation
+import zoo
 
 from kat_mm.engine.launch import run_tool
 
@@ -43,6 +45,7 @@ def main() -> None:
             'segmentation',
             'detection',
             'eomt',
+            'zoo',
         ),
     )
     parser.add_argument('--out-dir', type=Path, help='default: benchmarks/results/WHAT')
@@ -61,8 +64,9 @@ def main() -> None:
         foundation.run(out_dir, args.sizes, args.modes, args.quick)
     elif args.what in ('cpu', 'preflight'):
         {'cpu': cpu, 'preflight': preflight}[args.what].run(out_dir)
-    elif args.what in ('segmentation', 'eomt'):
-        {'segmentation': segmentation, 'eomt': eomt}[args.what].run(out_dir, args.quick)
+    elif args.what in ('segmentation', 'eomt', 'zoo'):
+        module = {'segmentation': segmentation, 'eomt': eomt, 'zoo': zoo}[args.what]
+        module.run(out_dir, args.quick)
     elif args.what == 'detection':
         detection_step.run(out_dir, args.images, args.variants, args.quick, args.profile)
     else:
