@@ -16,7 +16,7 @@ it is missing; mask_rcnn_scratch starts from nothing, to see what that is worth.
 shortens a run with all of its schedule; --options go to tools/train.py, for a trial at a small
 size.
 
-``gather`` writes results.json (AP of boxes and masks of each class, mIoU), curves.png, and
+``gather`` writes results.json (AP of boxes and masks of each class, mIoU), curves_HEAD.png, and
 predictions as instances.jpg and labels.jpg, of the runs that are complete. AP and mIoU are those of
 the last checkpoint on the validation split. The photographs are those of
 github.com/a-hwang/building-facade-segmentation, CC BY 4.0.
@@ -254,11 +254,14 @@ def gather(runs: list[Run], args: argparse.Namespace) -> None:
         )
     args.out_dir.mkdir(parents=True, exist_ok=True)
     save(dict(means=means, runs=results), args.out_dir / 'results.json')
-    panels = [
-        ('loss_curve', 'iteration', 'training loss'),
-        ('curve', 'iteration', 'AP of masks, or mIoU, %'),
-    ]
-    plot_curves(results, panels, args.out_dir / 'curves.png')
+    for head in dict.fromkeys(KINDS[run.kind].head for run in complete):
+        key = next(KINDS[run.kind].metric for run in complete if KINDS[run.kind].head == head)
+        panels = [
+            ('loss_curve', 'iteration', 'training loss'),
+            ('curve', 'iteration', 'mIoU, %' if key == 'mIoU' else 'AP of masks, %'),
+        ]
+        chosen = {str(run): results[str(run)] for run in complete if KINDS[run.kind].head == head}
+        plot_curves(chosen, panels, args.out_dir / f'curves_{head}.png')
     for picture, plot, kinds in (
         ('instances.jpg', plot_detection, ('mask_rcnn', 'eomt_instance')),
         ('labels.jpg', plot_segmentation, ('upernet',)),

@@ -22,9 +22,7 @@ class Images:
         return dict(index=index)
 
     def get_data_info(self, index):
-        return dict(
-            img_path=self.path, instances=[dict(bbox=[10, 10, 40, 40], bbox_label=0)]
-        )
+        return dict(img_path=self.path, instances=[dict(bbox=[10, 10, 40, 40], bbox_label=0)])
 
 
 def prediction(**more):
