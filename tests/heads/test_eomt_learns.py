@@ -1,4 +1,4 @@
-"""EoMT learns a few drawn images by heart, and with masked attention better than without."""
+"""EoMT learns a few drawn images by heart: AP, PQ and mIoU of what it predicts for them."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def build():
     return model
 
 
-def train(dataset, masked):
+def train(dataset):
     model = build().train()
     wrapper = dict(
         optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.0), clip_grad=dict(max_norm=0.01)
@@ -68,8 +68,7 @@ def train(dataset, masked):
     )
     batch = pseudo_collate([dataset[i] for i in range(len(dataset))])
     for iteration in range(ITERATIONS):
-        if masked:
-            model.panoptic_head.set_mask_rates(hook.rates(iteration))
+        model.panoptic_head.set_mask_rates(hook.rates(iteration))
         for group in optim_wrapper.optimizer.param_groups:
             group['lr'] = 2e-3 * min(1, iteration / 20) * (1 - iteration / ITERATIONS) ** 0.9
         model.train_step(batch, optim_wrapper)
@@ -86,8 +85,7 @@ def evaluate(model, dataset):
         f'{annotations}/panoptic_train2017.json', f'{annotations}/panoptic_train2017'
     )
     precision = CocoMetric(f'{annotations}/instances_train2017.json', metric='segm')
-    things = [one for one in dataset.metainfo['classes']][:80]
-    precision.dataset_meta = dict(classes=things)
+    precision.dataset_meta = dict(classes=dataset.metainfo['classes'][:80])
     quality.dataset_meta = dataset.metainfo
     areas = []
     for index in range(len(dataset)):
@@ -110,7 +108,12 @@ def evaluate(model, dataset):
 
 
 @pytest.mark.slow
-def test_with_its_masks_it_reaches_what_it_does_not_without_and_untrained(dataset):
-    masked, plain = (evaluate(train(dataset, masked), dataset) for masked in (True, False))
-    untrained = evaluate(build(), dataset)
-    print('RES', masked, plain, untrained)
+def test_it_reaches_what_it_does_not_untrained_or_with_its_masks_off(dataset):
+    model = train(dataset)
+    for found, least in zip(evaluate(model, dataset), (25, 50, 60), strict=True):
+        assert found > least
+    with torch.no_grad():
+        for parameter in model.panoptic_head.mask_embed[-1].parameters():
+            parameter.zero_()
+    for other in (model, build()):
+        assert max(evaluate(other, dataset)) < 5
