@@ -174,7 +174,8 @@ def test_a_step_of_every_config_reaches_every_weight_of_the_backbone_and_it_pred
     }
     assert bool(parameters) == (not re.search('_frozen_|_linear_', path.stem))
     if not parameters:
-        parameters = dict((model.neck if model.with_neck else model.decode_head).named_parameters())
+        trained = getattr(model, 'decode_head', getattr(model, 'head', None))
+        parameters = dict((model.neck if model.with_neck else trained).named_parameters())
     gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
     for key, gradient in zip(parameters, gradients, strict=True):
         assert gradient.isfinite().all() and gradient.any(), key

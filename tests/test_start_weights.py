@@ -42,7 +42,7 @@ def test_dense_configs_start_from_published_weights_of_their_size_and_kind(start
             assert start == f'{kind}_{known[2]}_in1k', name
         else:
             assert start is None, name
-    assert sum(start is not None for start, _ in starts.values()) == 54 + 20
+    assert sum(start is not None for start, _ in starts.values()) == 54 + 21
 
 
 def test_every_name_in_the_configs_is_known(starts):

@@ -340,6 +340,10 @@ class EoMT(MaskFormer):
         ValueError: Backbone and head do not fit.
     """
 
+    # Not the backbone's forward, which is never called.
+    compiled_methods = ('extract_feat',)
+    compiled_parts = ('panoptic_head',)
+
     def __init__(
         self,
         backbone: dict,

@@ -104,9 +104,10 @@ def test_more_segments_than_queries_are_refused_where_they_are_learned(root):
 def test_more_objects_than_queries_are_refused_for_instances_too(root):
     path = root / 'annotations/instances_train2017.json'
     content = json.loads(path.read_text())
-    first = content['annotations'][0]
-    number = sum(one['image_id'] == first['image_id'] for one in content['annotations'])
-    content['annotations'] += [dict(first, id=1000 + i) for i in range(20)]
+    objects = [one for one in content['annotations'] if not one['iscrowd']]
+    first = objects[0]
+    number = sum(one['image_id'] == first['image_id'] for one in objects)
+    content['annotations'] += [dict(first, id=10**9 + i) for i in range(20)]
     path.write_text(json.dumps(content))
     names = [one['name'] for one in content['categories']]
     folder = root / 'train2017'

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 
 import eomt_reference as reference
 import pytest
@@ -11,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from kat_mm.dense import compile_parts
 from kat_mm.heads.eomt import encode_partly
 from kat_mm.heads.matching import MatchCosts
 
@@ -385,3 +387,28 @@ def test_it_compiles_as_one_graph():
     model.train().panoptic_head.set_mask_rates((1.0, 0.5))
     classes, masks = torch.compile(model, backend='aot_eager', fullgraph=True)(images)
     assert len(classes) == len(masks) == 3
+
+
+def test_compiled_parts_give_the_same_losses_while_masks_go():
+    programs = []
+
+    def backend(graph, inputs):
+        programs.append(graph)
+        return graph.forward
+
+    plain, compiled = build(), build()
+    torch._dynamo.reset()
+    compile_parts(compiled, training=True, backend=backend)
+    data = batch()
+    for rates in ((1.0, 1.0), (0.5, 1.0), (0.0, 0.0)):
+        results = []
+        for model in (plain, compiled):
+            model.panoptic_head.set_mask_rates(rates)
+            torch.manual_seed(1)
+            results.append(losses(model, copy.deepcopy(data)))
+        assert results[0].keys() == results[1].keys()
+        for key, value in results[0].items():
+            torch.testing.assert_close(results[1][key], value, msg=key)
+    # The blocks before the head, and the head with masks and without.
+    assert len(programs) == 3
+    torch._dynamo.reset()
