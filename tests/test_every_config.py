@@ -89,13 +89,14 @@ def detector_batch(model, cfg):
     from mmdet.testing import demo_mm_inputs
 
     panoptic = getattr(model, 'panoptic_head', None) or getattr(model, 'semantic_head', None)
+    with_mask = model.with_mask or hasattr(getattr(model, 'bbox_head', None), 'mask_head')
     classes = [m.num_classes for m in model.modules() if hasattr(m, 'num_classes')]
     batch = demo_mm_inputs(
         2,
         [[3, SIZE, SIZE]] * 2,
         num_items=[2, 3],
         num_classes=panoptic.num_things_classes if panoptic else max(classes),
-        with_mask=model.with_mask or panoptic is not None,
+        with_mask=with_mask or panoptic is not None,
     )
     if panoptic and panoptic.num_stuff_classes:
         for sample in batch['data_samples']:
