@@ -36,7 +36,14 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from mmengine.structures import InstanceData, PixelData
-from runs import images_per_second, load_runner, plot_curves, read_scalars, train_entries
+from runs import (
+    WITH_SEED,
+    images_per_second,
+    load_runner,
+    plot_curves,
+    read_scalars,
+    train_entries,
+)
 from timing import machine, save
 
 from kat_mm.datasets.coco_export import prepare_coco_export
@@ -260,7 +267,13 @@ def gather(runs: list[Run], args: argparse.Namespace) -> None:
             ('loss_curve', 'iteration', 'training loss'),
             ('curve', 'iteration', 'mIoU, %' if key == 'mIoU' else 'AP of masks, %'),
         ]
-        chosen = {str(run): results[str(run)] for run in complete if KINDS[run.kind].head == head}
+        chosen = {
+            WITH_SEED.format(title=f'{MODELS[run.model]}, {run.kind}', seed=run.seed): results[
+                str(run)
+            ]
+            for run in complete
+            if KINDS[run.kind].head == head
+        }
         plot_curves(chosen, panels, args.out_dir / f'curves_{head}.png')
     for picture, plot, kinds in (
         ('instances.jpg', plot_detection, ('mask_rcnn', 'eomt_instance')),

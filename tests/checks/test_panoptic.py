@@ -11,8 +11,8 @@ from kat_mm.checks import panoptic
 from kat_mm.checks.coco import check_coco
 from kat_mm.checks.data import check_data
 from kat_mm.checks.panoptic import check_panoptic
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.errors import UserError
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from tools_runner import ROOT, run_tool
 
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.evaluation import knn
 from kat_mm.evaluation.knn import knn_scores
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 
 @pytest.mark.parametrize('k', [1, 5, 30])

@@ -13,9 +13,9 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmseg.evaluation import IoUMetric
 from tools_runner import ROOT
 
-from kat_mm.datasets.sample_data import SampleSettings, make_sample_data
 from kat_mm.engine.mask_annealing import MaskAnnealingHook
 from kat_mm.evaluation import PanopticQuality
+from kat_mm.sample_data import SampleSettings, make_sample_data
 
 ITERATIONS = 240
 
