@@ -6,8 +6,6 @@ vote.
 
 import argparse
 
-from mmengine.runner import Runner
-
 from kat_mm import checks
 from kat_mm.engine.launch import add_common_arguments, build_runner, load_config, run_tool
 from kat_mm.errors import UserError
@@ -38,18 +36,13 @@ def main() -> None:
     # Training images without augmentation, each once.
     known = {**cfg.val_dataloader, 'dataset': dict(cfg.train_dataloader.dataset)}
     known['dataset']['pipeline'] = cfg.val_dataloader.dataset.pipeline
-    checks.check_config(cfg, ('train', 'val'))
-    model = checks.build_model(cfg)
-    if cfg.load_from:
-        checks.check_checkpoint(cfg.load_from, model, strict=False)
-    else:
-        checks.check_pretrained(model)
+    checks.prepare(cfg, ('train', 'val'), cfg.load_from, strict=False)
     runner = build_runner(cfg)
     if not cfg.load_from:
         runner.model.init_weights()
     runner.load_or_resume()
     images = [
-        extract_features(runner.model, Runner.build_dataloader(loader, seed=0))
+        extract_features(runner.model, runner.build_dataloader(loader, seed=0))
         for loader in (known, dict(cfg.val_dataloader))
     ]
     (features, labels), (queries, truth) = images
