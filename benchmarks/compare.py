@@ -30,6 +30,7 @@ from timing import machine, save
 from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
 from kat_mm.visualization.detection import plot_detection
+from kat_mm.visualization.predict import predict
 from kat_mm.visualization.segmentation import plot_segmentation
 
 
@@ -44,7 +45,7 @@ class Comparison:
         seeds: Whether runs have seeds.
         xlabel: What the log counts when it evaluates.
         tested: Whether the last checkpoint is tested; else the last logged scores count.
-        plot: Draws predictions of runners by title on rows of a data set. Default: none.
+        plot: Draws predictions by title for rows of a data set. Default: none.
         rows: How many images it draws.
         more: Further figures of a run from its config.
         published: Top-1 that was published for a folder.
@@ -213,7 +214,8 @@ def main() -> None:
         dataset = next(iter(runners.values())).test_dataloader.dataset
         last, count = len(dataset) - 1, comparison.rows
         rows = [round(i * last / (count - 1)) for i in range(count)]
-        comparison.plot(runners, dataset, rows, args.out_dir / 'predictions.jpg')
+        found = {title: predict(runner, dataset, rows) for title, runner in runners.items()}
+        comparison.plot(found, dataset, rows, args.out_dir / 'predictions.jpg')
 
 
 if __name__ == '__main__':

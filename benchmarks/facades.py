@@ -1,72 +1,156 @@
-"""Train and compare KAT-S with its ViT twin on photographs of facades, in one command on one GPU.
+"""KAT-S and its ViT twin on photographs of facades: three heads, trained and compared.
 
     tar -xf facade.tar.xz -C data     # data/facade/{train,val} with _annotations.coco.json
-    python benchmarks/facades.py --kat KAT.pth --vit VIT.pth
+    python benchmarks/facades.py train
+    python benchmarks/facades.py gather
 
-Mask R-CNN with three seeds, EoMT (instances) and UperNet (polygons as label images) with one. A run
-that was stopped goes on, and one that is complete stays. --kat and --vit are checkpoints of
-classifiers that all runs start from; without them runs start from scratch. --options go to
-tools/train.py, for a trial at a small size.
+``train`` makes all runs one after another; a run that was stopped goes on, and one that is complete
+stays. With names it makes those alone, so that several GPUs can share the work, each by its
+CUDA_VISIBLE_DEVICES:
 
-Writes results.json (AP of boxes and masks of each class, mIoU, the start of each run), curves.png,
-and predictions as instances.jpg and labels.jpg. AP and mIoU are those of the last checkpoint on the
-validation split. The photographs are those of github.com/a-hwang/building-facade-segmentation,
-CC BY 4.0.
+    python benchmarks/facades.py train kat_s_upernet_0 kat_s_mask_rcnn_0
+
+UperNet (polygons as label images) learns from scratch. EoMT (instances) and Mask R-CNN, the latter
+with three seeds, start from the backbone of UperNet of the same model, which is trained first where
+it is missing; mask_rcnn_scratch starts from nothing, to see what that is worth. --iterations
+shortens a run with all of its schedule; --options go to tools/train.py, for a trial at a small
+size.
+
+``gather`` writes results.json (AP of boxes and masks of each class, mIoU), curves_HEAD.png, and
+predictions as instances.jpg and labels.jpg, of the runs that are complete. AP and mIoU are those of
+the last checkpoint on the validation split. The photographs are those of
+github.com/a-hwang/building-facade-segmentation, CC BY 4.0.
 """
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-from runs import images_per_second, load_runner, plot_curves, read_scalars, train_entries
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import find_latest_checkpoint
+from mmengine.structures import InstanceData, PixelData
+from runs import (
+    WITH_SEED,
+    images_per_second,
+    load_runner,
+    plot_curves,
+    read_scalars,
+    train_entries,
+)
 from timing import machine, save
 
 from kat_mm.datasets.coco_export import prepare_coco_export
 from kat_mm.engine.launch import run_tool
+from kat_mm.errors import UserError
 from kat_mm.visualization.detection import plot_detection
+from kat_mm.visualization.predict import predict
 from kat_mm.visualization.segmentation import plot_segmentation
 
 ROOT = Path(__file__).resolve().parents[1]
-# By head: seeds, and the metric of the curves.
-HEADS = {
-    'mask_rcnn': (3, 'segm/segm_mAP'),
-    'eomt_instance': (1, 'segm/segm_mAP'),
-    'upernet': (1, 'mIoU'),
-}
+SOURCE = 'Photographs: github.com/a-hwang/building-facade-segmentation, CC BY 4.0'
 MODELS = {'kat_s': 'KAT-S', 'vit_s': 'ViT-S'}
+PHOTOGRAPHS = 6  # on the page of predictions
+LEAST_SCORE = 0.3  # of an object there
+
+
+class Kind(NamedTuple):
+    """Runs of one head: how many seeds, from which kind's backbone, judged by what."""
+
+    head: str
+    seeds: int
+    start: str | None
+    metric: str
+
+
+KINDS = {
+    'upernet': Kind('upernet', 1, None, 'mIoU'),
+    'mask_rcnn': Kind('mask_rcnn', 3, 'upernet', 'segm/segm_mAP'),
+    'eomt_instance': Kind('eomt_instance', 1, 'upernet', 'segm/segm_mAP'),
+    'mask_rcnn_scratch': Kind('mask_rcnn', 1, None, 'segm/segm_mAP'),
+}
+
+
+class Run(NamedTuple):
+    """One run; its name is that of its work folder."""
+
+    model: str
+    kind: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f'{self.model}_{self.kind}_{self.seed}'
+
+    @property
+    def config(self) -> Path:
+        return ROOT / f'configs/{self.model}_{KINDS[self.kind].head}_facades.py'
+
+    @property
+    def start(self) -> 'Run | None':
+        start = KINDS[self.kind].start
+        return start and Run(self.model, start, 0)
+
+
+RUNS = {
+    str(run): run
+    for run in (
+        Run(model, kind, seed)
+        for kind in KINDS
+        for model in MODELS
+        for seed in range(KINDS[kind].seeds)
+    )
+}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('what', choices=('train', 'gather'))
+    parser.add_argument('runs', nargs='*', help=f'default: all, {", ".join(RUNS)}')
     parser.add_argument('--data', type=Path, default=Path('data/facade'))
-    parser.add_argument('--kat', type=Path, help='checkpoint that KAT starts from')
-    parser.add_argument('--vit', type=Path, help='checkpoint that ViT starts from')
-    parser.add_argument('--heads', nargs='+', choices=HEADS, default=list(HEADS))
-    parser.add_argument('--seeds', type=int, help='at most so many')
+    parser.add_argument('--iterations', type=int, help="of each run; default: its config's")
     parser.add_argument('--options', nargs='+', default=[], help='for tools/train.py')
     parser.add_argument('--work-dirs', type=Path, default=Path('work_dirs/facades'))
     parser.add_argument('--out-dir', type=Path, default=Path('benchmarks/results/facades'))
-    return parser.parse_args()
+    args = parser.parse_args()
+    unknown = [name for name in args.runs if name not in RUNS]
+    if unknown:
+        parser.error(f'{unknown[0]!r} is none of the runs {", ".join(RUNS)}')
+    return args
 
 
-def train(config: str, seed: int, start: Path | None, args: argparse.Namespace) -> Path:
-    """The work folder of a run, which is trained to its end."""
-    work_dir = args.work_dirs / f'{config}_{seed}'
-    options = [f'randomness.seed={seed}', *data_options(config, args.data), *args.options]
-    if start is not None:
-        init = 'model.backbone.init_cfg'
-        options += [f'{init}.type=Pretrained', f'{init}.checkpoint={start}']
-    command = [sys.executable, ROOT / 'tools/train.py', ROOT / 'configs' / f'{config}.py']
+def train(run: Run, args: argparse.Namespace) -> None:
+    """Train a run to its end, and its start before it; write what ``gather`` reads."""
+    work_dir = args.work_dirs / str(run)
+    if (work_dir / 'summary.json').exists():
+        return
+    options = [f'randomness.seed={run.seed}', *data_options(run, args.data), *args.options]
+    if args.iterations:
+        options += shorten(Config.fromfile(run.config), args.iterations)
+    if run.start:
+        train(run.start, args)
+        checkpoint = find_latest_checkpoint(str(args.work_dirs / str(run.start)))
+        options.append(f'model.backbone.init_cfg.checkpoint={checkpoint}')
+    command = [sys.executable, ROOT / 'tools/train.py', run.config]
     command += ['--work-dir', work_dir, '--resume', '--cfg-options', *options]
     subprocess.run(list(map(str, command)), check=True)
-    return work_dir
+    runner = load_runner(work_dir)
+    dataset = runner.test_dataloader.dataset
+    write_predictions(predict(runner, dataset, rows_of(dataset)), work_dir / 'predictions.npz')
+    batch_size = runner.cfg.train_dataloader.batch_size
+    summary = summarize(read_scalars(work_dir), KINDS[run.kind].metric, batch_size)
+    summary['start'] = str(run.start) if run.start else 'from scratch'
+    (work_dir / 'summary.json').write_text(json.dumps(dict(summary, machine=machine())))
 
 
-def data_options(config: str, data: Path) -> list[str]:
+def data_options(run: Run, data: Path) -> list[str]:
     options = [f'{split}_dataloader.dataset.data_root={data}' for split in ('train', 'val', 'test')]
-    if 'upernet' not in config:
+    if run.kind != 'upernet':
         options += [
             f'{split}_evaluator.{index}.ann_file={data}/annotations/val.json'
             for split in ('val', 'test')
@@ -75,77 +159,158 @@ def data_options(config: str, data: Path) -> list[str]:
     return options
 
 
-def summarize(scalars: list[dict], final: dict, key: str, batch_size: int) -> dict:
+def shorten(cfg: Config, iterations: int) -> list[str]:
+    """Options for a run of so many iterations, its schedule in proportion, four validations."""
+    whole = cfg.train_cfg.max_iters
+    interval = -(-iterations // 4)
+
+    def scaled(value: int | list[int]) -> int | str:
+        if isinstance(value, int):
+            return -(-value * iterations // whole)
+        return '[' + ','.join(str(scaled(one)) for one in value) + ']'
+
+    options = [
+        f'train_cfg.max_iters={iterations}',
+        f'train_cfg.val_interval={interval}',
+        f'default_hooks.checkpoint.interval={interval}',
+    ]
+    for field in ('param_scheduler', 'custom_hooks'):
+        for index, part in enumerate(cfg[field]):
+            for key in ('begin', 'end', 'head_iters', 'backbone_iters'):
+                if key in part:
+                    options.append(f'{field}.{index}.{key}={scaled(part[key])}')
+    return options
+
+
+def rows_of(dataset) -> list[int]:
+    """Samples that are drawn, evenly chosen."""
+    return [round(i * (len(dataset) - 1) / (PHOTOGRAPHS - 1)) for i in range(PHOTOGRAPHS)]
+
+
+def write_predictions(samples: list, path: Path) -> None:
+    arrays = {}
+    for row, sample in enumerate(samples):
+        if 'pred_sem_seg' in sample:
+            arrays[f'{row}.data'] = sample.pred_sem_seg.data.numpy().astype(np.uint8)
+            continue
+        found = sample.pred_instances[sample.pred_instances.scores >= LEAST_SCORE]
+        for key in ('bboxes', 'labels', 'scores', 'masks'):
+            arrays[f'{row}.{key}'] = found[key].numpy()
+    np.savez_compressed(path, **arrays)
+
+
+def read_predictions(path: Path) -> list:
+    """What ``write_predictions`` wrote, as data samples."""
+    with np.load(path) as file:
+        arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+    samples = []
+    for row in range(PHOTOGRAPHS):
+        fields = {
+            key.partition('.')[2]: value
+            for key, value in arrays.items()
+            if key.startswith(f'{row}.')
+        }
+        if 'data' in fields:
+            samples.append(argparse.Namespace(pred_sem_seg=PixelData(**fields)))
+        else:
+            samples.append(argparse.Namespace(pred_instances=InstanceData(**fields)))
+    return samples
+
+
+def summarize(scalars: list[dict], key: str, batch_size: int) -> dict:
+    """Curves, speed, memory, and what the last validation found, in percent."""
     entries = train_entries(scalars)
+    validations = [entry for entry in scalars if key in entry]
+    if not validations:
+        raise UserError(f'the run has no validation with {key}')
     factor = 100 if key.startswith('segm') else 1
     return dict(
         iterations=entries[-1]['step'],
-        **{name: round(factor * float(value), 2) for name, value in final.items()},
+        **{
+            name: round(factor * value, 2)
+            for name, value in validations[-1].items()
+            if name.startswith(('bbox/', 'segm/')) or name in ('mIoU', 'mAcc', 'aAcc')
+        },
         train_images_per_second=images_per_second(scalars, batch_size),
         # Not logged on a CPU.
         train_memory_mb=max(entry.get('memory', 0) for entry in entries),
-        curve=[[entry['step'], round(factor * entry[key], 2)] for entry in scalars if key in entry],
+        curve=[[entry['step'], round(factor * entry[key], 2)] for entry in validations],
         loss_curve=[[entry['step'], round(entry['loss'], 4)] for entry in entries],
     )
 
 
-def main() -> None:
-    args = parse_args()
-    if not (args.data / 'annotations').is_dir() or not (args.data / 'labels').is_dir():
-        prepare_coco_export(args.data)
-    starts = dict(kat_s=args.kat, vit_s=args.vit)
-    results, runners = {}, {}
-    for head in args.heads:
-        seeds, key = HEADS[head]
-        for model, title in MODELS.items():
-            for seed in range(min(seeds, args.seeds or seeds)):
-                config = f'{model}_{head}_facades'
-                work_dir = train(config, seed, starts[model], args)
-                runner = load_runner(work_dir)
-                name = f'{title}, {head}, seed {seed}'
-                results[name] = summarize(
-                    read_scalars(work_dir),
-                    runner.test(),
-                    key,
-                    runner.cfg.train_dataloader.batch_size,
-                )
-                results[name]['start'] = starts[model].name if starts[model] else 'from scratch'
-                if seed == 0:
-                    runners[head, title] = runner
-    means = {
-        f'{title}, {head}': round(statistics.mean(values), 2)
-        for head in args.heads
-        for title in MODELS.values()
-        if (values := last_values(results, f'{title}, {head},'))
-    }
+def gather(runs: list[Run], args: argparse.Namespace) -> None:
+    """Write results and pictures of the runs that are complete."""
+    results, complete = {}, []
+    for run in runs:
+        path = args.work_dirs / str(run) / 'summary.json'
+        if path.exists():
+            complete.append(run)
+            results[str(run)] = json.loads(path.read_text())
+    if not complete:
+        raise UserError(f'{args.work_dirs} holds no complete run; make some by `train`')
+    means = {}
+    for model, kind in dict.fromkeys((run.model, run.kind) for run in complete):
+        values = [
+            results[str(run)]['curve'][-1][1]
+            for run in complete
+            if (run.model, run.kind) == (model, kind)
+        ]
+        means[f'{MODELS[model]}, {kind}'] = dict(
+            mean=round(statistics.mean(values), 2), values=values, metric=KINDS[kind].metric
+        )
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    save(dict(runs=results, means=means, machine=machine()), args.out_dir / 'results.json')
-    panels = [
-        ('loss_curve', 'iteration', 'training loss'),
-        ('curve', 'iteration', 'AP of masks, or mIoU, %'),
-    ]
-    plot_curves(results, panels, args.out_dir / 'curves.png')
-    for picture, plot, heads in (
+    save(dict(means=means, runs=results), args.out_dir / 'results.json')
+    for head in dict.fromkeys(KINDS[run.kind].head for run in complete):
+        key = next(KINDS[run.kind].metric for run in complete if KINDS[run.kind].head == head)
+        panels = [
+            ('loss_curve', 'iteration', 'training loss'),
+            ('curve', 'iteration', 'mIoU, %' if key == 'mIoU' else 'AP of masks, %'),
+        ]
+        chosen = {
+            WITH_SEED.format(title=f'{MODELS[run.model]}, {run.kind}', seed=run.seed): results[
+                str(run)
+            ]
+            for run in complete
+            if KINDS[run.kind].head == head
+        }
+        plot_curves(chosen, panels, args.out_dir / f'curves_{head}.png')
+    for picture, plot, kinds in (
         ('instances.jpg', plot_detection, ('mask_rcnn', 'eomt_instance')),
         ('labels.jpg', plot_segmentation, ('upernet',)),
     ):
-        chosen = {
-            f'{title}, {head}': runner for (head, title), runner in runners.items() if head in heads
-        }
+        chosen = [run for run in complete if run.kind in kinds and run.seed == 0]
         if chosen:
-            dataset = next(iter(chosen.values())).test_dataloader.dataset
-            rows = [round(i * (len(dataset) - 1) / 5) for i in range(6)]
-            plot(chosen, dataset, rows, args.out_dir / picture)
+            predictions = {
+                f'{MODELS[run.model]}, {run.kind}': read_predictions(
+                    args.work_dirs / str(run) / 'predictions.npz'
+                )
+                for run in chosen
+            }
+            dataset = build_dataset(chosen[0], args.data)
+            extra = dict(score_threshold=LEAST_SCORE) if plot is plot_detection else {}
+            path = args.out_dir / picture
+            plot(predictions, dataset, rows_of(dataset), path, source=SOURCE, **extra)
     for name, value in means.items():
         print(name, value)
 
 
-def last_values(results: dict[str, dict], beginning: str) -> list[float]:
-    return [
-        result['curve'][-1][1]
-        for name, result in results.items()
-        if name.startswith(beginning) and result['curve']
-    ]
+def build_dataset(run: Run, data: Path):
+    cfg = Config.fromfile(run.config)
+    init_default_scope(cfg.default_scope)
+    return DATASETS.build(dict(cfg.test_dataloader.dataset, data_root=str(data)))
+
+
+def main() -> None:
+    args = parse_args()
+    if not all((args.data / name).is_dir() for name in ('annotations', 'labels')):
+        prepare_coco_export(args.data)
+    runs = [RUNS[name] for name in args.runs or RUNS]
+    if args.what == 'gather':
+        gather(runs, args)
+        return
+    for run in runs:
+        train(run, args)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,8 @@
     python benchmarks/run.py preflight    # checks before a run, at COCO's and ImageNet's size
     python benchmarks/run.py segmentation    # a segmentor's step: mmseg's heads, our operators
     python benchmarks/run.py detection    # a detector's step: mmdet's heads against ours, graphs
+    python benchmarks/run.py eomt     # EoMT against its backbone; its step with and without masks
+    python benchmarks/run.py zoo      # size, latency, memory and step of each head and its ViT twin
 
 Each prints a table and writes results.json to benchmarks/results/; ops and model draw a plot too.
 --sizes, --tasks and --modes choose among the cases of model and foundation.
@@ -17,11 +19,13 @@ from pathlib import Path
 
 import cpu
 import detection_step
+import eomt
 import foundation
 import model
 import ops
 import preflight
 import segmentation
+import zoo
 
 from kat_mm.engine.launch import run_tool
 
@@ -32,7 +36,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         'what',
-        choices=('ops', 'model', 'foundation', 'cpu', 'preflight', 'segmentation', 'detection'),
+        choices=(
+            'ops',
+            'model',
+            'foundation',
+            'cpu',
+            'preflight',
+            'segmentation',
+            'detection',
+            'eomt',
+            'zoo',
+        ),
     )
     parser.add_argument('--out-dir', type=Path, help='default: benchmarks/results/WHAT')
     parser.add_argument('--sizes', nargs='+', choices=model.SIZES, default=list(model.SIZES))
@@ -50,8 +64,9 @@ def main() -> None:
         foundation.run(out_dir, args.sizes, args.modes, args.quick)
     elif args.what in ('cpu', 'preflight'):
         {'cpu': cpu, 'preflight': preflight}[args.what].run(out_dir)
-    elif args.what == 'segmentation':
-        segmentation.run(out_dir, args.quick)
+    elif args.what in ('segmentation', 'eomt', 'zoo'):
+        module = {'segmentation': segmentation, 'eomt': eomt, 'zoo': zoo}[args.what]
+        module.run(out_dir, args.quick)
     elif args.what == 'detection':
         detection_step.run(out_dir, args.images, args.variants, args.quick, args.profile)
     else:

@@ -115,7 +115,9 @@ def load_runner(work_dir: Path) -> Runner:
         log_level='ERROR',
         experiment_name=f'test_{work_dir.name}',
     )
-    return build_runner(cfg)
+    runner = build_runner(cfg)
+    runner.load_or_resume()
+    return runner
 
 
 def train_entries(scalars: list[dict]) -> list[dict]:

@@ -50,8 +50,10 @@ def test_parts_of_a_config_agree(name):
     for split in ('train', 'val', 'test'):
         names = cfg[f'{split}_dataloader'].dataset.get('metainfo', {}).get('classes')
         assert names is None or len(names) == classes
-    warm_up, cosine = cfg.param_scheduler
-    assert warm_up.type == 'LinearLR' and cosine.end == cfg.train_cfg.max_epochs
+    *warm_ups, cosine = cfg.param_scheduler
+    # A linear probe has none.
+    assert [one.type for one in warm_ups] == ['LinearLR'] * ('_linear_' not in name)
+    assert cosine.end == cfg.train_cfg.max_epochs
     assert cfg.train_dataloader.dataset.pipeline[0].type == 'SeedAugmentation'
     assert cfg.train_dataloader.sampler.type == 'SeededSampler'
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -89,13 +89,14 @@ def detector_batch(model, cfg):
     from mmdet.testing import demo_mm_inputs
 
     panoptic = getattr(model, 'panoptic_head', None) or getattr(model, 'semantic_head', None)
+    with_mask = model.with_mask or hasattr(getattr(model, 'bbox_head', None), 'mask_head')
     classes = [m.num_classes for m in model.modules() if hasattr(m, 'num_classes')]
     batch = demo_mm_inputs(
         2,
         [[3, SIZE, SIZE]] * 2,
         num_items=[2, 3],
         num_classes=panoptic.num_things_classes if panoptic else max(classes),
-        with_mask=model.with_mask or panoptic is not None,
+        with_mask=with_mask or panoptic is not None,
     )
     if panoptic and panoptic.num_stuff_classes:
         for sample in batch['data_samples']:
@@ -174,7 +175,8 @@ def test_a_step_of_every_config_reaches_every_weight_of_the_backbone_and_it_pred
     }
     assert bool(parameters) == (not re.search('_frozen_|_linear_', path.stem))
     if not parameters:
-        parameters = dict((model.neck if model.with_neck else model.decode_head).named_parameters())
+        trained = getattr(model, 'decode_head', getattr(model, 'head', None))
+        parameters = dict((model.neck if model.with_neck else trained).named_parameters())
     gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
     for key, gradient in zip(parameters, gradients, strict=True):
         assert gradient.isfinite().all() and gradient.any(), key

@@ -9,6 +9,7 @@ from kat_mm import checks
 from kat_mm.engine.launch import build_runner, run_tool
 from kat_mm.errors import UserError
 from kat_mm.sample_data import SampleSettings, make_sample_data
+from kat_mm.visualization.predict import predict
 from kat_mm.visualization.segmentation import plot_segmentation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +42,8 @@ def main() -> None:
     metrics = runner.test()
     dataset = runner.test_dataloader.dataset
     picture = Path(args.work_dir) / 'demo.png'
-    plot_segmentation({'prediction': runner}, dataset, range(0, len(dataset), 5), picture)
+    rows = range(0, len(dataset), 5)
+    plot_segmentation({'prediction': predict(runner, dataset, rows)}, dataset, rows, picture)
     print(f'mIoU on {len(dataset)} unseen images: {metrics["mIoU"]:.1f} %')
     print(f'Image, truth and prediction: {picture}')
 

@@ -25,6 +25,7 @@ def check_coco(
     with_masks: bool,
     min_size: float = 0,
     evaluates: bool = False,
+    num_queries: int | None = None,
 ) -> None:
     """Refuse an annotation file that mmdet would fail on, or misread, in training or evaluation.
 
@@ -40,15 +41,29 @@ def check_coco(
         with_masks: Whether objects need a segmentation.
         min_size: Pixels of an image's shorter side, below which it is left out.
         evaluates: Whether the file is what predictions are compared with.
+        num_queries: Objects that the head can find in an image, where there is a limit.
 
     Raises:
         UserError: The file is missing or not COCO's, images are missing, classes do not fit,
-            objects are where they cannot be, or no object is left.
+            objects are where they cannot be, no object is left, or an image has too many.
     """
     content = read_coco(path, with_masks)
     _check_classes(path, content, classes)
     _check_images(path, content.images, images, folder)
-    _Objects(path, content, classes).check(min_size, evaluates)
+    objects = _Objects(path, content, classes)
+    objects.check(min_size, evaluates)
+    if num_queries is not None:
+        objects.check_number(num_queries)
+
+
+def check_number_of_objects(path: str | Path, image: str, number: int, num_queries: int) -> None:
+    """Refuse an image with more objects than a head has queries."""
+    if number > num_queries:
+        raise UserError(
+            f'image {image} of {path} has {number} objects, more than num_queries={num_queries} '
+            'of the head can find; set num_queries to the most that an image has, or leave out '
+            'the image'
+        )
 
 
 def _check_classes(path: str | Path, content: Content, classes: Sequence[str]) -> None:
@@ -152,6 +167,12 @@ class _Objects:
         if self.with_masks:
             self._check_masks()
         self._count(min_size, evaluates)
+
+    def check_number(self, num_queries: int) -> None:
+        learned = self.relevant & self.has_area & ~self.crowd & ~self.ignored
+        counts = Counter(self.image_ids[row] for row in np.flatnonzero(learned))
+        for image, number in counts.most_common(1):
+            check_number_of_objects(self.path, self.content.images[image][0], number, num_queries)
 
     def _fail(self, wrong: np.ndarray, problem: str) -> None:
         """Refuse the first of the wrong rows."""

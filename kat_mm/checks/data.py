@@ -15,6 +15,7 @@ from kat_mm.checks.classification import (
     is_classification,
 )
 from kat_mm.checks.detection import check_annotations, reads_coco
+from kat_mm.checks.panoptic import check_panoptic, reads_panoptic
 from kat_mm.checks.segmentation import check_labels, check_pairs, lists_pairs
 from kat_mm.checks.settings import check_topk
 from kat_mm.datasets.wrappers import inner_datasets, type_name
@@ -63,6 +64,8 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
                 labels.setdefault(split, []).append(dataset)
             elif reads_coco(cls) and dataset.get('ann_file'):
                 check_annotations(cfg, dataset, names, split)
+            elif reads_panoptic(cls) and dataset.get('ann_file'):
+                check_panoptic(cfg, dataset, split)
         check_topk(cfg, split, _head_classes(cfg))
     check_class_folders(folders)
     check_numbers_of_classes(cfg, classes, _numbers_of_folders(folders))

@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from kat_mm.checks.coco import check_coco
 from kat_mm.checks.files import list_files
+from kat_mm.checks.panoptic import num_queries
 from kat_mm.errors import UserError
 
 
@@ -54,6 +55,7 @@ def check_annotations(cfg: Config, dataset: dict, classes: Sequence[str], split:
         _with_masks(dataset),
         filter_cfg.get('min_size', 0),
         bool(dataset.get('test_mode')),
+        num_queries(cfg) if split == 'train' else None,
     )
 
 

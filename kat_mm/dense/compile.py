@@ -34,14 +34,20 @@ def compile_parts(model: nn.Module, training: bool, **options) -> None:
     What cannot be compiled is computed as before, and the log says so.
 
     Args:
-        model: An OpenMMLab model, not wrapped.
+        model: An OpenMMLab model, not wrapped. Where it names further modules in
+            ``compiled_parts``, or methods in ``compiled_methods``, these are compiled too.
         training: Whether training mode is compiled, or evaluation. In the other one the parts are
             computed as before: it would be compiled anew.
         options: Of ``torch.compile``.
     """
     compiled = []
-    for name, part in parts_of(model, COMPILED_PARTS):
+    own = getattr(model, 'compiled_parts', ())
+    for name, part in parts_of(model, (*COMPILED_PARTS, *own)):
         part.forward = CompiledForward(part, name, training, options)
+        compiled.append(name)
+    for name in getattr(model, 'compiled_methods', ()):
+        method = CompiledForward(model, name, training, options, getattr(model, name))
+        setattr(model, name, method)
         compiled.append(name)
     _logger.info(
         'torch.compile: %s; left as they are: preprocessing, and what makes losses and '
@@ -51,19 +57,27 @@ def compile_parts(model: nn.Module, training: bool, **options) -> None:
 
 
 class CompiledForward:
-    """The ``forward`` of a module, compiled where it can be.
+    """The ``forward`` of a module, or another method, compiled where it can be.
 
     Args:
         part: The module; its present ``forward`` is what is compiled.
         name: Its name in the log.
         training: The mode of the module in which it is compiled.
         options: Of ``torch.compile``.
+        method: Another method of the module, in place of its ``forward``.
     """
 
-    def __init__(self, part: nn.Module, name: str, training: bool, options: dict):
+    def __init__(
+        self,
+        part: nn.Module,
+        name: str,
+        training: bool,
+        options: dict,
+        method: Callable | None = None,
+    ):
         self.part, self.name, self.training = part, name, training
-        self.plain = part.forward
-        self.compiled = torch.compile(part.forward, **options)
+        self.plain = method or part.forward
+        self.compiled = torch.compile(self.plain, **options)
 
     def __deepcopy__(self, memo: dict) -> Callable:
         # A copy of the model need not be called (EMA).

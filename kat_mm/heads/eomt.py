@@ -7,15 +7,20 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmcv.ops import point_sample
 from mmdet.models.dense_heads import Mask2FormerHead
 from mmdet.models.dense_heads.anchor_free_head import AnchorFreeHead
 from mmdet.models.detectors import MaskFormer
+from mmdet.models.utils import get_uncertain_point_coords_with_randomness
 from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kat_mm.arguments import check_int
 from kat_mm.layers import LayerNorm2d
+
+from .matching import MatchCosts, Objects
 
 
 class PartlyEncoded(NamedTuple):
@@ -42,7 +47,8 @@ class EoMTHead(Mask2FormerHead):
     """Queries that go through the last blocks of the backbone; each predicts a class and a mask.
 
     The blocks are the backbone's own: they come with the features, and their weights stay where
-    they are. Matching, sampled points and losses are those of Mask2Former.
+    they are. Matching, sampled points and losses are those of mmdet's Mask2Former; with its own
+    assigner they are computed for all images of a batch at once.
 
     In training a prediction is made before each of these blocks and behind the last one, and each
     has a loss. A query is masked with the probability that :meth:`set_mask_rates` gave for the
@@ -129,6 +135,7 @@ class EoMTHead(Mask2FormerHead):
             self.num_points = train_cfg.get('num_points', 12544)
             self.oversample_ratio = train_cfg.get('oversample_ratio', 3.0)
             self.importance_sample_ratio = train_cfg.get('importance_sample_ratio', 0.75)
+            self.match_costs = MatchCosts.of(self.assigner)
 
     def init_weights(self) -> None:
         """PyTorch's own, unless ``init_cfg`` says otherwise."""
@@ -244,8 +251,67 @@ class EoMTHead(Mask2FormerHead):
                     f'num_queries={self.num_queries} can find; set num_queries to the most that an '
                     'image has, or leave out the image'
                 )
-        return super().loss_by_feat(
-            all_cls_scores, all_mask_preds, batch_gt_instances, batch_img_metas
+        if self.match_costs is None:
+            return super().loss_by_feat(
+                all_cls_scores, all_mask_preds, batch_gt_instances, batch_img_metas
+            )
+        return self._batch_losses(all_cls_scores, all_mask_preds, batch_gt_instances)
+
+    def _batch_losses(
+        self, classes: Sequence[Tensor], masks: Sequence[Tensor], instances: Sequence
+    ) -> dict[str, Tensor]:
+        """What mmdet computes image by image, all images at once."""
+        objects = Objects.of(instances)
+        queries = [objects.image] * len(masks)  # without objects, as empty
+        pending = []
+        if objects.masks.numel():
+            pending = [
+                self.match_costs(*prediction, objects, self.num_points)
+                for prediction in zip(classes, masks, strict=True)
+            ]
+        # mmdet counts an image without objects as one with one.
+        total = sum(max(count, 1) for count in objects.counts)
+        total = reduce_mean(masks[0].new_full((1,), total))
+        losses = {}
+        for index, prediction in enumerate(zip(classes, masks, strict=True)):
+            # While the GPU computes the losses of one prediction, the host assigns the next.
+            if pending:
+                queries[index] = pending[index].assign()
+            prefix = '' if index == len(masks) - 1 else f'd{index}.'
+            found = self._prediction_losses(*prediction, objects, queries[index], total)
+            losses.update({f'{prefix}{name}': loss for name, loss in found.items()})
+        return losses
+
+    def _prediction_losses(
+        self, classes: Tensor, masks: Tensor, objects: Objects, queries: Tensor, total: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of one prediction whose query ``queries[i]`` is object i's."""
+        labels = objects.labels.new_full(classes.shape[:2], self.num_classes)
+        labels[objects.image, queries] = objects.labels
+        labels = labels.flatten()
+        weights = classes.new_tensor(self.class_weight)
+        loss_cls = self.loss_cls(
+            classes.flatten(0, 1),
+            labels,
+            torch.ones_like(labels),
+            avg_factor=weights[labels].sum(),
+        )
+        own = masks.flatten(0, 1).index_select(0, objects.image * self.num_queries + queries)
+        if not len(own):
+            return dict(loss_cls=loss_cls, loss_mask=own.sum(), loss_dice=own.sum())
+        own = own[:, None]
+        with torch.no_grad():
+            points = get_uncertain_point_coords_with_randomness(
+                own, None, self.num_points, self.oversample_ratio, self.importance_sample_ratio
+            )
+            targets = point_sample(objects.masks, points)[:, 0]
+        logits = point_sample(own, points)[:, 0]
+        return dict(
+            loss_cls=loss_cls,
+            loss_mask=self.loss_mask(
+                logits.flatten(), targets.flatten(), avg_factor=total * self.num_points
+            ),
+            loss_dice=self.loss_dice(logits, targets, avg_factor=total),
         )
 
 
@@ -273,6 +339,10 @@ class EoMT(MaskFormer):
     Raises:
         ValueError: Backbone and head do not fit.
     """
+
+    # Not the backbone's forward, which is never called.
+    compiled_methods = ('extract_feat',)
+    compiled_parts = ('panoptic_head',)
 
     def __init__(
         self,

@@ -46,6 +46,9 @@ class EoMTSegmentor(EncoderDecoder):
         ValueError: Backbone and head do not fit.
     """
 
+    # Not the backbone's forward, which is never called; the head is compiled anyway.
+    compiled_methods = ('extract_feat',)
+
     def __init__(
         self,
         backbone: dict,

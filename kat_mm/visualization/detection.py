@@ -4,51 +4,51 @@ from pathlib import Path
 import cv2
 import mmcv
 import numpy as np
-import torch
-from mmengine.dataset import pseudo_collate
-from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from kat_mm.visualization.files import save_figure
 
 
-@torch.no_grad()
 def plot_detection(
-    runners: dict[str, Runner],
+    predictions: dict[str, Sequence],
     dataset: Dataset,
     indices: Sequence[int],
     out_file: str | Path,
     score_threshold: float = 0.5,
+    source: str | None = None,
 ) -> None:
     """Draw the true objects and those that each model predicts side by side, with a legend.
 
     Boxes, and masks where there are some.
 
     Args:
-        runners: Title of the column to the runner whose model predicts.
+        predictions: Title of the column to what a model predicts for each row, data samples on the
+            CPU: see :func:`~kat_mm.visualization.predict.predict`.
         dataset: A data set of mmdet, in test mode.
         indices: Which samples to draw, one row each.
         out_file: Where the picture goes; its ending gives the format.
         score_threshold: Least score of a predicted box. Default: 0.5.
+        source: Whose images they are, as their licence wants it shown.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
 
     classes = dataset.metainfo['classes']
     colors = np.array(dataset.metainfo['palette'])[: len(classes)] / 255
-    columns = ['truth', *runners]
+    columns = ['truth', *predictions]
     figure = Figure(figsize=(4 * len(columns), 3.05 * len(indices) + 0.6), layout='constrained')
     axes = figure.subplots(len(indices), len(columns), squeeze=False)
-    for row, index in zip(axes, indices, strict=True):
-        data = pseudo_collate([dataset[index]])
-        samples = [runner.model.eval().test_step(data)[0] for runner in runners.values()]
-        image = mmcv.imread(samples[0].img_path, channel_order='rgb')
-        truth = dataset.get_data_info(index)['instances']
+    for row, index, samples in zip(
+        axes, indices, zip(*predictions.values(), strict=True), strict=True
+    ):
+        info = dataset.get_data_info(index)
+        image = mmcv.imread(info['img_path'], channel_order='rgb')
+        truth = info['instances']
         pictures = [
             [(one['bbox'], one['bbox_label'], _polygons(image, one.get('mask'))) for one in truth]
         ]
         for sample in samples:
-            found = sample.pred_instances[sample.pred_instances.scores >= score_threshold].cpu()
+            found = sample.pred_instances[sample.pred_instances.scores >= score_threshold]
             masks = found.masks.numpy() if 'masks' in found else [None] * len(found)
             pictures.append(zip(found.bboxes.tolist(), found.labels.tolist(), masks, strict=True))
         for axis, objects in zip(row, pictures, strict=True):
@@ -72,6 +72,7 @@ def plot_detection(
         loc='outside lower center',
         ncols=6,
         frameon=False,
+        title=source,
     )
     save_figure(figure, out_file, 80)
 

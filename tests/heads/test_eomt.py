@@ -1,16 +1,20 @@
 import contextlib
+import copy
 
 import eomt_reference as reference
 import pytest
 import torch
 from eomt_reference import TRAIN_CFG, head_cfg
+from mmdet.models.task_modules import AssignResult
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from kat_mm.dense import compile_parts
 from kat_mm.heads.eomt import encode_partly
+from kat_mm.heads.matching import MatchCosts
 
 ARCH = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
 
@@ -158,9 +162,19 @@ def test_gradients_equal_those_of_the_plain_implementation():
         torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4, msg=name)
 
 
-def test_losses_are_those_of_mask2former_on_the_same_predictions():
+def rand_by_place(*size, device=None, **kwargs):
+    """The same points for whoever draws as many, whatever the order."""
+    shape = size[0] if isinstance(size[0], tuple) else size
+    points = torch.empty(shape[-2:]).uniform_(generator=torch.Generator().manual_seed(shape[-2]))
+    return points.expand(shape).clone()
+
+
+@pytest.mark.parametrize('counts', [(3, 1), (0, 4), (0, 0)])
+@pytest.mark.parametrize('weights', [(2.0, 5.0, 5.0), (1.0, 0.0, 3.0)])
+def test_losses_are_those_of_mask2former_on_the_same_predictions(counts, weights, monkeypatch):
     model = build()
     head = model.panoptic_head
+    monkeypatch.setattr(torch, 'rand', rand_by_place)
     feature = dict(in_channels=[8] * 4, feat_channels=8, out_channels=8)
     attention = dict(embed_dims=8, num_heads=2)
     theirs = MODELS.build(
@@ -196,20 +210,49 @@ def test_losses_are_those_of_mask2former_on_the_same_predictions():
             train_cfg=TRAIN_CFG,
         )
     )
+    for cost, weight in zip(theirs.assigner.match_costs, weights, strict=True):
+        cost.weight = weight
+    head.match_costs = MatchCosts.of(theirs.assigner)
     torch.manual_seed(1)
-    classes = [torch.randn(2, 7, 6) for _ in range(3)]
-    masks = [torch.randn(2, 7, 16, 16) for _ in range(3)]
+    classes = [torch.randn(2, 7, 6, requires_grad=True) for _ in range(3)]
+    masks = [torch.randn(2, 7, 16, 16, requires_grad=True) for _ in range(3)]
     instances = [
-        InstanceData(labels=torch.randint(0, 5, (n,)), masks=torch.rand(n, 64, 64).gt(0.5).long())
-        for n in (3, 1)
+        InstanceData(labels=torch.randint(0, 5, (n,)), masks=torch.randn(n, 64, 64).gt(0.5).long())
+        for n in counts
     ]
-    results = []
+    results, gradients = [], []
     for one in (head, theirs):
-        torch.manual_seed(2)
         results.append(one.loss_by_feat(classes, masks, instances, [{}, {}]))
+        gradients.append(torch.autograd.grad(sum(results[-1].values()), [*classes, *masks]))
     assert results[0].keys() == results[1].keys() and len(results[0]) == 9
     for key, value in results[0].items():
-        assert torch.equal(value, results[1][key]) and value > 0, key
+        torch.testing.assert_close(value, results[1][key], check_stride=False, msg=key)
+        assert value > 0 or not any(counts)
+    for ours, want in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, want)
+
+
+def test_an_assigner_of_ones_own_is_asked():
+    class Last:
+        """Matches the last queries."""
+
+        def assign(self, pred_instances, gt_instances, img_meta):
+            found = torch.zeros(len(pred_instances.scores), dtype=torch.long)
+            count = len(gt_instances.labels)
+            found[-count:] = torch.arange(1, count + 1)
+            return AssignResult(count, found, None, found)
+
+    model = build()
+    head = model.panoptic_head
+    assert head.match_costs is not None
+    head.assigner = Last()
+    head.match_costs = MatchCosts.of(head.assigner)
+    assert head.match_costs is None
+    classes, masks = [torch.zeros(1, 7, 6)], [torch.zeros(1, 7, 16, 16, requires_grad=True)]
+    instances = [InstanceData(labels=torch.tensor([1]), masks=torch.ones(1, 64, 64).long())]
+    loss = head.loss_by_feat(classes, masks, instances, [{}])['loss_mask']
+    (gradient,) = torch.autograd.grad(loss, masks)
+    assert gradient[0, 6].any() and not gradient[0, :6].any()
 
 
 def test_a_query_whose_mask_is_nowhere_positive_looks_at_what_is_no_patch():
@@ -344,3 +387,28 @@ def test_it_compiles_as_one_graph():
     model.train().panoptic_head.set_mask_rates((1.0, 0.5))
     classes, masks = torch.compile(model, backend='aot_eager', fullgraph=True)(images)
     assert len(classes) == len(masks) == 3
+
+
+def test_compiled_parts_give_the_same_losses_while_masks_go():
+    programs = []
+
+    def backend(graph, inputs):
+        programs.append(graph)
+        return graph.forward
+
+    plain, compiled = build(), build()
+    torch._dynamo.reset()
+    compile_parts(compiled, training=True, backend=backend)
+    data = batch()
+    for rates in ((1.0, 1.0), (0.5, 1.0), (0.0, 0.0)):
+        results = []
+        for model in (plain, compiled):
+            model.panoptic_head.set_mask_rates(rates)
+            torch.manual_seed(1)
+            results.append(losses(model, copy.deepcopy(data)))
+        assert results[0].keys() == results[1].keys()
+        for key, value in results[0].items():
+            torch.testing.assert_close(results[1][key], value, msg=key)
+    # The blocks before the head, and the head with masks and without.
+    assert len(programs) == 3
+    torch._dynamo.reset()

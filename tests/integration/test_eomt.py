@@ -137,15 +137,25 @@ def test_a_killed_run_resumes_as_if_it_had_never_been_stopped(trained, tmp_path)
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate(data, tmp_path):
-    config = write_config(tmp_path, 'panoptic_coco', data)
+@pytest.mark.parametrize('task', TASKS)
+def test_two_processes_train_evaluate_and_go_on(task, data, tmp_path):
+    config = write_config(tmp_path, task, data)
     # Its module is found in the tests' own processes alone.
     text = config.read_text().replace(", 'stop_hook'", '').replace("dict(type='StopHook')", '')
     config.write_text(text)
-    result = run_script('dist_train.sh', config, 2, '--work-dir', tmp_path / 'work')
-    assert result.returncode == 0, result.stderr
-    assert len(read_losses(tmp_path / 'work')) == 6
-    assert any('coco_panoptic/PQ' in line for line in read_scalars(tmp_path / 'work'))
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+    schedule = '--cfg-options param_scheduler.0.end=6 train_cfg.val_interval=6'.split()
+    for work_dir, options in (
+        (whole, schedule),
+        (parts, [*schedule, 'train_cfg.max_iters=4']),
+        (parts, ['--resume', *schedule]),
+    ):
+        result = run_script('dist_train.sh', config, 2, '--work-dir', work_dir, *options)
+        assert result.returncode == 0, result.stderr
+    assert len(read_losses(whole)) == 6
+    assert read_losses(parts) == read_losses(whole)
+    (line,) = [line for line in read_scalars(whole) if TASKS[task][2] in line]
+    assert any(line[TASKS[task][2]] == other.get(TASKS[task][2]) for other in read_scalars(parts))
 
 
 def test_a_panoptic_picture_that_disagrees_with_the_json_is_named(data, tmp_path):

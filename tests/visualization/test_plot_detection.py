@@ -22,25 +22,18 @@ class Images:
         return dict(index=index)
 
     def get_data_info(self, index):
-        return dict(instances=[dict(bbox=[10, 10, 40, 40], bbox_label=0)])
+        return dict(img_path=self.path, instances=[dict(bbox=[10, 10, 40, 40], bbox_label=0)])
 
 
-class Model:
-    """Predicts a dog with a score of 0.9, and a cat with 0.3."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def eval(self):
-        return self
-
-    def test_step(self, data):
-        instances = InstanceData(
-            bboxes=torch.tensor([[50.0, 20.0, 70.0, 50.0], [5.0, 5.0, 30.0, 30.0]]),
-            labels=torch.tensor([1, 0]),
-            scores=torch.tensor([0.9, 0.3]),
-        )
-        return [SimpleNamespace(img_path=self.path, pred_instances=instances)]
+def prediction(**more):
+    """A dog with a score of 0.9, and a cat with 0.3."""
+    instances = InstanceData(
+        bboxes=torch.tensor([[50.0, 20.0, 70.0, 50.0], [5.0, 5.0, 30.0, 30.0]]),
+        labels=torch.tensor([1, 0]),
+        scores=torch.tensor([0.9, 0.3]),
+        **more,
+    )
+    return SimpleNamespace(pred_instances=instances)
 
 
 def has_color(picture, color):
@@ -50,8 +43,8 @@ def has_color(picture, color):
 def test_truth_and_confident_predictions_are_drawn_in_the_colours_of_their_classes(tmp_path):
     image = tmp_path / 'image.png'
     cv2.imwrite(str(image), np.full((60, 80, 3), 255, np.uint8))
-    runner = SimpleNamespace(model=Model(image))
-    plot_detection({'KAT': runner}, Images(image), [0, 1], tmp_path / 'page.png')
+    found = {'KAT': [prediction(), prediction()]}
+    plot_detection(found, Images(image), [0, 1], tmp_path / 'page.png')
     page = cv2.imread(str(tmp_path / 'page.png'))[..., ::-1]
     page = page[: int(0.85 * len(page))]  # without the legend
     truth, predicted = np.array_split(page, 2, axis=1)
@@ -66,18 +59,13 @@ def test_masks_are_drawn_where_there_are_some(tmp_path):
     class Masks(Images):
         def get_data_info(self, index):
             polygon = [10, 10, 40, 10, 40, 40, 10, 40]
-            return dict(instances=[dict(bbox=[10, 10, 40, 40], bbox_label=0, mask=[polygon])])
+            instance = dict(bbox=[10, 10, 40, 40], bbox_label=0, mask=[polygon])
+            return dict(super().get_data_info(index), instances=[instance])
 
-    class Masked(Model):
-        def test_step(self, data):
-            (sample,) = super().test_step(data)
-            sample.pred_instances.masks = torch.ones(2, 60, 80, dtype=torch.bool)
-            return [sample]
-
+    masked = prediction(masks=torch.ones(2, 60, 80, dtype=torch.bool))
     parts = []
-    for data, model in ((Images, Model), (Masks, Masked)):
-        runner = SimpleNamespace(model=model(image))
-        plot_detection({'KAT': runner}, data(image), [0], tmp_path / 'page.png')
+    for data, sample in ((Images, prediction()), (Masks, masked)):
+        plot_detection({'KAT': [sample]}, data(image), [0], tmp_path / 'page.png')
         page = cv2.imread(str(tmp_path / 'page.png'))[..., ::-1]
         parts.append(np.array_split(page[: int(0.85 * len(page))], 2, axis=1))
     for plain, masked in zip(*parts, strict=True):

@@ -1,5 +1,7 @@
 # A data set of one's own: images and label images in two folders, classes named here.
 # 367 training and 101 validation frames of 480x360; label 11 is unlabelled.
+_base_ = './label_images.py'
+
 dataset_type = 'BaseSegDataset'
 data_root = 'data/camvid'
 metainfo = dict(
@@ -32,30 +34,17 @@ metainfo = dict(
 )
 # 360 rows are not a whole number of patches: 8 more are padding, which has no label.
 crop_size = (368, 480)
-
-train_pipeline = [
-    dict(type='SeedAugmentation'),
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='CheckLabels', num_classes=len(metainfo['classes']), unlabelled=(11,)),
-    dict(type='RandomResize', scale=(480, 360), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='CheckLabels', num_classes=len(metainfo['classes']), unlabelled=(11,)),
-    dict(type='PackSegInputs'),
-]
+steps = dict(
+    CheckLabels=dict(num_classes=len(metainfo['classes']), unlabelled=(11,)),
+    RandomResize=dict(scale=(480, 360)),
+    RandomCrop=dict(crop_size=crop_size),
+)
+train_pipeline = [dict(step, **steps.get(step['type'], {})) for step in _base_.train_pipeline]
+test_pipeline = [dict(step, **steps.get(step['type'], {})) for step in _base_.test_pipeline]
 
 train_dataloader = dict(
     batch_size=16,
     num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='SeededInfiniteSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -65,10 +54,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -78,5 +63,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

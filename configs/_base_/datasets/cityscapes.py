@@ -1,31 +1,18 @@
 # Cityscapes, 2048x1024, 19 classes, after mmseg's converter of its label images.
+_base_ = './label_images.py'
+
 dataset_type = 'CityscapesDataset'
 data_root = 'data/cityscapes'
 crop_size = (512, 1024)
-
-train_pipeline = [
-    dict(type='SeedAugmentation'),
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='CheckLabels', num_classes=19),
-    dict(type='RandomResize', scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='CheckLabels', num_classes=19),
-    dict(type='PackSegInputs'),
-]
+steps = dict(
+    CheckLabels=dict(num_classes=19),
+    RandomResize=dict(scale=(2048, 1024)),
+    RandomCrop=dict(crop_size=crop_size),
+)
+train_pipeline = [dict(step, **steps.get(step['type'], {})) for step in _base_.train_pipeline]
+test_pipeline = [dict(step, **steps.get(step['type'], {})) for step in _base_.test_pipeline]
 
 train_dataloader = dict(
-    batch_size=2,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='SeededInfiniteSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -34,10 +21,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -46,5 +29,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

@@ -1,0 +1,11 @@
+# What EoMT's recipe changes for DINOv3: twice the rate, and the last blocks, those of the queries,
+# have it in full. For 12 blocks, and three of the queries.
+eomt_dinov3 = dict(
+    optimizer=dict(lr=2e-4),
+    paramwise_cfg=dict(
+        custom_keys={
+            f'backbone.blocks.{block}.': dict(lr_mult=0.8 ** (block - 11), decay_mult=1.0)
+            for block in (9, 10)
+        }
+    ),
+)

@@ -1,0 +1,21 @@
+# DINOv3 B with EoMT, objects of COCO.
+_base_ = [
+    './kat_b_eomt_instance_coco.py',
+    './_base_/backbones/dinov3.py',
+    './_base_/schedules/eomt_dinov3.py',
+]
+
+# No name of a download: its authors give the file to those who accept its licence. Put its path
+# here.
+checkpoint = 'dinov3_b'
+model = dict(
+    data_preprocessor=_base_.pixels,
+    backbone={
+        **_base_.backbone,
+        '_delete_': True,
+        'img_size': 640,
+        'out_type': 'featmap',
+        'init_cfg': dict(type='Pretrained', checkpoint=checkpoint),
+    },
+)
+optim_wrapper = _base_.eomt_dinov3

@@ -1,0 +1,84 @@
+"""benchmarks/facades.py: what does not need hours of training."""
+
+import ast
+import importlib
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData, PixelData
+
+from kat_mm.errors import UserError
+
+
+@pytest.fixture
+def facades(run_benchmark):  # which puts benchmarks/ on the path
+    return importlib.import_module('facades')
+
+
+def test_an_unknown_run_is_named(run_benchmark, capsys):
+    assert run_benchmark('facades.py', 'train', 'kat_s_upernet_7') == 2
+    assert "'kat_s_upernet_7' is none of the runs kat_s_upernet_0, " in capsys.readouterr().err
+
+
+def test_a_detector_starts_from_the_label_maps_of_its_own_model(facades):
+    assert len(facades.RUNS) == 12
+    for name, run in facades.RUNS.items():
+        assert run.config.exists()
+        start = None if 'upernet' in name or 'scratch' in name else f'{run.model}_upernet_0'
+        assert (run.start and str(run.start)) == start
+
+
+@pytest.mark.parametrize('head', ['mask_rcnn', 'eomt_instance', 'upernet'])
+def test_a_shorter_run_has_its_schedule_in_proportion(head, facades):
+    cfg = Config.fromfile(facades.RUNS[f'kat_s_{head}_0'].config)
+    init_default_scope(cfg.default_scope)
+    iterations = cfg.train_cfg.max_iters // 10
+    options = dict(option.split('=') for option in facades.shorten(cfg, iterations))
+    short = cfg.copy()
+    short.merge_from_dict({key: ast.literal_eval(value) for key, value in options.items()})
+    assert short.train_cfg.max_iters == iterations
+    assert short.train_cfg.val_interval == short.default_hooks.checkpoint.interval
+    assert 4 * short.train_cfg.val_interval >= iterations
+    for part, whole in zip(
+        [*short.param_scheduler, *short.custom_hooks],
+        [*cfg.param_scheduler, *cfg.custom_hooks],
+        strict=True,
+    ):
+        for key in ('begin', 'end', 'head_iters', 'backbone_iters'):
+            if key in whole:
+                long, got = torch.tensor(whole[key]), torch.tensor(part[key])
+                assert ((10 * got - long) >= 0).all() and ((10 * got - long) < 10).all(), key
+
+
+def test_predictions_are_read_as_they_were_written(facades, tmp_path):
+    masks = torch.rand(3, 8, 9) > 0.5
+    found = InstanceData(
+        bboxes=torch.rand(3, 4),
+        labels=torch.tensor([1, 0, 2]),
+        scores=torch.tensor([0.9, 0.1, 0.4]),
+        masks=masks,
+    )
+
+    class Sample(dict):
+        pred_instances = found
+        pred_sem_seg = PixelData(data=torch.randint(10, (1, 8, 9)))
+
+    for key in ('pred_instances', 'pred_sem_seg'):
+        samples = [Sample({key: None})] * facades.PHOTOGRAPHS
+        facades.write_predictions(samples, tmp_path / 'file.npz')
+        read = facades.read_predictions(tmp_path / 'file.npz')
+        assert len(read) == facades.PHOTOGRAPHS
+        if key == 'pred_sem_seg':
+            assert torch.equal(read[1].pred_sem_seg.data.long(), Sample.pred_sem_seg.data)
+        else:
+            confident = read[1].pred_instances
+            assert confident.labels.tolist() == [1, 2]
+            assert torch.equal(confident.masks, masks[[0, 2]])
+
+
+def test_nothing_to_gather_is_said(facades, tmp_path):
+    args = facades.argparse.Namespace(work_dirs=tmp_path)
+    with pytest.raises(UserError, match='holds no complete run'):
+        facades.gather(list(facades.RUNS.values()), args)
