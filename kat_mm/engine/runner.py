@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
@@ -17,6 +18,7 @@ from kat_mm.backbones import convert_for_model, drop_start_weights
 from kat_mm.checkpoints.state_dict import check_finite
 from kat_mm.datasets import check_loading
 from kat_mm.dense import compile_parts, graph_parts
+from kat_mm.engine.console import quiet_terminal
 from kat_mm.engine.loading import unwrap
 from kat_mm.engine.signals import init_worker
 from kat_mm.errors import config_errors
@@ -29,6 +31,12 @@ class CheckpointRunner(Runner):
     Files are read without running code in them, also where mmengine would. The workers of the data
     loaders end with a run, be it by an error.
     """
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """mmengine's, which tells environment, config and hooks to its file alone."""
+        logger = super().build_logger(*args, **kwargs)
+        quiet_terminal(logger)
+        return logger
 
     def train(self) -> nn.Module:
         with self._stopping_workers():

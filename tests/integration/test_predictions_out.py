@@ -54,3 +54,15 @@ def test_show_without_a_display_says_so(trained, tiny_config, tmp_path):
         'test.py', tiny_config, trained / 'iter_6.pth', '--show', '--work-dir', tmp_path, DISPLAY=''
     )
     assert result.status == 1 and '--show needs a display' in result.last_line
+
+
+def test_the_terminal_gets_a_screenful_before_the_first_iteration(tiny_config, tmp_path):
+    result = run_tool('train.py', tiny_config, '--work-dir', tmp_path)
+    assert result.status == 0, result.stderr
+    lines = result.stdout.splitlines()
+    before = next(i for i, line in enumerate(lines) if 'Iter(train)' in line)
+    assert before <= 8 and 'avg_non_ignore' not in result.stderr
+    assert 'M parameters' in lines[0] and 'Config, environment and hooks are in' in lines[2]
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    for said in ('System environment', 'Config:', 'Hooks will be executed', 'parameter group'):
+        assert said in log
