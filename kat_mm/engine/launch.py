@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 import kat_mm  # noqa: F401  registers the modules that the configs name
 from kat_mm.checkpoints import trust_files
+from kat_mm.engine.configs import read_config
 from kat_mm.engine.console import quiet_dependencies, quiet_terminal
 from kat_mm.engine.ending import communicates, end_communication, leave
 from kat_mm.engine.loading import unwrap
@@ -96,13 +97,7 @@ def load_config(args: argparse.Namespace) -> Config:
     logger.addHandler(_EARLY_LOG)
     trust_files(args.allow_pickle)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not os.path.isfile(args.config):
-        raise UserError(f'config {args.config} does not exist')
-    try:
-        cfg = Config.fromfile(args.config)
-        cfg.merge_from_dict(args.cfg_options or {})
-    except Exception as error:
-        raise UserError(f'config {args.config} cannot be read: {error}') from error
+    cfg = read_config(args.config, args.cfg_options)
     if args.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise UserError(
             '--launcher pytorch is for processes that torchrun starts, but RANK is not set; '

@@ -18,7 +18,7 @@ def test_infer_writes_pictures_labels_and_json_and_names_damaged_files(
         'infer.py', tiny_config, trained / 'iter_6.pth', images, damaged, '--out', tmp_path / 'out'
     )
     assert result.status == 1
-    assert f'skipped: {damaged} is no image' in result.stderr
+    assert f'skipped: {damaged} does not decode as an image' in result.stderr
     assert 'images/s' in result.stdout
     entries = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert len(entries) == len(list(images.iterdir())) == 5
