@@ -3,15 +3,11 @@
 import os
 from pathlib import Path
 
-import cv2
-import mmcv
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from kat_mm.engine.loading import unwrap
-from kat_mm.visualization.data_samples import draw_prediction, draw_truth
-from kat_mm.visualization.predictions import Classes, side_by_side
 
 
 class PicturesHook(Hook):
@@ -38,9 +34,12 @@ class PicturesHook(Hook):
     ):
         self.out_dir, self.show, self.wait_time = out_dir, show, wait_time
         self.score_threshold = score_threshold
-        self._count = 0
+        self._names: dict[str, int] = {}
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=()) -> None:
+        from kat_mm.visualization.data_samples import draw_prediction, draw_truth
+        from kat_mm.visualization.predictions import Classes, side_by_side
+
         meta = runner.test_dataloader.dataset.metainfo
         classes = Classes(meta.get('classes'), meta.get('palette'))
         for i, sample in enumerate(outputs):
@@ -51,8 +50,12 @@ class PicturesHook(Hook):
             if truth is not None:
                 pictures = dict(truth=truth, **pictures)
             picture = side_by_side(pictures)
-            name = os.path.basename(sample.get('img_path') or '') or f'{self._count:06d}.png'
-            self._count += 1
+            name = os.path.basename(sample.get('img_path') or '') or 'image.png'
+            # In the folders of several classes or cities names may be the same.
+            number = self._names[name] = self._names.get(name, -1) + 1
+            if number:
+                stem, suffix = os.path.splitext(name)
+                name = f'{stem}-{number}{suffix}'
             if self.out_dir is not None:
                 self._write(Path(self.out_dir) / name, picture)
             if self.show:
@@ -60,19 +63,17 @@ class PicturesHook(Hook):
 
     @staticmethod
     def _write(path: Path, picture: np.ndarray) -> None:
+        import cv2
+
         path.parent.mkdir(parents=True, exist_ok=True)
-        number = 0
-        while path.exists():  # of another folder
-            number += 1
-            path = path.with_name(
-                f'{path.stem.removesuffix(f"-{number - 1}")}-{number}{path.suffix}'
-            )
         cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
 
 def _image(runner: Runner, batch: dict, index: int, sample) -> np.ndarray:
     """An image of a batch as it was read, or, of data sets without files, as it was prepared."""
     if sample.get('img_path'):
+        import mmcv
+
         return mmcv.imread(sample.img_path, channel_order='rgb')
     image = batch['inputs'][index].permute(1, 2, 0).cpu().numpy().astype(np.uint8)
     preprocessor = unwrap(runner.model).data_preprocessor
