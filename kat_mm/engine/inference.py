@@ -52,7 +52,7 @@ class Predictor:
         checks.check_config(cfg, ())
         model = checks.build_model(cfg)
         checks.check_checkpoint(str(checkpoint), model, strict=True)
-        self.device = _device(device)
+        self.device = find_device(device)
         self.model, self.half = model.to(self.device).eval(), half
         self.task = _task(model)
         dataset = _dataset(cfg)
@@ -114,7 +114,12 @@ def read_image(image: np.ndarray | str | Path) -> np.ndarray:
     return image
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """The device of a name; without, the GPU where there is one.
+
+    Raises:
+        UserError: It is none, or not there.
+    """
     if name is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:

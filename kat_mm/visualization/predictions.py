@@ -141,6 +141,11 @@ def draw_scores(
     return np.concatenate([picture, np.array(strip)])
 
 
+def draw_title(image: np.ndarray, title: str) -> np.ndarray:
+    """An image below its title."""
+    return side_by_side({title: _enlarged(image)})
+
+
 def side_by_side(pictures: dict[str, np.ndarray]) -> np.ndarray:
     """Pictures in a row, each below its title."""
     height = max(len(picture) for picture in pictures.values())
@@ -148,9 +153,9 @@ def side_by_side(pictures: dict[str, np.ndarray]) -> np.ndarray:
     columns = []
     for title, picture in pictures.items():
         column = Image.new('RGB', (picture.shape[1] + 8, height + 2 * size), 'white')
-        ImageDraw.Draw(column).text(
-            (column.width / 2, size), title, 'black', _font(size), anchor='mm'
-        )
+        draw, font = ImageDraw.Draw(column), _font(size)
+        text = _shortened(draw, title, font, column.width - 8)
+        draw.text((column.width / 2, size), text, 'black', font, anchor='mm')
         column.paste(Image.fromarray(picture), (4, 2 * size))
         columns.append(np.array(column))
     return np.concatenate(columns, axis=1)
