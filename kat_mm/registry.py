@@ -11,7 +11,7 @@ from mmengine import registry
 from mmengine.logging import print_log
 
 from kat_mm import backbones, engine, layers, necks
-from kat_mm.engine.configs import config_root
+from kat_mm.engine.configs import config_root, extend_mmengine_configs
 from kat_mm.engine.loading import extend_mmengine
 from kat_mm.installed import after_import, is_installed
 
@@ -66,6 +66,7 @@ def _register_all() -> None:
     registry.LOOPS.register_module(module=engine.ResumableEpochLoop)
     registry.RUNNERS.register_module(module=engine.CheckpointRunner)
     extend_mmengine()
+    extend_mmengine_configs()
     after_import('mmpretrain.apis.model', _register_classifiers)
     if is_installed('mmcv'):  # whose transforms they are
         _register_datasets()

@@ -3,6 +3,7 @@
 import resource
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.benchmark import Timer
@@ -60,5 +61,5 @@ def measure(
         memory = torch.cuda.max_memory_allocated(device)
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    quartiles = torch.tensor(times.times).quantile(torch.tensor([0.25, 0.75])).tolist()
-    return Speed(times.median, *quartiles, memory)
+    low, median, high = np.quantile(times.times, [0.25, 0.5, 0.75]).tolist()
+    return Speed(median, low, high, memory)
