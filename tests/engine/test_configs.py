@@ -50,9 +50,8 @@ def test_a_config_elsewhere_stands_on_one_of_this_project(tmp_path, base, quick_
 
 def test_parts_of_configs_are_found_too_and_other_packages_as_before(tmp_path):
     own = tmp_path / 'own.py'
-    own.write_text(
-        "_base_ = ['kat_mm::_base_/default_runtime.py', 'mmseg::_base_/default_runtime.py']"
-    )
+    runtime = '_base_/default_runtime.py'
+    own.write_text(f"_base_ = ['kat_mm::{runtime}', 'mmdet::{runtime}']")
     with pytest.raises(KeyError, match='Duplicate key'):  # both were read
         Config.fromfile(own)
     own.write_text("_base_ = 'kat_mm::kat_x.py'")
