@@ -40,7 +40,7 @@ def main() -> None:
     checks.check_out_dir(str(args.out), '--out')
     checks.check_config(cfg, (args.split,))
     dataset = build_dataset(cfg, args.split)
-    classes = Classes(dataset.metainfo.get('classes'), dataset.metainfo.get('palette'))
+    classes = Classes.of(dataset.metainfo, getattr(dataset, 'METAINFO', None) or {})
     number = min(max(args.num_pictures, args.num_counted), len(dataset))
     rng = np.random.default_rng(args.seed)
     indices = sorted(rng.choice(len(dataset), number, replace=False).tolist())

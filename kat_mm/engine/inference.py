@@ -167,12 +167,7 @@ def classes_of(cfg: Config, dataset: dict) -> Classes:
     """
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         cls = registry.get(dataset['type'])
-    of_class = getattr(cls, 'METAINFO', None) or {}
-    own = dataset.get('metainfo') or {}
-    names = dataset.get('classes') or own.get('classes') or of_class.get('classes')
-    palette = own.get('palette') or of_class.get('palette')
-    if 'palette' not in own and isinstance(palette, list | tuple):
-        table = dict(zip(of_class.get('classes') or (), palette, strict=False))
-        drawn = Classes()
-        palette = [table.get(name, drawn.color(i)) for i, name in enumerate(names or ())]
-    return Classes(names, palette)
+    given = dict(dataset.get('metainfo') or {})
+    if dataset.get('classes'):
+        given['classes'] = dataset['classes']
+    return Classes.of(given, getattr(cls, 'METAINFO', None) or {})

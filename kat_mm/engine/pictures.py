@@ -40,8 +40,8 @@ class PicturesHook(Hook):
         from kat_mm.visualization.data_samples import draw_prediction, draw_truth
         from kat_mm.visualization.predictions import Classes, side_by_side
 
-        meta = runner.test_dataloader.dataset.metainfo
-        classes = Classes(meta.get('classes'), meta.get('palette'))
+        dataset = runner.test_dataloader.dataset
+        classes = Classes.of(dataset.metainfo, getattr(dataset, 'METAINFO', None) or {})
         for i, sample in enumerate(outputs):
             image = _image(runner, data_batch, i, sample)
             predicted = draw_prediction(image, sample, classes, self.score_threshold)

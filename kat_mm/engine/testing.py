@@ -7,6 +7,7 @@ from mmengine.config import Config
 from kat_mm.datasets.wrappers import inner_datasets, type_name
 from kat_mm.engine.inference import READING
 from kat_mm.errors import UserError
+from kat_mm.installed import is_installed
 
 PICKLES = ('.pkl', '.pickle')
 # Where a metric that has ``format_only`` writes to.
@@ -58,11 +59,18 @@ def write_submission(cfg: Config, out: str) -> None:
     Raises:
         UserError: The metric has no such format.
     """
-    metrics = _metrics(cfg)
+    metrics, kinds = _metrics(cfg), set()
     for dataset in inner_datasets(cfg.test_dataloader.dataset):
         steps = [step for step in dataset['pipeline'] if type_name(step) not in READING[1:]]
         dataset.update(pipeline=steps, test_mode=True)
+        kinds.add(type_name(dataset))
         (dataset.get('data_prefix') or {}).pop('seg_map_path', None)
+    if 'CityscapesDataset' in kinds:
+        # Its server takes other numbers than models are trained with.
+        if not is_installed('cityscapesscripts'):
+            raise UserError('--format-only of Cityscapes needs: pip install cityscapesscripts')
+        # Without keep_results it deletes what it has written.
+        metrics = [dict(type='CityscapesMetric', keep_results=True)]
     for metric in metrics:
         if type_name(metric) not in _OUTPUTS:
             raise UserError(
@@ -70,10 +78,11 @@ def write_submission(cfg: Config, out: str) -> None:
                 f'{", ".join(_OUTPUTS)} have. Write predictions with --out FILE.pkl or '
                 'tools/infer.py'
             )
-        metric.format_only = True
+        metric['format_only'] = True
         _write_to(metric, out)
         if 'ann_file' in metric and dataset.get('ann_file'):
-            metric.ann_file = os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
+            metric['ann_file'] = os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
+    cfg.test_evaluator = metrics
 
 
 def augment(cfg: Config) -> None:

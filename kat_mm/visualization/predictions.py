@@ -33,7 +33,23 @@ class Classes:
     """
 
     def __init__(self, names: Sequence[str] | None = None, palette: Sequence | None = None):
-        self.names, self.palette = names, palette
+        self.names = names
+        self.palette = None if isinstance(palette, str) else palette  # such as 'random'
+
+    @classmethod
+    def of(cls, meta: dict, known: dict) -> 'Classes':
+        """Classes of a data set's ``metainfo``.
+
+        Args:
+            meta: It.
+            known: The ``METAINFO`` of its class: what is chosen from its classes has its colours.
+        """
+        names, palette = meta.get('classes') or known.get('classes'), meta.get('palette')
+        usual = known.get('palette')
+        if isinstance(usual, Sequence) and palette in (None, usual):
+            table = dict(zip(known.get('classes') or (), usual, strict=False))
+            palette = [table.get(name, cls().color(i)) for i, name in enumerate(names or ())]
+        return cls(names, palette)
 
     def name(self, label: int) -> str:
         """The name of a label; its number where there are no names."""

@@ -1,7 +1,5 @@
 """A model called with images: the library's own predictions, for every task."""
 
-import copy
-
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +8,8 @@ from export_models import classifier_config, detector_config, segmenter_config
 from mmengine.dataset import Compose, pseudo_collate
 
 from kat_mm import checks
-from kat_mm.engine.inference import Predictor, read_image
+from kat_mm.engine.configs import read_config
+from kat_mm.engine.inference import Predictor, classes_of, read_image
 from kat_mm.errors import UserError
 
 CONFIGS = {
@@ -96,18 +95,14 @@ def test_a_prediction_is_drawn_on_its_image(trained, images):
     assert picture.shape[1] == 480 and picture.shape[0] > 360
 
 
-def test_a_config_by_name_with_the_colours_of_its_data(tmp_path):
-    predictor_of = 'kat_t_upernet_sample'
-    with pytest.raises(UserError, match='did you mean kat_t_upernet_sample'):
-        Predictor('kat_t_upernet_sampel', 'none.pth')
-    from kat_mm.engine.configs import read_config
-    from kat_mm.engine.inference import classes_of
-
-    cfg = read_config(predictor_of)
+def test_a_config_by_name_has_the_colours_of_its_data():
+    cfg = read_config('kat_t_upernet_sample')
     classes = classes_of(cfg, cfg.test_dataloader.dataset)
     # ADE20K's own.
     assert classes.name(0) == 'sky' and classes.color(0) == (6, 230, 230)
     assert classes.name(3) == 'grass' and classes.color(3) == (4, 250, 7)
+    with pytest.raises(UserError, match='did you mean kat_t_upernet_sample'):
+        Predictor('kat_t_upernet_sampel', 'none.pth')
 
 
 @pytest.mark.parametrize(
@@ -124,4 +119,4 @@ def test_what_is_no_image_is_refused(image):
 def test_a_device_that_is_not_there_is_named(trained, device, message):
     _, cfg, checkpoint = trained
     with pytest.raises(UserError, match=message):
-        Predictor(copy.deepcopy(cfg), checkpoint, device)
+        Predictor(cfg, checkpoint, device)

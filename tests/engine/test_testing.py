@@ -31,7 +31,7 @@ def test_a_submission_needs_no_truth():
     dataset = cfg.test_dataloader.dataset
     assert types(dataset.pipeline) == ['LoadImageFromFile', 'Resize', 'PackSegInputs']
     assert 'seg_map_path' not in dataset.data_prefix and dataset.test_mode
-    (metric,) = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    (metric,) = cfg.test_evaluator
     assert metric.format_only and metric.output_dir == 'out'
 
 
@@ -39,8 +39,22 @@ def test_a_submission_of_objects_takes_the_list_of_images_of_its_split():
     cfg = read_config('kat_s_mask_rcnn_coco')
     cfg.test_dataloader.dataset.ann_file = 'annotations/image_info_test-dev2017.json'
     write_submission(cfg, 'out')
-    assert cfg.test_evaluator.ann_file == 'data/coco/annotations/image_info_test-dev2017.json'
-    assert cfg.test_evaluator.outfile_prefix == 'out/predictions'
+    (metric,) = cfg.test_evaluator
+    assert metric.ann_file == 'data/coco/annotations/image_info_test-dev2017.json'
+    assert metric.outfile_prefix == 'out/predictions'
+
+
+def test_cityscapes_gets_its_own_numbers(monkeypatch):
+    monkeypatch.setattr('kat_mm.engine.testing.is_installed', lambda name: False)
+    with pytest.raises(UserError, match='pip install cityscapesscripts'):
+        write_submission(read_config('kat_s_upernet_cityscapes'), 'out')
+    monkeypatch.setattr('kat_mm.engine.testing.is_installed', lambda name: True)
+    cfg = read_config('kat_s_upernet_cityscapes')
+    write_submission(cfg, 'out')
+    (metric,) = cfg.test_evaluator
+    assert metric == dict(
+        type='CityscapesMetric', keep_results=True, format_only=True, output_dir='out'
+    )
 
 
 def test_a_metric_without_a_format_is_named():

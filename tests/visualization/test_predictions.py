@@ -90,3 +90,13 @@ def test_pictures_stand_side_by_side_below_their_titles():
 
 def test_colours_without_a_palette_stay_the_same():
     assert Classes().color(7) == Classes(('a',) * 8).color(7)
+
+
+def test_classes_chosen_from_a_known_data_set_have_its_colours():
+    known = dict(classes=('a', 'b', 'c'), palette=[[1, 1, 1], [2, 2, 2], [3, 3, 3]])
+    of_mmdet = dict(classes=('c', 'new'), palette=known['palette'])  # of all, whatever was chosen
+    found = Classes.of(of_mmdet, known)
+    assert found.color(0) == (3, 3, 3) and found.color(1) == Classes().color(1)
+    own = Classes.of(dict(classes=('c', 'new'), palette=[[8, 8, 8], [9, 9, 9]]), known)
+    assert [own.color(0), own.color(1)] == [(8, 8, 8), (9, 9, 9)]
+    assert Classes.of({}, known).color(1) == (2, 2, 2)
