@@ -72,9 +72,8 @@ def main() -> None:
     if args.size and min(args.size) < 1:
         raise UserError(f'--size {args.size} must be two whole numbers from 1')
     cfg = load_config(args)
-    checks.check_config(cfg, ())
     size = tuple(args.size) if args.size else image_size(cfg)
-    model = checks.build_model(cfg)
+    model = checks.prepare(cfg, ())
     complexity = count_complexity(model, size)
     print(f'{args.config}, images of {size[0]} x {size[1]}')
     print_complexity(complexity)

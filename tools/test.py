@@ -75,11 +75,8 @@ def main() -> None:
         write_predictions(cfg, args.out)
 
     # Of a submission's split there is no truth to check.
-    checks.check_config(cfg, () if args.format_only else ('test',))
-    model = checks.build_model(cfg)
-    checks.check_channels(model)
-    if not exported:
-        checks.check_checkpoint(args.checkpoint, model, strict=True)
+    splits = () if args.format_only else ('test',)
+    model = checks.prepare(cfg, splits, None if exported else args.checkpoint)
     checks.check_work_dir(cfg.work_dir, model)
     if args.tta:
         augment(cfg)

@@ -49,9 +49,7 @@ class Predictor:
         half: bool = False,
     ):
         cfg = config if isinstance(config, Config) else read_config(config)
-        checks.check_config(cfg, ())
-        model = checks.build_model(cfg)
-        checks.check_checkpoint(str(checkpoint), model, strict=True)
+        model = checks.prepare(cfg, (), str(checkpoint))
         self.device = find_device(device)
         self.model, self.half = model.to(self.device).eval(), half
         self.task = _task(model)
