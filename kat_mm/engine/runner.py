@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from kat_mm.backbones import convert_for_model, drop_start_weights
 from kat_mm.checkpoints.state_dict import check_finite
-from kat_mm.datasets import check_loading
 from kat_mm.dense import compile_parts, graph_parts
 from kat_mm.engine.console import quiet_terminal
 from kat_mm.engine.loading import unwrap
@@ -70,6 +69,8 @@ class CheckpointRunner(Runner):
         Its workers leave signals to this process, and end with it. The config stays as it is.
         """
         if isinstance(dataloader, dict) and isinstance(dataloader['dataset'], dict):
+            from kat_mm.datasets import check_loading  # needs mmcv
+
             dataloader = copy.deepcopy(dataloader)
             check_loading(dataloader['dataset'])
         loader = Runner.build_dataloader(dataloader, *args, **kwargs)
