@@ -212,15 +212,13 @@ def plot(results: dict, path: Path) -> None:
                 axis.bar(index + (place - 1) * 0.27, ratio, 0.25, color=colors[name])
         axis.set_xticks(range(len(cases)), [f'{case["size"]}\n{case["batch"]}' for case in cases])
         axis.set_title(f'{titles[task]}, {titles.get(mode, mode)}')
-        axis.axhline(TARGETS[task, mode], color='0.3', linewidth=0.8, linestyle='--')
+        axis.axhline(1, color='0.3', linewidth=0.8)
         axis.set_xlim(-0.6, max(map(len, entries.values())) - 0.4)
     for row in axes:
         row[0].set_ylabel("images/s over timm's ViT")
     handles = [Patch(color=color, label=labels[name]) for name, color in colors.items()]
     figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False)
     device = results['machine']['device']
-    figure.suptitle(
-        f'{device}, bfloat16 autocast, 224x224; size and batch, target dashed', fontsize=9
-    )
+    figure.suptitle(f'{device}, bfloat16 autocast, 224x224; by size and batch', fontsize=9)
     figure.savefig(path, dpi=150)
     print(f'plot: {path}')

@@ -50,7 +50,7 @@ test_pipeline = [
     dict(type='CheckLabels', num_classes=len(classes)),
     dict(type='PackSegInputs'),
 ]
-# The scales of ADE20K do not fit small images.
+# The scales of ADE20K do not fit small images: mirrored ones.
 tta_pipeline = None
 
 data_root = 'data/sample/ade/ADEChallengeData2016'

@@ -5,13 +5,13 @@ mmdet has a registry of its own, which imports it when a config names it: ``kat_
 """
 
 import logging
-from pathlib import Path
 from types import ModuleType
 
 from mmengine import registry
 from mmengine.logging import print_log
 
 from kat_mm import backbones, engine, layers, necks
+from kat_mm.engine.configs import config_root, extend_mmengine_configs
 from kat_mm.engine.loading import extend_mmengine
 from kat_mm.installed import after_import, is_installed
 
@@ -52,6 +52,7 @@ def _register_all() -> None:
         engine.Float32BoxesHook,
         engine.LateRuntimeInfoHook,
         engine.MaskAnnealingHook,
+        engine.PicturesHook,
         engine.PlotRationalsHook,
         engine.PreemptionHook,
         engine.SeedIterationHook,
@@ -65,6 +66,7 @@ def _register_all() -> None:
     registry.LOOPS.register_module(module=engine.ResumableEpochLoop)
     registry.RUNNERS.register_module(module=engine.CheckpointRunner)
     extend_mmengine()
+    extend_mmengine_configs()
     after_import('mmpretrain.apis.model', _register_classifiers)
     if is_installed('mmcv'):  # whose transforms they are
         _register_datasets()
@@ -72,13 +74,9 @@ def _register_all() -> None:
 
 def _register_classifiers(mmpretrain_models: ModuleType) -> None:
     """Have mmpretrain's ``list_models`` and ``get_model`` know this project's classifiers."""
-    package = Path(__file__).parent
-    # In the installed package, or beside it.
-    for root in (package / '.mim', package.parent):
-        if (root / 'configs').is_dir():
-            for metafile in ('metafile_classification.yml', 'metafile_karat.yml'):
-                mmpretrain_models.ModelHub.register_model_index(root / 'configs' / metafile, root)
-            return
+    root = config_root()
+    for metafile in ('metafile_classification.yml', 'metafile_karat.yml') if root else ():
+        mmpretrain_models.ModelHub.register_model_index(root / 'configs' / metafile, root)
 
 
 def _register_datasets() -> None:

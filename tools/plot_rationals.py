@@ -1,7 +1,8 @@
 """Draw the learned functions of a KAT: act1 and act2 of each block, by group.
 
-With --config, the histogram of what goes into each is behind it, from images of the config's test
-set.
+The function that each started as is dashed: with --config that of the config, else the published
+start, identity and swish. With --config, the histogram of what goes into each is behind it, from
+images of the config's test set.
 """
 
 import argparse
@@ -10,13 +11,14 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch import nn
 
 from kat_mm import checks
 from kat_mm.checkpoints import to_official
 from kat_mm.engine.launch import load_config, run_tool
 from kat_mm.visualization.activations import PreActivations
 from kat_mm.visualization.files import save_figure
-from kat_mm.visualization.rational import plot_rationals
+from kat_mm.visualization.rational import plot_rationals, starting_fits
 from kat_mm.weights import read_weights
 
 
@@ -37,8 +39,8 @@ def parse_args() -> argparse.Namespace:
 
 
 @torch.no_grad()
-def count_inputs(cfg: Config, checkpoint: str, num_images: int) -> tuple[dict, PreActivations]:
-    """Run a model on images of its test set: its state dict, and what went into its activations."""
+def count_inputs(cfg: Config, checkpoint: str, num_images: int) -> tuple[nn.Module, PreActivations]:
+    """Run a model on images of its test set: the model, and what went into its activations."""
     model = checks.prepare(cfg, ('test',), checkpoint, strict=False).eval()
     if torch.cuda.is_available():
         model.cuda()
@@ -50,20 +52,21 @@ def count_inputs(cfg: Config, checkpoint: str, num_images: int) -> tuple[dict, P
             seen += len(batch['inputs'])
             if seen >= num_images:
                 break
-    return model.state_dict(), inputs
+    return model, inputs
 
 
 def main() -> None:
     args = parse_args()
     if args.config:
-        state, inputs = count_inputs(load_config(args), args.checkpoint, args.num_images)
+        model, inputs = count_inputs(load_config(args), args.checkpoint, args.num_images)
+        state, starts = model.state_dict(), starting_fits(model)
     else:
         state, _ = to_official(read_weights(args.checkpoint), args.checkpoint)
-        inputs = None
+        inputs = starts = None
     source = args.checkpoint
     drawn = Path(source.rpartition('/')[2] if '://' in source else source).with_suffix('.png')
     out = args.out or drawn
-    save_figure(plot_rationals(state, inputs), out, 100)
+    save_figure(plot_rationals(state, inputs, starts), out, 100)
     print(f'wrote {out}')
     for name, (low, high) in inputs.ranges.items() if inputs else ():
         middle = inputs.quantile(name, 0.001), inputs.quantile(name, 0.999)

@@ -1,7 +1,9 @@
 """Whether what a config needs is installed, and imports."""
 
+import contextlib
 import importlib
 import importlib.metadata
+import io
 
 from mmengine.config import Config
 
@@ -18,7 +20,10 @@ def check_library(cfg: Config) -> None:
     if library not in ('mmdet', 'mmpretrain', 'mmseg'):
         return
     try:
-        importlib.import_module(f'{library}.models')
+        # They print what of their own parts is not there.
+        with contextlib.redirect_stdout(io.StringIO()):
+            for part in ('datasets', 'models'):
+                importlib.import_module(f'{library}.{part}')
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == library
         if missing:

@@ -59,7 +59,11 @@ def jpeg_problem(path: str | Path) -> str | None:
     It says so on the standard error of the process, where nobody knows which file it speaks of.
     """
     with open(path, 'rb') as file:
-        content = file.read()
+        return decoding_problem(file.read())
+
+
+def decoding_problem(content: bytes) -> str | None:
+    """As :func:`jpeg_problem`, of an image file's content."""
     if not content.startswith(b'\xff\xd8'):
         return None
     with _captured_stderr() as said:

@@ -8,6 +8,7 @@ from .float32_boxes import Float32BoxesHook
 from .hooks import AverageLossHook, PlotRationalsHook, SeedIterationHook
 from .mask_annealing import MaskAnnealingHook
 from .optim import LayerDecayOptimWrapperConstructor
+from .pictures import PicturesHook
 from .runner import CheckpointRunner
 from .runtime_info import LateRuntimeInfoHook
 from .segmentation_kernels import SegmentationKernelsHook
@@ -24,6 +25,7 @@ __all__ = [
     'LateRuntimeInfoHook',
     'LayerDecayOptimWrapperConstructor',
     'MaskAnnealingHook',
+    'PicturesHook',
     'PlotRationalsHook',
     'PreemptionHook',
     'ResumableEpochLoop',

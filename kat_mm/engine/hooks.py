@@ -70,9 +70,14 @@ class PlotRationalsHook(Hook):
         if self._inputs is None:
             return
         # Imported here: matplotlib is for those who draw.
-        from kat_mm.visualization.rational import figure_to_image, plot_rationals
+        from kat_mm.visualization.rational import (
+            figure_to_image,
+            plot_rationals,
+            starting_fits,
+        )
 
         self._listening.close()
-        figure = plot_rationals(unwrap(runner.model).state_dict(), self._inputs)
+        model = unwrap(runner.model)
+        figure = plot_rationals(model.state_dict(), self._inputs, starting_fits(model))
         runner.visualizer.add_image('rationals', figure_to_image(figure), step=runner.iter)
         self._inputs = None

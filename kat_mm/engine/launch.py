@@ -17,7 +17,10 @@ from mmengine.runner import Runner
 
 import kat_mm  # noqa: F401  registers the modules that the configs name
 from kat_mm.checkpoints import trust_files
+from kat_mm.engine.configs import read_config
+from kat_mm.engine.console import quiet_dependencies, quiet_terminal
 from kat_mm.engine.ending import communicates, end_communication, leave
+from kat_mm.engine.loading import unwrap
 from kat_mm.engine.runner import CheckpointRunner
 from kat_mm.engine.signals import Terminated, end_with_parent
 from kat_mm.errors import UserError, config_errors
@@ -32,6 +35,7 @@ def run_tool(main: Callable[[], None]) -> None:
     No file that it reads runs code, but for the config, unless :func:`load_config` allows it.
     """
     trust_files(False)
+    quiet_dependencies()
     status = 0
     try:
         main()
@@ -88,16 +92,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config of a command line and merge its options; the log begins here."""
-    MMLogger.get_current_instance().addHandler(_EARLY_LOG)
+    logger = MMLogger.get_current_instance()
+    quiet_terminal(logger)
+    logger.addHandler(_EARLY_LOG)
     trust_files(args.allow_pickle)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not os.path.isfile(args.config):
-        raise UserError(f'config {args.config} does not exist')
-    try:
-        cfg = Config.fromfile(args.config)
-        cfg.merge_from_dict(args.cfg_options or {})
-    except Exception as error:
-        raise UserError(f'config {args.config} cannot be read: {error}') from error
+    cfg = read_config(args.config, args.cfg_options)
     if args.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise UserError(
             '--launcher pytorch is for processes that torchrun starts, but RANK is not set; '
@@ -134,7 +134,29 @@ def build_runner(cfg: Config) -> Runner:
         if isinstance(handler, logging.FileHandler):
             _EARLY_LOG.setTarget(handler)
             _EARLY_LOG.flush()
+    _tell(runner)
     return runner
+
+
+def _tell(runner: Runner) -> None:
+    """Say in a few lines what runs, on what, and where the rest can be read."""
+    model = unwrap(runner.model)
+    count = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        device = f'CPU, {torch.get_num_threads()} threads'
+    logger = runner.logger
+    logger.info(
+        f'Model: {type(model).__name__}, {count / 1e6:.2f} M parameters, '
+        f'{trained / 1e6:.2f} M of them trainable'
+    )
+    logger.info(
+        f'Device: {device}; {runner.world_size} process(es); seed {runner.seed}; '
+        f'PyTorch {torch.__version__}'
+    )
+    logger.info(f'Config, environment and hooks are in {logger.log_file}')
 
 
 def _drop_amp(cfg: Config) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, Runner
@@ -15,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from kat_mm.backbones import convert_for_model, drop_start_weights
 from kat_mm.checkpoints.state_dict import check_finite
-from kat_mm.datasets import check_loading
 from kat_mm.dense import compile_parts, graph_parts
+from kat_mm.engine.console import quiet_terminal
 from kat_mm.engine.loading import unwrap
 from kat_mm.engine.signals import init_worker
 from kat_mm.errors import config_errors
@@ -29,6 +30,12 @@ class CheckpointRunner(Runner):
     Files are read without running code in them, also where mmengine would. The workers of the data
     loaders end with a run, be it by an error.
     """
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """mmengine's, which tells environment, config and hooks to its file alone."""
+        logger = super().build_logger(*args, **kwargs)
+        quiet_terminal(logger)
+        return logger
 
     def train(self) -> nn.Module:
         with self._stopping_workers():
@@ -62,6 +69,8 @@ class CheckpointRunner(Runner):
         Its workers leave signals to this process, and end with it. The config stays as it is.
         """
         if isinstance(dataloader, dict) and isinstance(dataloader['dataset'], dict):
+            from kat_mm.datasets import check_loading  # needs mmcv
+
             dataloader = copy.deepcopy(dataloader)
             check_loading(dataloader['dataset'])
         loader = Runner.build_dataloader(dataloader, *args, **kwargs)

@@ -96,37 +96,56 @@ def plot_attention(
     query: int,
     out_file: str | PathLike,
 ) -> None:
-    """Draw what one query attends to: a row for each model and block, a column for each head.
+    """Draw what one query attends to over the image: a row for each model and block, and in it each
+    head.
 
-    Red is a positive and blue a negative weight, which softmax has not; each picture has a scale of
-    its own.
+    Red is a positive and blue a negative weight, which softmax has not, the denser the larger; the
+    image shows through in grey. The heads of a row have the scale that is drawn at its end.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image: (H, W, 3) uint8, RGB, in its own shape; the grid is stretched over it.
         maps: Model name to block number to weights (heads, N, N).
         grid: (H, W) of the patches, the last tokens.
         query: Number of the token that attends.
         out_file: Where the picture goes; its ending gives the format.
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     rows = [(name, block, w) for name, blocks in maps.items() for block, w in blocks.items()]
     heads = max(len(weights) for _, _, weights in rows)
-    figure = Figure(figsize=(2.2 * (heads + 1), 2.3 * len(rows)), layout='constrained')
+    height, width = image.shape[:2]
+    # Inches of a picture, as wide as the image is for its height.
+    side = 2.0 * min(max(width / height, 0.4), 2.5)
+    figure = Figure(figsize=(side * (heads + 1) + 1.2, 2.35 * len(rows)), layout='constrained')
     axes = figure.subplots(len(rows), heads + 1, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
-    extent = (0, grid[1], grid[0], 0)
+    extent = (0, width, height, 0)
+    grey = image.mean(axis=2)
     num_extra_tokens = rows[0][2].shape[-1] - grid[0] * grid[1]
     for row, (name, block, weights) in zip(axes, rows, strict=True):
         row[0].imshow(image, extent=extent)
         row[0].set_ylabel(f'{name}\nblock {block}')
+        row[0].set_title('image', fontsize='small')
         if query >= num_extra_tokens:
             y, x = divmod(query - num_extra_tokens, grid[1])
-            row[0].plot(x + 0.5, y + 0.5, 'o', color='white', markeredgecolor='black')
-        for head, (axis, weight) in enumerate(zip(row[1:], weights, strict=False)):
-            patches = weight[query, num_extra_tokens:].reshape(grid).float().cpu().numpy()
-            limit = np.abs(patches).max() or 1.0
-            axis.imshow(patches, cmap='RdBu_r', vmin=-limit, vmax=limit, extent=extent)
-            axis.set_title(f'head {head}: ±{limit:.2g}', fontsize='small')
+            place = (x + 0.5) * width / grid[1], (y + 0.5) * height / grid[0]
+            row[0].plot(*place, 'o', color='white', markeredgecolor='black')
+            row[0].set_title(f'image, query {y}, {x}', fontsize='small')
+        patches = weights[:, query, num_extra_tokens:].float().cpu().numpy()
+        patches = patches.reshape(len(weights), *grid)
+        limit = float(np.abs(patches).max()) or 1.0
+        signed = patches.min() < 0
+        scale = ScalarMappable(
+            Normalize(-limit if signed else 0, limit), 'RdBu_r' if signed else 'Reds'
+        )
+        for head, (axis, weight) in enumerate(zip(row[1:], patches, strict=False)):
+            axis.imshow(grey, cmap='gray', vmin=0, vmax=255, extent=extent)
+            colors = scale.to_rgba(weight)
+            colors[..., 3] = 0.9 * (np.abs(weight) / limit) ** 0.6
+            axis.imshow(colors, extent=extent, interpolation='nearest')
+            axis.set_title(f'head {head}: up to {np.abs(weight).max():.2g}', fontsize='small')
+        figure.colorbar(scale, ax=row.tolist(), label='weight', aspect=12, pad=0.01)
     save_figure(figure, out_file, 110)

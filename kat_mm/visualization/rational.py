@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kat_mm.errors import UserError
-from kat_mm.fits import RationalFit
+from kat_mm.fits import RationalFit, get_fit
 from kat_mm.fits.fitter import evaluate_fit
+from kat_mm.layers import GroupRational
 from kat_mm.ops import group_rational
 from kat_mm.visualization.activations import PreActivations
 
@@ -71,8 +72,19 @@ def plot_rational_fit(fit: RationalFit, function: Callable[[np.ndarray], np.ndar
     return figure
 
 
-def plot_rationals(state: dict[str, Tensor], inputs: PreActivations | None = None):
+def starting_fits(model: nn.Module) -> dict[str, RationalFit]:
+    """Name of each rational function of a model to the fit that it started as."""
+    return {name: m.fit for name, m in model.named_modules() if isinstance(m, GroupRational)}
+
+
+def plot_rationals(
+    state: dict[str, Tensor],
+    inputs: PreActivations | None = None,
+    starts: dict[str, RationalFit] | None = None,
+):
     """Draw every rational function of a model: act1 and act2 of each block, by group.
+
+    Each group has a colour, and the function that all of them started as is dashed.
 
     Behind the functions, in grey, is the histogram of what goes into them, where it is known; it
     also sets the range: all but a thousandth of the inputs on each side. Otherwise that is [-3, 3].
@@ -80,6 +92,7 @@ def plot_rationals(state: dict[str, Tensor], inputs: PreActivations | None = Non
     Args:
         state: State dict of a model with a KAT.
         inputs: What went into the model's activations.
+        starts: Of :func:`starting_fits`. Default: the published start, identity and swish.
 
     Returns:
         The matplotlib figure: for each block two panels, one above the other.
@@ -87,7 +100,10 @@ def plot_rationals(state: dict[str, Tensor], inputs: PreActivations | None = Non
     Raises:
         UserError: The model has no rational functions.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     names = [key.removesuffix('.weight_numerator') for key in state if '.weight_numerator' in key]
     if not names:
@@ -96,8 +112,11 @@ def plot_rationals(state: dict[str, Tensor], inputs: PreActivations | None = Non
     num_blocks = (len(names) + 1) // 2
     columns = min(num_blocks, 6)
     rows = 2 * -(-num_blocks // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.1 * rows), layout='constrained')
+    figure = Figure(figsize=(max(2.6 * columns, 5), 2.1 * rows + 0.7), layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False)
+    published = dict(act1=get_fit('identity'), act2=get_fit('swish'))
+    most = max(len(state[f'{name}.weight_denominator']) for name in names)
+    colors = colormaps['turbo'](np.linspace(0.05, 0.95, most))
     for index, name in enumerate(names):
         block, act = divmod(index, 2)
         row, column = divmod(block, columns)
@@ -118,15 +137,29 @@ def plot_rationals(state: dict[str, Tensor], inputs: PreActivations | None = Non
         )
         groups = max(len(numerator), len(denominator))
         y = group_rational(x[:, None].expand(-1, groups).contiguous(), numerator, denominator)
-        axis.plot(x, y, linewidth=1)
+        number, part = re.search(r'(\d+)\.mlp\.(act[12])', name).groups()
+        for group in range(groups):
+            axis.plot(x, y[:, group], linewidth=1, color=colors[group % most])
+        start = starts[name] if starts else published[part]
+        axis.plot(x, evaluate_fit(start, x.numpy()), linewidth=1.2, color='k', linestyle='--')
         axis.set_xlim(lo, hi)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize='x-small')
-        number, part = re.search(r'(\d+)\.mlp\.(act[12])', name).groups()
         axis.set_title(f'block {number}, {part}', fontsize='small')
     for axis in axes.flat:
         if not axis.has_data():
             axis.set_axis_off()
+    figure.supxlabel('input x of the activation')
+    figure.supylabel('F(x)')
+    handles = [Line2D([], [], color='k', linestyle='--', label='start')]
+    handles += [Line2D([], [], color=c, label=f'group {g}') for g, c in enumerate(colors[:16])]
+    if most > 16:
+        handles.append(Line2D([], [], linestyle='', label=f'... {most} groups'))
+    if inputs is not None:
+        handles.append(Patch(color='0.85', label='how often x occurs'))
+    figure.legend(
+        handles=handles, loc='outside upper center', ncols=min(len(handles), 10), fontsize='small'
+    )
     return figure
 
 

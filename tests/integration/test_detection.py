@@ -164,11 +164,9 @@ def test_show_dir_gets_a_picture_of_every_image(tested, data_root):
     pictures = sorted(path.name for path in (tested[1] / 'show').iterdir())
     assert pictures == sorted(path.name for path in (data_root / 'val2017').iterdir())
     for name in pictures:
-        image = cv2.imread(str(data_root / 'val2017' / name))
-        # Truth and prediction, side by side.
-        assert cv2.imread(str(tested[1] / 'show' / name)).shape == (
-            image.shape[0], 2 * image.shape[1], 3
-        )  # fmt: skip
+        # Truth and prediction, side by side, below titles and above legends.
+        height, width, _ = cv2.imread(str(tested[1] / 'show' / name)).shape
+        assert width > 2 * 360 and height > 320
 
 
 # kat_s_mask_rcnn_coco.py itself; only the sizes are smaller.

@@ -132,9 +132,9 @@ def test_show_dir_gets_a_picture_of_every_image(tested, data_root):
     assert len(pictures) == len(expected)
     for stem in expected:
         (path,) = [path for path in pictures if stem in path.name]
-        image = cv2.imread(str(data_root / 'images' / 'validation' / f'{stem}.jpg'))
-        # Truth and prediction, side by side.
-        assert cv2.imread(str(path)).shape == (image.shape[0], 2 * image.shape[1], 3)
+        # Truth and prediction, side by side, below titles and above legends.
+        height, width, _ = cv2.imread(str(path)).shape
+        assert width > 2 * 480 and height > 320
 
 
 def test_the_ade20k_config_trains_on_a_folder_laid_out_as_ade20k(trained_ade20k):

@@ -74,14 +74,30 @@ def test_blocks_that_cannot_be_drawn_are_refused(block, message):
         collect_attention(backbone, torch.randn(1, 3, 32, 32), [block])
 
 
+def test_the_picture_has_the_shape_of_the_image_and_its_pixels_below(tmp_path):
+    image = np.zeros((40, 80, 3), dtype=np.uint8)
+    image[:, 40:] = 255
+    weights = torch.zeros(1, 4, 4)
+    weights[0, 1, 0] = 1.0
+    plot_attention(image, {'m': {0: weights}}, (2, 2), 1, tmp_path / 'a.png')
+    picture = mmcv.imread(tmp_path / 'a.png', channel_order='rgb').astype(int)
+    black = (picture.max(axis=-1) < 5).any(axis=0).nonzero()[0]
+    # The left half of the image, and that below the head's weights, but for the first patch.
+    middle = picture.shape[0] // 2
+    row = picture[middle + 40, :, 0]
+    assert (row[: picture.shape[1] // 2] < 5).sum() > 60
+    assert len(black) > 150
+
+
 def test_the_picture_shows_the_weights_of_the_query(tmp_path):
     weights = torch.zeros(1, 5, 5)
     weights[0, 2, 4] = 1.0  # of the second patch: the last
     image = np.full((40, 40, 3), 127, dtype=np.uint8)
     plot_attention(image, {'m': {0: weights}}, (2, 2), 2, tmp_path / 'a.png')
     picture = mmcv.imread(tmp_path / 'a.png', channel_order='rgb').astype(int)
-    red = (picture[..., 0] - picture[..., 2] > 50).nonzero()
-    height, width = picture.shape[:2]
+    # Without the scale, which has all colours, at the right.
+    height, width = len(picture), picture.shape[1] - round(1.2 * 110)
+    red = (picture[:, :width, 0] - picture[:, :width, 2] > 50).nonzero()
     assert len(red[0]) and red[0].min() > height / 2 and red[1].min() > 0.7 * width
 
 
@@ -124,7 +140,7 @@ def test_models_are_drawn_below_each_other(run, options, tmp_path):
     assert code == 0, code
     assert 'Attention maps: attention.png' in out
     height = mmcv.imread(tmp_path / 'attention.png').shape[0]
-    assert height == pytest.approx(110 * 2.3 * 2 * (3 if options else 2), rel=0.01)
+    assert height == pytest.approx(110 * 2.35 * 2 * (3 if options else 2), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,15 @@ def test_every_function_is_drawn(counted):
     panels = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
     assert panels.keys() == {f'block {i}, act{j}' for i in range(7) for j in (1, 2)}
     axis = panels['block 2, act2']
-    assert len(axis.lines) == 8
+    assert len(axis.lines) == 8 + 1
     x = torch.from_numpy(np.asarray(axis.lines[0].get_xdata()))
     expected = model.blocks[2].mlp.act2(x[:, None].float().expand(-1, 32))
-    for group, line in enumerate(axis.lines):
+    *lines, start = axis.lines
+    # As it was before it changed: swish.
+    np.testing.assert_allclose(start.get_ydata(), x * x.sigmoid(), atol=1e-2)
+    assert start.get_linestyle() == '--'
+    assert len({tuple(line.get_color()) for line in lines}) == 8
+    for group, line in enumerate(lines):
         np.testing.assert_allclose(
             line.get_ydata(), expected[:, 4 * group].detach().numpy(), rtol=1e-4, atol=1e-5
         )

@@ -1,0 +1,78 @@
+"""The data samples of mmpretrain, mmseg and mmdet as pictures: what is predicted, and the truth."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+
+from kat_mm.visualization.predictions import Classes, Shape, draw_labels, draw_scores, draw_shapes
+
+# mmdet numbers the segments of a panoptic map as label + 1000 * object.
+OFFSET = 1000
+
+
+def draw_prediction(
+    image: np.ndarray, sample, classes: Classes, score_threshold: float = 0.3
+) -> np.ndarray:
+    """Draw what a model predicts for an image.
+
+    Args:
+        image: (H, W, 3), RGB, uint8: the image whose size the prediction has.
+        sample: A library's data sample with a prediction.
+        classes: Names and colours.
+        score_threshold: Least score of an object. Default: 0.3.
+    """
+    if 'pred_score' in sample:
+        truth = int(sample.gt_label) if _has_label(sample) else None
+        return draw_scores(image, sample.pred_score.float().cpu().numpy(), classes, truth)
+    if 'pred_sem_seg' in sample:
+        return draw_labels(image, label_map(sample.pred_sem_seg.data), classes)
+    if 'pred_panoptic_seg' in sample:
+        segments = segments_of(label_map(sample.pred_panoptic_seg.sem_seg))
+        return draw_shapes(image, list(segments), classes)
+    found = sample.pred_instances
+    return draw_shapes(image, list(shapes_of(found[found.scores >= score_threshold])), classes)
+
+
+def draw_truth(image: np.ndarray, sample, classes: Classes) -> np.ndarray | None:
+    """Draw the truth of a data sample that is a label map, segments or objects; None without.
+
+    The truth of a classifier stands in :func:`draw_prediction`'s picture.
+    """
+    if 'gt_sem_seg' in sample and 'gt_instances' not in sample:
+        return draw_labels(image, label_map(sample.gt_sem_seg.data), classes)
+    if 'gt_panoptic_seg' in sample:
+        segments = segments_of(label_map(sample.gt_panoptic_seg.sem_seg))
+        return draw_shapes(image, list(segments), classes)
+    if 'gt_instances' in sample:
+        return draw_shapes(image, list(shapes_of(sample.gt_instances)), classes)
+    return None
+
+
+def shapes_of(instances) -> Iterator[Shape]:
+    """Objects of mmdet's ``InstanceData``, predicted or true."""
+    boxes = instances.bboxes
+    boxes = getattr(boxes, 'tensor', boxes).cpu().tolist()
+    labels = instances.labels.tolist()
+    scores = instances.scores.tolist() if 'scores' in instances else [None] * len(labels)
+    masks = [None] * len(labels)
+    if 'masks' in instances:
+        masks = instances.masks
+        masks = masks.cpu().numpy() if isinstance(masks, Tensor) else masks.to_ndarray()
+    for label, score, box, mask in zip(labels, scores, boxes, masks, strict=True):
+        yield Shape(label, score, box, None if mask is None else mask.astype(bool))
+
+
+def segments_of(panoptic: np.ndarray) -> Iterator[Shape]:
+    """Segments of a panoptic map (H, W) in mmdet's numbers."""
+    for number in np.unique(panoptic).tolist():
+        yield Shape(number % OFFSET, mask=panoptic == number)
+
+
+def label_map(data: Tensor) -> np.ndarray:
+    """(H, W) of (1, H, W)."""
+    return data.squeeze(0).cpu().numpy()
+
+
+def _has_label(sample) -> bool:
+    return 'gt_label' in sample and sample.gt_label.numel() == 1

@@ -1,0 +1,66 @@
+"""Samples as a model sees them, and their classes counted."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+
+from kat_mm.analysis.browse import Sample, Statistics, draw_sample, samples
+from kat_mm.visualization.predictions import Classes
+
+CLASSES = Classes(('cell', 'platelet', 'ghost'), [[255, 0, 0], [0, 0, 255], [0, 255, 0]])
+
+
+def labelled(*labels):
+    sample = BaseDataElement()
+    sample.set_field(torch.tensor(labels), 'gt_label')
+    return sample
+
+
+def objects(*labels):
+    n = len(labels)
+    boxes = torch.tensor([[1.0, 1.0, 4.0, 4.0]] * n).reshape(n, 4)
+    return BaseDataElement(gt_instances=InstanceData(bboxes=boxes, labels=torch.tensor(labels)))
+
+
+def mapped(labels):
+    return BaseDataElement(gt_sem_seg=PixelData(data=torch.from_numpy(labels[None])))
+
+
+@pytest.mark.parametrize(
+    ('truths', 'expected'),
+    [
+        ([labelled(0), labelled(1), labelled(0)], {'cell': (2, 2), 'platelet': (1, 1)}),
+        ([objects(1, 1, 0), objects(1)], {'cell': (1, 1), 'platelet': (2, 3)}),
+        (
+            [mapped(np.array([[0, 0], [1, 255]])), mapped(np.zeros((2, 2), int))],
+            {'cell': (2, 6), 'platelet': (1, 1), 'unlabelled': (1, 1)},
+        ),
+    ],
+)
+def test_classes_are_counted_by_image_and_by_object_or_pixel(truths, expected):
+    statistics = Statistics()
+    for truth in truths:
+        statistics.add(truth)
+    rows = {row['name']: row for row in statistics.rows(CLASSES)}
+    for name, (images, amount) in expected.items():
+        assert (rows[name]['images'], rows[name]['amount']) == (images, amount)
+    assert rows['ghost']['images'] == 0  # a class that never occurs is seen as such
+    assert sum(row['share'] for row in rows.values()) == pytest.approx(1)
+
+
+def test_images_come_as_rgb_whatever_their_order():
+    blue = torch.zeros(3, 4, 4)
+    blue[0] = 200  # of BGR
+    (sample,) = samples([dict(inputs=blue, data_samples=labelled(0))], [0], is_bgr=True)
+    assert (sample.image == (0, 0, 200)).all()
+
+
+def test_the_truth_is_drawn():
+    image = np.full((480, 480, 3), 100, np.uint8)
+    boxes = draw_sample(Sample(image, objects(1)), CLASSES)
+    assert (boxes[:480] == (0, 0, 255)).all(-1).any()
+    titled = draw_sample(Sample(image, labelled(0)), CLASSES)
+    assert titled.shape[0] > 480 and (titled[:30] < 100).any()
+    tinted = draw_sample(Sample(image, mapped(np.ones((480, 480), np.uint8))), CLASSES)
+    assert (tinted[200, 200] == (50, 50, 177)).all()

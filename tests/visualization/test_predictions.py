@@ -1,0 +1,102 @@
+"""What is to be seen in pictures of predictions."""
+
+import numpy as np
+
+from kat_mm.visualization.predictions import (
+    Classes,
+    Shape,
+    draw_labels,
+    draw_scores,
+    draw_shapes,
+    side_by_side,
+)
+
+CLASSES = Classes(('red', 'blue'), [[255, 0, 0], [0, 0, 255]])
+IMAGE = np.full((480, 640, 3), 100, np.uint8)
+
+
+def has_color(pixels, color) -> bool:
+    return (pixels == color).all(axis=-1).any()
+
+
+def test_a_label_map_tints_its_regions_and_outlines_them():
+    labels = np.zeros((480, 640), np.uint8)
+    labels[:, 320:] = 1
+    picture = draw_labels(IMAGE, labels, CLASSES)
+    assert (picture[200, 100] == (177, 50, 50)).all()
+    assert (picture[200, 500] == (50, 50, 177)).all()
+    assert (picture[200, 320] == 255).all()
+
+
+def test_the_legend_has_the_classes_that_are_seen_and_no_others():
+    picture = draw_labels(IMAGE, np.zeros((480, 640), np.uint8), CLASSES)
+    legend = picture[480:]
+    assert has_color(legend, (255, 0, 0)) and not has_color(legend, (0, 0, 255))
+
+
+def test_what_is_unlabelled_is_hatched_and_no_class():
+    labels = np.zeros((480, 640), np.uint8)
+    labels[240:] = 255
+    picture = draw_labels(IMAGE, labels, CLASSES)
+    below = picture[250:470].reshape(-1, 3)
+    shades = np.unique(below, axis=0)
+    # Between the stripes the image is as it was.
+    assert len(shades) == 2 and (shades == 100).all(axis=1).any()
+    assert (shades.std(axis=1) == 0).all()
+    assert CLASSES.name(255) == CLASSES.name(2) == 'unlabelled'
+
+
+def test_an_object_has_its_mask_its_outline_and_its_box():
+    mask = np.zeros((480, 640), bool)
+    mask[100:200, 100:300] = True
+    picture = draw_shapes(IMAGE, [Shape(1, 0.9, (80, 90, 320, 210), mask)], CLASSES)
+    assert (picture[150, 200] == (50, 50, 177)).all()
+    assert (picture[100, 200] == (0, 0, 255)).all()
+    assert (picture[210, 200] == (0, 0, 255)).all()
+    assert (picture[400, 500] == 100).all()
+
+
+def test_writing_stays_within_the_picture_at_every_edge():
+    boxes = [(0, 0, 20, 20), (630, 0, 640, 10), (620, 470, 640, 480), (-30, 200, 5, 300)]
+    for box in boxes:
+        inside = draw_shapes(IMAGE, [Shape(0, 0.5, box)], CLASSES)[:480]
+        plate = (inside == (255, 0, 0)).all(axis=-1)
+        columns = plate.any(axis=0).sum()
+        # The plate of "red 0.50", and not a part of it.
+        assert columns > 60, (box, columns)
+
+
+def test_small_images_are_enlarged_and_a_name_that_has_no_room_is_shortened():
+    small = np.zeros((32, 32, 3), np.uint8)
+    classes = Classes(('a name that is much longer than any picture could have room for ' * 3,))
+    picture = draw_scores(small, np.array([1.0]), classes)
+    assert picture.shape[1] == 480
+    strip = picture[480:]
+    number = strip[:, -60:]
+    assert (number < 100).any()  # the score is there nonetheless
+
+
+def test_the_truth_of_a_classifier_is_marked():
+    with_truth = draw_scores(IMAGE, np.array([0.6, 0.4]), CLASSES, truth=1)
+    assert has_color(with_truth, (178, 223, 190))
+    assert not has_color(draw_scores(IMAGE, np.array([0.6, 0.4]), CLASSES), (178, 223, 190))
+
+
+def test_pictures_stand_side_by_side_below_their_titles():
+    row = side_by_side(dict(truth=IMAGE, prediction=IMAGE[:300]))
+    assert row.shape[1] == 2 * 648 and row.shape[0] > 480
+    assert (row[:30, :648] < 100).any() and (row[:30, 648:] < 100).any()
+
+
+def test_colours_without_a_palette_stay_the_same():
+    assert Classes().color(7) == Classes(('a',) * 8).color(7)
+
+
+def test_classes_chosen_from_a_known_data_set_have_its_colours():
+    known = dict(classes=('a', 'b', 'c'), palette=[[1, 1, 1], [2, 2, 2], [3, 3, 3]])
+    of_mmdet = dict(classes=('c', 'new'), palette=known['palette'])  # of all, whatever was chosen
+    found = Classes.of(of_mmdet, known)
+    assert found.color(0) == (3, 3, 3) and found.color(1) == Classes().color(1)
+    own = Classes.of(dict(classes=('c', 'new'), palette=[[8, 8, 8], [9, 9, 9]]), known)
+    assert [own.color(0), own.color(1)] == [(8, 8, 8), (9, 9, 9)]
+    assert Classes.of({}, known).color(1) == (2, 2, 2)
