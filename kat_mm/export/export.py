@@ -130,13 +130,13 @@ def _prove(
         differences.append(entry)
         values = ', '.join(f'{k} {v:.1e}' for k, v in entry['differences'].items())
         report(f'{path.name}, {entry["inputs"]} {tuple(entry["shape"])}: {values}')
-    largest = worst(differences)
-    if not largest <= tolerance:
+    at = max(differences, key=lambda entry: worst([entry]))
+    if not worst([at]) <= tolerance:
         for part in parts_of(path):
             part.unlink()
         raise UserError(
-            f'{path} differs from PyTorch by {largest:.1e}, more than the tolerance '
-            f'{tolerance:.1e}; it was deleted'
+            f'{path} differs from PyTorch by {worst([at]):.1e} for {at["inputs"]} of shape '
+            f'{tuple(at["shape"])}, more than the tolerance {tolerance:.1e}; it was deleted'
         )
     return differences
 

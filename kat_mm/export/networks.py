@@ -1,5 +1,7 @@
 """Parts of OpenMMLab's models as functions of tensors alone, which is what can be exported."""
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +46,7 @@ class Segmenter(nn.Module):
         _check_segmenter(model)
         self.model = model
         head = model.decode_head
+        _free_upsamples(head)
         self.postprocessing = dict(align_corners=bool(head.align_corners))
         if head.out_channels == 1:
             self.postprocessing['threshold'] = float(head.threshold)
@@ -173,6 +176,20 @@ def _has_eomt(model: nn.Module) -> bool:
     from kat_mm.heads import EoMTHead
 
     return isinstance(head, EoMTHead)
+
+
+def _free_upsamples(head: nn.Module) -> None:
+    """Let mmseg's Upsample multiply sizes in the program, which it fixes as whole numbers."""
+    from mmseg.models.utils import Upsample
+
+    for module in head.modules():
+        if type(module) is Upsample and not module.size:
+            module.forward = functools.partial(
+                nn.functional.interpolate,
+                scale_factor=module.scale_factor,
+                mode=module.mode,
+                align_corners=module.align_corners,
+            )
 
 
 def _check_segmenter(model: nn.Module) -> None:

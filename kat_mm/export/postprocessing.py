@@ -66,7 +66,9 @@ def resized_rows(
     """
     rows, columns = (
         _Taps.of(cells, length, covered, align_corners)
-        for cells, length, covered in zip(maps.shape[1:], size, extent or maps.shape[1:])
+        for cells, length, covered in zip(
+            maps.shape[1:], size, extent or maps.shape[1:], strict=True
+        )
     )
     step = max(1, _CHUNK // max(1, len(maps) * size[1]))
     for start in range(0, size[0], step):
