@@ -81,14 +81,18 @@ def fused(outputs, **test_cfg):
 def test_segments_are_those_of_mmdet(outputs, filter_low_score):
     from mmdet.evaluation import INSTANCE_OFFSET
 
-    expected = fused(
-        outputs,
-        panoptic_on=True,
-        instance_on=False,
-        object_mask_thr=0.5,
-        iou_thr=0.2,
-        filter_low_score=filter_low_score,
-    )['pan_results'].sem_seg[0].numpy()
+    expected = (
+        fused(
+            outputs,
+            panoptic_on=True,
+            instance_on=False,
+            object_mask_thr=0.5,
+            iou_thr=0.2,
+            filter_low_score=filter_low_score,
+        )['pan_results']
+        .sem_seg[0]
+        .numpy()
+    )
     segments, labels, scores = find_segments(
         *(output.numpy() for output in outputs), USED, USED, STRIDE, THINGS, 0.5, 0.2,
         filter_low_score,
