@@ -274,7 +274,8 @@ def metainfo(cfg: Config) -> dict:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     own = dict(dataset.get('metainfo') or {})
-    cls = DATASETS.get(dataset['type']) if 'type' in dataset else None
+    with DATASETS.switch_scope_and_registry(None) as registry:  # that of the default scope
+        cls = registry.get(dataset['type']) if 'type' in dataset else None
     meta = {**(getattr(cls, 'METAINFO', None) or {}), **own}
     found = {}
     if meta.get('classes') is not None and not isinstance(meta['classes'], str):
