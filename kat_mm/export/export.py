@@ -83,7 +83,7 @@ def export_model(
     if any(side % multiple for side in size):
         size = tuple(-(-side // multiple) * multiple for side in size)
         report(f'sides are rounded up to multiples of the patch: {size[0]} x {size[1]}')
-    described = _describe(cfg, model, network)
+    described = describe(cfg, model, network)
     described.multiple, described.batch, described.half = multiple, batch, half
     described.preprocessing = preprocessing
     described.size = None if dynamic_size else list(size)
@@ -203,7 +203,8 @@ def default_size(cfg: Config, model: nn.Module) -> tuple[int, int]:
     return (found, found) if isinstance(found, int) else tuple(found)
 
 
-def _describe(cfg: Config, model: nn.Module, network: nn.Module) -> Description:
+def describe(cfg: Config, model: nn.Module, network: nn.Module) -> Description:
+    """What a config and its model tell of a file; how it was exported is still to be set."""
     mean, std, order = _normalisation(model)
     fitted = network.task in ('detection', 'panoptic', 'instance')
     resize = dict(mode='fit' if fitted else 'stretch')
