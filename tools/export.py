@@ -1,5 +1,4 @@
-"""Export a trained model to ONNX, OpenVINO, torch.export or AOTInductor, and compare it with
-PyTorch."""
+"""Export a model to ONNX, OpenVINO, torch.export or AOTInductor, and compare it with PyTorch."""
 
 import argparse
 from pathlib import Path
