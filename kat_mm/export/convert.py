@@ -199,7 +199,8 @@ def _halve(model) -> None:
 
     graph = model.graph
     for name, value in list(graph.initializers.items()):
-        if value.dtype != ir.DataType.FLOAT or np.prod(value.shape) < 256:
+        # Of vectors, coefficients of rational functions are among them, little would be saved.
+        if value.dtype != ir.DataType.FLOAT or len(value.shape) < 2 or np.prod(value.shape) < 256:
             continue
         array = value.const_value.numpy()
         if np.abs(array).max() > np.finfo(np.float16).max:
