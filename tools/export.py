@@ -1,4 +1,4 @@
-"""Export a trained model to ONNX, OpenVINO or torch.export, and compare it with PyTorch."""
+"""Export a model to ONNX, OpenVINO, torch.export or AOTInductor, and compare it with PyTorch."""
 
 import argparse
 from pathlib import Path
@@ -7,6 +7,7 @@ from kat_mm import checks
 from kat_mm.engine.launch import add_common_arguments, load_config, run_tool
 from kat_mm.errors import UserError
 from kat_mm.export.convert import SUFFIXES, check_format
+from kat_mm.export.description import parts_of
 from kat_mm.export.export import export_model
 
 
@@ -14,9 +15,15 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--format', choices=list(SUFFIXES), default='onnx', help='default: onnx')
     parser.add_argument(
-        '--out', help='file to write; default: work_dirs/CONFIG/CONFIG with the suffix'
+        '--format',
+        nargs='+',
+        choices=list(SUFFIXES),
+        default=['onnx'],
+        help='one or several; default: onnx',
+    )
+    parser.add_argument(
+        '--out', help='file to write, with the suffix or without; default: work_dirs/CONFIG/CONFIG'
     )
     parser.add_argument('--features', action='store_true', help='backbone and neck alone')
     parser.add_argument(
@@ -41,24 +48,30 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    check_format(args.format)
+    for format in args.format:
+        check_format(format)
     for name, values in (('--size', args.size), ('--batch', [args.batch or 1])):
         if any(value < 1 for value in values or ()):
             raise UserError(f'{name} {values} must be whole numbers from 1')
     if args.size and args.dynamic_size:
         raise UserError('--size and --dynamic-size exclude each other')
     cfg = load_config(args)
-    name = Path(args.config).stem
-    out = Path(args.out or Path(cfg.work_dir, name + SUFFIXES[args.format]))
+    out = Path(args.out or Path(cfg.work_dir, Path(args.config).stem))
+    suffixes = [SUFFIXES[format] for format in args.format]
+    if args.out and out.suffix and not out.name.endswith(tuple(suffixes)):
+        raise UserError(
+            f'--out {out}: a file of --format {" ".join(args.format)} ends in '
+            f'{" or ".join(suffixes)}'
+        )
     checks.check_out_dir(str(out.parent), '--out')
     checks.check_config(cfg, ())
     model = checks.build_model(cfg)
     checks.check_checkpoint(args.checkpoint, model, strict=True)
-    described = export_model(
+    files = export_model(
         cfg,
         model,
         out,
-        format=args.format,
+        formats=args.format,
         features=args.features,
         preprocessing=args.preprocessing,
         size=args.size,
@@ -68,7 +81,10 @@ def main() -> None:
         images=args.images,
         tolerance=args.tolerance,
     )
-    print(f'done: {out}, {out.stat().st_size / 1e6:.1f} MB, takes {described.inputs}')
+    for file, described in files.items():
+        takes = ', '.join(described.inputs)
+        size = sum(part.stat().st_size for part in parts_of(file))
+        print(f'done: {file}, {size / 1e6:.1f} MB, takes {takes}')
 
 
 if __name__ == '__main__':

@@ -1,8 +1,10 @@
-"""Networks to files: ONNX, OpenVINO, torch.export."""
+"""Networks to files: ONNX, OpenVINO, torch.export, AOTInductor."""
 
 import contextlib
 import io
 import logging
+import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -16,11 +18,13 @@ from kat_mm.installed import is_installed
 
 from .operators import decompositions, onnx_translations
 
-SUFFIXES = dict(onnx='.onnx', openvino='.xml', torch='.pt2')
+# The compiled package first, whose suffix ends in another's.
+SUFFIXES = dict(aotinductor='.aoti.pt2', onnx='.onnx', openvino='.xml', torch='.pt2')
 _NEEDED = dict(
     onnx=('onnx', 'onnxscript', 'onnxruntime'),
     openvino=('onnx', 'onnxscript', 'openvino'),
     torch=(),
+    aotinductor=(),
 )
 _OPSET = 20
 # Sides of images that a file with dynamic size takes, in patches.
@@ -29,11 +33,17 @@ _KNOWN = ('aten', 'prims', 'torchvision', '_operator', 'math')
 
 
 def check_format(format: str) -> None:
-    """Refuse a format whose packages are not installed.
+    """Refuse a format whose packages or compiler are not installed.
 
     Raises:
         UserError: It names them.
     """
+    compiler = os.environ.get('CXX', 'g++')
+    if format == 'aotinductor' and shutil.which(compiler) is None:
+        raise UserError(
+            f'--format aotinductor needs a C++ compiler, and {compiler} is not there: install '
+            'g++, or name another by the environment variable CXX'
+        )
     missing = [name for name in _NEEDED[format] if not is_installed(name)]
     if missing:
         raise UserError(
@@ -65,10 +75,9 @@ def trace(
             program = torch.export.export(network, inputs, dynamic_shapes=tuple(shapes))
             program = program.run_decompositions(decompositions())
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), '')
         raise UserError(
             f'{type(network).__name__} with inputs {what} does not export: '
-            f'{type(error).__name__}: {reason.strip()[:400]}'
+            f'{type(error).__name__}: {first_line(error)}'
         ) from error
     _check_dynamic(program, shapes)
     _check_operators(program)
@@ -101,34 +110,62 @@ def _check_operators(program: torch.export.ExportedProgram) -> None:
 
 
 def write(
-    program: torch.export.ExportedProgram, network: nn.Module, path: Path, half: bool
+    program: torch.export.ExportedProgram,
+    network: nn.Module,
+    paths: dict[str, Path],
+    half: bool = False,
 ) -> None:
-    """Write a program to a file, whose format its suffix tells.
+    """Write a program to files.
 
     Args:
         program: Of :func:`trace`.
         network: Names the inputs and outputs.
-        path: Ends in .onnx, .xml (OpenVINO) or .pt2 (torch.export).
-        half: Store weights as float16. Arithmetic stays in float32.
+        paths: The file of each format.
+        half: Store weights as float16, in ONNX and OpenVINO. Arithmetic stays in float32.
+
+    Raises:
+        UserError: The compiler of AOTInductor does not work.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == '.pt2':
-        torch.export.save(program, path)
-    elif path.suffix == '.onnx':
-        write_onnx(program, network, path, half)
-    else:
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if 'torch' in paths:
+        torch.export.save(program, paths['torch'])
+    if 'aotinductor' in paths:
+        _compile(program, paths['aotinductor'])
+    if not paths.keys() & {'onnx', 'openvino'}:
+        return
+    onnx_program = _translate(program, network)
+    if 'openvino' in paths:
         import openvino
 
         with tempfile.TemporaryDirectory() as folder:
             onnx_file = Path(folder, 'model.onnx')
-            write_onnx(program, network, onnx_file, half=False)
-            openvino.save_model(openvino.convert_model(onnx_file), path, compress_to_fp16=half)
+            onnx_program.save(str(onnx_file))
+            model = openvino.convert_model(onnx_file)
+        openvino.save_model(model, paths['openvino'], compress_to_fp16=half)
+    if 'onnx' in paths:
+        if half:
+            _halve(onnx_program.model)
+        onnx_program.save(str(paths['onnx']))
 
 
-def write_onnx(
-    program: torch.export.ExportedProgram, network: nn.Module, path: Path, half: bool
-) -> None:
-    """Write a program as ONNX; see :func:`write`."""
+def _compile(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a package of AOTInductor, for the processor of this machine."""
+    import torch._inductor
+
+    try:
+        with _quiet():
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    except Exception as error:
+        raise UserError(
+            f'AOTInductor does not compile the program: {type(error).__name__}: {first_line(error)}'
+        ) from error
+
+
+def _translate(
+    program: torch.export.ExportedProgram, network: nn.Module
+) -> 'torch.onnx.ONNXProgram':
+    """A program in ONNX's operators."""
     with _quiet():
         onnx_program = torch.onnx.export(
             program,
@@ -139,9 +176,20 @@ def write_onnx(
             custom_translation_table=onnx_translations(),
             verbose=False,
         )
-    if half:
-        _halve(onnx_program.model)
-    onnx_program.save(str(path))
+    # The exporter's notes: a stack trace, with this machine's paths, in every node.
+    graph = onnx_program.model.graph
+    for noted in (onnx_program.model, graph, *graph.all_nodes(), *graph.initializers.values()):
+        noted.metadata_props.clear()
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            value.metadata_props.clear()
+    return onnx_program
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the pages behind it."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), '')[:400]
 
 
 def _halve(model) -> None:
@@ -151,7 +199,8 @@ def _halve(model) -> None:
 
     graph = model.graph
     for name, value in list(graph.initializers.items()):
-        if value.dtype != ir.DataType.FLOAT or np.prod(value.shape) < 256:
+        # Of vectors, coefficients of rational functions are among them, little would be saved.
+        if value.dtype != ir.DataType.FLOAT or len(value.shape) < 2 or np.prod(value.shape) < 256:
             continue
         array = value.const_value.numpy()
         if np.abs(array).max() > np.finfo(np.float16).max:

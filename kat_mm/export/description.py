@@ -15,8 +15,8 @@ class Description:
     ``size`` is (H, W) in pixels, or None where any multiple of ``multiple`` is taken; ``batch`` is
     None where any number is. ``mean`` and ``std`` are of the channels in ``channel_order``, of
     pixels from 0 to 255; with ``preprocessing`` the file takes RGB pixels as they are, uint8.
-    ``resize`` tells how an image comes to the size, ``differences`` how far the file is from
-    PyTorch.
+    ``resize`` tells how an image comes to the size, ``postprocessing`` what becomes of the outputs,
+    ``differences`` how far the file is from PyTorch.
     """
 
     file: str
@@ -33,6 +33,7 @@ class Description:
     preprocessing: bool
     half: bool
     resize: dict
+    postprocessing: dict = dataclasses.field(default_factory=dict)
     classes: list[str] | None = None
     palette: list | None = None
     model: str = ''
@@ -72,9 +73,14 @@ def described(path: Path) -> Path:
     return path.with_suffix(path.suffix + '.json')
 
 
+def parts_of(path: Path) -> list[Path]:
+    """An exported file, and where it is apart the file of its weights."""
+    weights = path.with_suffix('.bin') if path.suffix == '.xml' else Path(f'{path}.data')
+    return [path] + [weights] * weights.is_file()
+
+
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256(path.read_bytes())
-    weights = path.with_suffix('.bin')
-    if path.suffix == '.xml' and weights.is_file():
-        digest.update(weights.read_bytes())
+    digest = hashlib.sha256()
+    for part in parts_of(path):
+        digest.update(part.read_bytes())
     return digest.hexdigest()

@@ -36,6 +36,8 @@ class Detector(nn.Module):
         self.model = model
         self.with_masks = bool(model.roi_head.with_mask)
         self.outputs = ('boxes', 'scores', 'labels') + ('masks',) * self.with_masks
+        threshold = model.test_cfg.rcnn.get('mask_thr_binary', 0.5)
+        self.postprocessing = dict(mask_threshold=threshold) if self.with_masks else {}
 
     def forward(self, image: Tensor, image_size: Tensor) -> tuple[Tensor, ...]:
         maps = self.model.extract_feat(image)

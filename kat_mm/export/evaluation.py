@@ -1,5 +1,7 @@
 """An exported file in the place of a model's network, for the config's own data and metrics."""
 
+import math
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from kat_mm.errors import UserError
 
 from .export import metainfo
-from .model import ExportedModel, load, paste_masks
+from .model import ExportedModel, load
+from .networks import make_network
+from .postprocessing import paste_masks
 
 SUFFIXES = ('.onnx', '.xml', '.pt2')
 
@@ -31,10 +35,12 @@ def use_exported(model: nn.Module, path: str, cfg: Config) -> nn.Module:
     """
     exported = load(Path(path))
     described = exported.description
-    task = 'segmentation' if hasattr(model, 'encode_decode') else 'classification'
-    task = 'detection' if hasattr(model, 'roi_head') else task
-    if described.task != task:
-        raise UserError(f'{path} is of {described.task}, and the config of {task}')
+    network = make_network(model)
+    if described.task != network.task or described.outputs != list(network.outputs):
+        raise UserError(
+            f'{path} is of {described.task} ({", ".join(described.outputs)}), and the config of '
+            f'{network.task} ({", ".join(network.outputs)}): they are of different models'
+        )
     classes = metainfo(cfg).get('classes')
     if described.classes and classes and described.classes != classes:
         differing = [
@@ -47,13 +53,16 @@ def use_exported(model: nn.Module, path: str, cfg: Config) -> nn.Module:
             f'differing in {", ".join(differing[:3]) or "number"}: they are of different models'
         )
     run = _Runner(model, exported)
-    if task == 'segmentation':
-        model.encode_decode = lambda inputs, metas: run(inputs)[0]
-    elif task == 'classification':
-        model.extract_feat = lambda inputs, *_, **__: inputs
-        model.head.forward = lambda inputs: run(inputs)[0]
-    else:
+    if network.task == 'detection':
         model.predict = _Detection(model, run)
+        return model
+    model.extract_feat = lambda inputs, *_, **__: inputs
+    if network.task == 'classification':
+        model.head.forward = lambda inputs: run(inputs)[0]
+    elif 'mask_logits' in network.outputs:
+        network.head.forward = lambda inputs, *_: tuple([output] for output in run(inputs))
+    else:
+        model.decode_head.forward = lambda inputs: run(inputs)[0]
     return model
 
 
@@ -65,19 +74,13 @@ class _Runner:
         self.exported = exported
         self.mean, self.std = getattr(preprocessor, 'mean', 0), getattr(preprocessor, 'std', 1)
         self.bgr = exported.description.channel_order == 'bgr'
+        head = getattr(model, 'decode_head', None) or getattr(model, 'head', None)
+        self.classes = getattr(head, 'out_channels', None) or getattr(head, 'num_classes', None)
 
     def __call__(self, inputs: Tensor, sizes: np.ndarray | None = None) -> list[Tensor]:
         described = self.exported.description
         size = inputs.shape[2:]
-        if described.size is None:
-            padded = [-(-side // described.multiple) * described.multiple for side in size]
-        else:
-            padded = size if described.task == 'classification' else described.size
-        if any(want < have for want, have in zip(padded, size, strict=True)):
-            raise UserError(
-                f'{described.file} takes images of up to {padded[0]} x {padded[1]}, and the '
-                f"config's pipeline gives {size[0]} x {size[1]}; export it with --size"
-            )
+        padded = self._padded(size)
         images = nn.functional.pad(inputs, (0, padded[1] - size[1], 0, padded[0] - size[0]))
         if described.preprocessing:
             images = images * self.std + self.mean
@@ -88,13 +91,37 @@ class _Runner:
             outputs = self.exported.run(arrays, sizes)
         else:
             outputs = self._one_by_one(arrays, sizes, described.batch)
+        if described.outputs[0] == 'logits' and self.classes not in (None, outputs[0].shape[1]):
+            raise UserError(
+                f'{described.file} predicts {outputs[0].shape[1]} classes and the config '
+                f'{self.classes}: they are of different models'
+            )
         tensors = [torch.from_numpy(output).to(inputs.device) for output in outputs]
-        if described.task == 'segmentation':
-            # The backbone pads to its patches and mmseg stretches what comes of that to the image.
-            height, width = (-(-n // described.multiple) * described.multiple for n in size)
-            logits = tensors[0][..., :height, :width]
-            tensors[0] = nn.functional.interpolate(logits, size=size, mode='bilinear')
+        if 'mask_logits' in described.outputs:  # what lies beyond the image, as EoMTHead has it
+            stride = described.postprocessing['stride']
+            height, width = (math.ceil(side / stride) for side in size)
+            tensors[1] = tensors[1][..., :height, :width]
         return tensors
+
+    def _padded(self, size: tuple[int, int]) -> list[int]:
+        """The size to which the file wants images of this size padded.
+
+        PyTorch pads the images of classifiers and segmenters to its patches alone; what finds
+        objects is made for padded images.
+        """
+        described, multiple = self.exported.description, self.exported.description.multiple
+        own = [-(-side // multiple) * multiple for side in size]
+        wanted = described.size or own
+        exact = described.task in ('classification', 'segmentation')
+        fits = wanted == own if exact else all(map(operator.ge, wanted, size))
+        if not fits:
+            hint = '--size' if described.task == 'detection' else '--size or --dynamic-size'
+            raise UserError(
+                f'{described.file} takes images of {"" if exact else "up to "}{wanted[0]} x '
+                f"{wanted[1]} (height x width), and the config's pipeline gives {size[0]} x "
+                f'{size[1]}; export it with {hint}'
+            )
+        return wanted
 
     def _one_by_one(self, arrays: np.ndarray, sizes: np.ndarray | None, batch: int) -> list:
         results = []

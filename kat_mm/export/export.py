@@ -1,6 +1,7 @@
 """A trained model of a config to a file, with proof."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from kat_mm.installed import is_installed
 from kat_mm.version import __version__
 
 from .convert import SUFFIXES, check_format, trace, write
-from .description import Description
+from .description import Description, parts_of
 from .model import ExportedModel, read_image
 from .networks import Preprocessed, make_network
 from .proof import compare, sample_images, worst
@@ -30,7 +31,7 @@ def export_model(
     cfg: Config,
     model: nn.Module,
     path: Path,
-    format: str = 'onnx',
+    formats: Sequence[str] = ('onnx',),
     features: bool = False,
     preprocessing: bool = False,
     size: tuple[int, int] | None = None,
@@ -40,14 +41,14 @@ def export_model(
     images: list[str] = (),
     tolerance: float | None = None,
     report: Callable[[str], None] = print,
-) -> Description:
-    """Export a model, run the file in its runtime, and write what was measured beside it.
+) -> dict[Path, Description]:
+    """Export a model, run each file in its runtime, and write what was measured beside it.
 
     Args:
         cfg: The model's config.
         model: With its weights.
-        path: The file; its suffix is that of the format.
-        format: 'onnx', 'openvino' or 'torch'.
+        path: The file; each format gives it its suffix.
+        formats: 'onnx', 'openvino', 'torch', 'aotinductor', one or several.
         features: Backbone and neck alone. Default: False.
         preprocessing: Put the normalisation into the file, which then takes RGB pixels.
         size: (H, W) of the images. Default: None, the config's own.
@@ -58,15 +59,18 @@ def export_model(
         tolerance: Largest difference that is accepted. Default: None, 1e-3, or 2e-2 with ``half``.
         report: Gets a line for each comparison.
 
+    Returns:
+        The files, and what stands beside each.
+
     Raises:
-        UserError: The model does not export, or the file is further from PyTorch than
+        UserError: The model does not export, or a file is further from PyTorch than
             ``tolerance``; it is not left behind then.
     """
-    check_format(format)
-    if half and format == 'torch':
+    for format in formats:
+        check_format(format)
+    if half and not {'onnx', 'openvino'}.issuperset(formats):
         raise UserError('--half is for onnx and openvino; a torch program keeps its dtypes')
-    if path.suffix != SUFFIXES[format]:
-        raise UserError(f'--out {path}: a file of --format {format} ends in {SUFFIXES[format]}')
+    paths = {format: with_suffix(path, format) for format in formats}
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = revert_sync_batchnorm(model).cpu().float().eval()
     network = make_network(model, features)
@@ -79,45 +83,62 @@ def export_model(
     if any(side % multiple for side in size):
         size = tuple(-(-side // multiple) * multiple for side in size)
         report(f'sides are rounded up to multiples of the patch: {size[0]} x {size[1]}')
-    described = _describe(cfg, model, network, path, format)
+    described = describe(cfg, model, network)
     described.multiple, described.batch, described.half = multiple, batch, half
     described.preprocessing = preprocessing
     described.size = None if dynamic_size else list(size)
-    if dynamic_size and described.resize['mode'] == 'stretch':
+    described.tolerance = tolerance or (HALF_TOLERANCE if half else TOLERANCE)
+    if dynamic_size and described.resize['mode'] != 'crop':
         described.resize = dict(mode='as_is')
-    wrapped = network
     if preprocessing:
-        wrapped = Preprocessed(
+        network = Preprocessed(
             network, described.mean, described.std, described.channel_order == 'bgr'
         )
-        for name in ('task', 'inputs', 'outputs'):
-            setattr(wrapped, name, getattr(network, name))
-    wrapped.eval()
+    network.eval()
 
     inputs = _Inputs(described)
     example_size = [side + multiple for side in size] if dynamic_size else size
     example = inputs.of_pixels(sample_images(batch or 2, example_size))
-    program = trace(wrapped, example, batch, multiple if dynamic_size else None)
-    write(program, wrapped, path, half)
-    tolerance = tolerance or (HALF_TOLERANCE if half else TOLERANCE)
-    described.tolerance = tolerance
-    session = open_session(path)
-    batches = inputs.batches(size, images, dynamic_size)
-    for entry in compare(wrapped, session, batches):
-        described.differences.append(entry)
-        differences = ', '.join(f'{k} {v:.1e}' for k, v in entry['differences'].items())
-        report(f'{entry["inputs"]} {tuple(entry["shape"])}: {differences}')
-    largest = worst(described.differences)
-    if not largest <= tolerance:
-        for file in (path, path.with_suffix('.bin'), path.with_name(path.name + '.data')):
-            file.unlink(missing_ok=True)
-        raise UserError(
-            f'{path} differs from PyTorch by {largest:.1e}, more than the tolerance '
-            f'{tolerance:.1e}; '
-            'it was deleted'
+    program = trace(network, example, batch, multiple if dynamic_size else None)
+    write(program, network, paths, half)
+    results = {}
+    for format, file in paths.items():
+        results[file] = dataclasses.replace(described, file=file.name, format=format)
+        results[file].differences = _prove(
+            file, network, inputs.batches(size, images, dynamic_size), described.tolerance, report
         )
-    described.write(path)
-    return described
+        results[file].write(file)
+    return results
+
+
+def with_suffix(path: Path, format: str) -> Path:
+    """A file with the suffix of a format, in the place of one that it has."""
+    own = next((suffix for suffix in SUFFIXES.values() if path.name.endswith(suffix)), '')
+    return path.with_name(path.name.removesuffix(own) + SUFFIXES[format])
+
+
+def _prove(
+    path: Path,
+    network: nn.Module,
+    batches: Iterable[tuple],
+    tolerance: float,
+    report: Callable[[str], None],
+) -> list[dict]:
+    """The differences of a file from PyTorch; it is deleted where one is above the tolerance."""
+    differences = []
+    for entry in compare(network, open_session(path), batches):
+        differences.append(entry)
+        values = ', '.join(f'{k} {v:.1e}' for k, v in entry['differences'].items())
+        report(f'{path.name}, {entry["inputs"]} {tuple(entry["shape"])}: {values}')
+    at = max(differences, key=lambda entry: worst([entry]))
+    if not worst([at]) <= tolerance:
+        for part in parts_of(path):
+            part.unlink()
+        raise UserError(
+            f'{path} differs from PyTorch by {worst([at]):.1e} for {at["inputs"]} of shape '
+            f'{tuple(at["shape"])}, more than the tolerance {tolerance:.1e}; it was deleted'
+        )
+    return differences
 
 
 class _Inputs:
@@ -182,19 +203,19 @@ def default_size(cfg: Config, model: nn.Module) -> tuple[int, int]:
     return (found, found) if isinstance(found, int) else tuple(found)
 
 
-def _describe(
-    cfg: Config, model: nn.Module, network: nn.Module, path: Path, format: str
-) -> Description:
+def describe(cfg: Config, model: nn.Module, network: nn.Module) -> Description:
+    """What a config and its model tell of a file; how it was exported is still to be set."""
     mean, std, order = _normalisation(model)
-    resize = dict(mode=dict(segmentation='stretch', detection='fit').get(network.task, 'stretch'))
+    fitted = network.task in ('detection', 'panoptic', 'instance')
+    resize = dict(mode='fit' if fitted else 'stretch')
     if network.task == 'classification':
         resize = _classifier_resize(cfg) or resize
     meta = metainfo(cfg)
     packages = ['torch', 'mmengine', 'onnx', 'onnxruntime', 'openvino']
     versions = {name: _version(name) for name in packages if is_installed(name)}
     return Description(
-        file=path.name,
-        format=format,
+        file='',
+        format='',
         task=network.task,
         inputs=list(network.inputs),
         outputs=list(network.outputs),
@@ -207,6 +228,7 @@ def _describe(
         preprocessing=False,
         half=False,
         resize=resize,
+        postprocessing=network.postprocessing,
         classes=meta.get('classes'),
         palette=meta.get('palette'),
         model=Path(cfg.filename).stem if cfg.filename else type(model).__name__,
@@ -253,7 +275,8 @@ def metainfo(cfg: Config) -> dict:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     own = dict(dataset.get('metainfo') or {})
-    cls = DATASETS.get(dataset['type']) if 'type' in dataset else None
+    with DATASETS.switch_scope_and_registry(None) as registry:  # that of the default scope
+        cls = registry.get(dataset['type']) if 'type' in dataset else None
     meta = {**(getattr(cls, 'METAINFO', None) or {}), **own}
     found = {}
     if meta.get('classes') is not None and not isinstance(meta['classes'], str):

@@ -9,6 +9,14 @@ import numpy as np
 from kat_mm.errors import UserError
 
 from .description import Description
+from .postprocessing import (
+    find_instances,
+    find_segments,
+    paste_masks,
+    segment,
+    segment_by_queries,
+    softmax,
+)
 from .sessions import open_session
 
 _RESAMPLING = dict(nearest=0, bilinear=2, bicubic=3)
@@ -35,13 +43,16 @@ class Prediction:
 
     ``scores`` are (classes,) of a classifier, (N,) of a detector. ``labels`` are class numbers: one
     of a classifier, (H, W) of a segmenter, (N,) of a detector. ``boxes`` are (N, 4), corners in
-    pixels of the image, and ``masks`` (N, H, W), bool. ``maps`` are features.
+    pixels of the image, and ``masks`` (N, H, W), bool. ``segments`` of a panoptic model are the
+    number of each pixel's segment (H, W), -1 for none, of which ``labels`` and ``scores`` are
+    (N,). ``maps`` are features.
     """
 
     scores: np.ndarray | None = None
     labels: np.ndarray | int | None = None
     boxes: np.ndarray | None = None
     masks: np.ndarray | None = None
+    segments: np.ndarray | None = None
     maps: list[np.ndarray] | None = None
     names: list[str] | str | None = None
 
@@ -65,7 +76,7 @@ class ExportedModel:
 
         Args:
             image: A file, a Pillow image, or an array (H, W, 3) of RGB pixels, uint8.
-            score_threshold: Of boxes that are returned. Default: 0.3.
+            score_threshold: Of objects that are returned. Default: 0.3.
 
         Raises:
             UserError: It is no image.
@@ -167,18 +178,38 @@ class ExportedModel:
             scores = softmax(outputs[0][0])
             label = int(scores.argmax())
             return Prediction(scores, label, names=classes[label] if classes else None)
+        options = self.description.postprocessing
+        if task == 'segmentation' and len(outputs) == 1:
+            return Prediction(labels=segment(outputs[0][0], size, **options))
+        if 'mask_logits' in self.description.outputs:
+            return self._read_queries(outputs, size, used, score_threshold)
         if task == 'segmentation':
-            labels = segment(outputs[0][0][:, : used[0], : used[1]], size)
-            return Prediction(labels=labels)
+            return Prediction(labels=segment(outputs[0][0], size, **options))
         boxes, scores, labels = (output[0] for output in outputs[:3])
         chosen = (scores >= score_threshold) & (scores > 0)
         boxes = boxes[chosen] / np.array([scale[1], scale[0]] * 2, np.float32)
         labels, scores = labels[chosen], scores[chosen]
         masks = None
         if len(outputs) > 3:
-            masks = paste_masks(outputs[3][0][chosen], boxes, size)
-        names = [classes[label] for label in labels] if classes else None
-        return Prediction(scores, labels, boxes, masks, names=names)
+            masks = paste_masks(outputs[3][0][chosen], boxes, size, options['mask_threshold'])
+        return Prediction(scores, labels, boxes, masks, names=self._names(labels))
+
+    def _read_queries(self, outputs, size, used, score_threshold: float) -> Prediction:
+        task, options = self.description.task, self.description.postprocessing
+        queries = outputs[0][0], outputs[1][0], size, used
+        if task == 'segmentation':
+            return Prediction(labels=segment_by_queries(*queries, options['stride']))
+        if task == 'panoptic':
+            segments, labels, scores = find_segments(*queries, **options)
+            return Prediction(scores, labels, segments=segments, names=self._names(labels))
+        boxes, scores, labels, masks = find_instances(
+            *queries, score_threshold=score_threshold, **options
+        )
+        return Prediction(scores, labels, boxes, masks, names=self._names(labels))
+
+    def _names(self, labels: np.ndarray) -> list[str] | None:
+        classes = self.description.classes
+        return [classes[label] for label in labels] if classes else None
 
 
 def read_image(image) -> np.ndarray:
@@ -221,58 +252,3 @@ def _crop(pixels: np.ndarray, size: list[int] | None) -> np.ndarray:
         return pixels
     top, left = ((have - want) // 2 for have, want in zip(pixels.shape[:2], size, strict=True))
     return pixels[max(top, 0) :, max(left, 0) :][: size[0], : size[1]]
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities along the last axis."""
-    exponential = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponential / exponential.sum(-1, keepdims=True)
-
-
-def segment(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The best class of each pixel: logits (classes, h, w) to labels (H, W)."""
-    if logits.shape[1:] != tuple(size):
-        logits = resize_bilinear(logits, size)
-    return logits.argmax(0).astype(np.uint8 if len(logits) <= 256 else np.int32)
-
-
-def resize_bilinear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(C, h, w) to (C, H, W), as PyTorch's interpolate without aligned corners."""
-    for axis, length in ((1, size[0]), (2, size[1])):
-        have = values.shape[axis]
-        place = ((np.arange(length) + 0.5) * have / length - 0.5).clip(0, have - 1)
-        low = np.floor(place).astype(int)
-        high = np.minimum(low + 1, have - 1)
-        shape = [1, 1, 1]
-        shape[axis] = -1
-        part = (place - low).astype(values.dtype).reshape(shape)
-        values = values.take(low, axis) * (1 - part) + values.take(high, axis) * part
-    return values
-
-
-def paste_masks(
-    masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int], threshold: float = 0.5
-) -> np.ndarray:
-    """Masks over boxes to masks over the image, as mmdet's ``_do_paste_mask``.
-
-    Args:
-        masks: Probabilities (N, h, w).
-        boxes: (N, 4), corners in pixels.
-        size: (H, W) of the image.
-        threshold: What is more likely than this is of the object. Default: 0.5.
-
-    Returns:
-        (N, H, W), bool.
-    """
-    pasted = np.zeros((len(masks), *size), bool)
-    for target, mask, (left, top, right, bottom) in zip(pasted, masks, boxes, strict=True):
-        rows = _weights(size[0], top, bottom, mask.shape[0])
-        columns = _weights(size[1], left, right, mask.shape[1])
-        target[:] = rows @ mask @ columns.T >= threshold
-    return pasted
-
-
-def _weights(length: int, begin: float, end: float, cells: int) -> np.ndarray:
-    """(length, cells): how pixels along an axis mix the cells of a mask, zero outside of it."""
-    place = (np.arange(length) + 0.5 - begin) / max(end - begin, 1e-6) * cells - 0.5
-    return np.maximum(1 - np.abs(place[:, None] - np.arange(cells)), 0).astype(np.float32)

@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from kat_mm.ops import group_rational_standard
+from kat_mm.ops import fourier_low_rank_standard, group_rational_standard
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: list[int]) -> Tensor:
@@ -33,6 +33,7 @@ def decompositions() -> dict:
     aten = torch.ops.aten
     return {
         torch.ops.kat_mm.group_rational.default: group_rational_standard.group_rational,
+        torch.ops.kat_mm.fourier_low_rank.default: fourier_low_rank_standard.fourier_low_rank,
         aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d,
         aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d,
     }

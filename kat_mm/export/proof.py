@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kat_mm.errors import UserError
+
 from .sessions import Session
 
 
@@ -22,13 +24,23 @@ def compare(network: nn.Module, session: Session, batches: Iterable[tuple]) -> I
         number, relative to the largest number if that is above 1. Boxes are compared with those of
         the other that agree best in class and place, weighted by their score, since equal scores
         have no order.
+
+    Raises:
+        UserError: The file does not take a batch.
     """
     for name, inputs in batches:
         with torch.no_grad():
             expected = network(*inputs)
         expected = expected if isinstance(expected, tuple) else (expected,)
         expected = [output.numpy() for output in expected]
-        found = session(*(value.numpy() for value in inputs))
+        try:
+            found = session(*(value.numpy() for value in inputs))
+        except Exception as error:
+            shape = tuple(inputs[0].shape)
+            raise UserError(
+                f'the exported file takes no {name} of shape {shape}: {type(error).__name__}: '
+                f'{str(error)[:300]}'
+            ) from error
         if network.task == 'detection':
             differences = _compare_detections(found, expected, inputs[0])
         else:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from kat_mm.errors import UserError
 
@@ -14,8 +15,9 @@ def open_session(path: Path, threads: int | None = None) -> Session:
     """Open a file in the runtime of its suffix, on the CPU.
 
     Args:
-        path: .onnx (onnxruntime), .xml (OpenVINO) or .pt2 (PyTorch).
-        threads: Number of threads. Default: None, the runtime's own.
+        path: .onnx (onnxruntime), .xml (OpenVINO), .pt2 or .aoti.pt2 (PyTorch).
+        threads: Number of threads. Default: None, the runtime's own; PyTorch's are those of the
+            process.
 
     Returns:
         A function from arrays, in the order of the file's inputs, to the list of its outputs.
@@ -23,11 +25,12 @@ def open_session(path: Path, threads: int | None = None) -> Session:
     Raises:
         UserError: The runtime is not installed, or does not read the file.
     """
-    makers = {'.onnx': _onnxruntime, '.xml': _openvino, '.pt2': _torch}
-    if path.suffix not in makers:
+    makers = {'.onnx': _onnxruntime, '.xml': _openvino, '.aoti.pt2': _aotinductor, '.pt2': _torch}
+    make = next((maker for suffix, maker in makers.items() if path.name.endswith(suffix)), None)
+    if make is None:
         raise UserError(f'{path} is no exported model: it ends in none of {", ".join(makers)}')
     try:
-        return makers[path.suffix](path, threads)
+        return make(path, threads)
     except ImportError as error:
         raise UserError(f'{path} needs {error.name}: pip install {error.name}') from error
     except Exception as error:
@@ -57,12 +60,22 @@ def _openvino(path: Path, threads: int | None) -> Session:
 
 
 def _torch(path: Path, threads: int | None) -> Session:
-    import torch
+    import kat_mm.export.operators  # noqa: F401  which detectors call
+
+    # Guards are about shapes alone, which the caller checks; some are of sizes that make no
+    # difference, such as whether a pooled side is odd.
+    return _of_tensors(torch.export.load(path).module(check_guards=False))
+
+
+def _aotinductor(path: Path, threads: int | None) -> Session:
+    import torch._inductor
 
     import kat_mm.export.operators  # noqa: F401  which detectors call
 
-    module = torch.export.load(path).module()
+    return _of_tensors(torch._inductor.aoti_load_package(str(path)))
 
+
+def _of_tensors(module: Callable) -> Session:
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():
             outputs = module(*map(torch.from_numpy, arrays))

@@ -183,7 +183,7 @@ class EoMTHead(Mask2FormerHead):
         In training one of each for each block's input, and the last; otherwise the last alone.
         """
         backbone, tokens, grid, size = x
-        queries = self.query_feat.weight.to(tokens.dtype).expand(len(tokens), -1, -1)
+        queries = self.query_feat.weight.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([queries, tokens], dim=1)
         start, stop = backbone.num_layers - self.num_blocks, backbone.num_layers
         predictions = []

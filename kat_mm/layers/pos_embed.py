@@ -29,7 +29,9 @@ def resize_pos_embed(
     Returns:
         (1, num_extra_tokens + H' * W', C), in the dtype of ``pos_embed``.
     """
-    if from_grid == to_grid:
+    # A program that is exported for any size resizes to the same size too, which changes nothing.
+    any_size = any(isinstance(side, torch.SymInt) for side in to_grid)
+    if not any_size and from_grid == to_grid:
         return pos_embed
     extra, grid = pos_embed.tensor_split([num_extra_tokens], dim=1)
     grid = grid.unflatten(1, from_grid).permute(0, 3, 1, 2)

@@ -1,15 +1,18 @@
 """Fourier functions of attention scores, summed over the keys: checks, dispatch, autograd.
 
-One file each: this one, ``fourier_low_rank_eager.py`` (any device) and
-``fourier_low_rank_triton.py`` (CUDA). Neither holds the scores of all queries and keys, and the
-operator saves nothing for backward but its inputs.
+One file each: this one, ``fourier_low_rank_eager.py`` (any device), ``fourier_low_rank_triton.py``
+(CUDA) and ``fourier_low_rank_standard.py`` (exported programs). The first two never hold the scores
+of all queries and keys, and the operator saves nothing for backward but its inputs.
 """
 
 from types import ModuleType
 
+import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 
 from . import fourier_low_rank_eager as eager
+from . import fourier_low_rank_standard as standard
 from .common import backend
 from .common.checks import check_device, check_floating
 from .common.registration import Operator
@@ -116,3 +119,4 @@ _operator = Operator(
     setup_context=_setup_context,
     formula=_formula,
 )
+register_decomposition(torch.ops.kat_mm.fourier_low_rank.default)(standard.fourier_low_rank)
