@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+TASKS = ('classification', 'detection', 'segmentation')
+EXTRAS = (*TASKS, 'onedl', 'openmmlab', 'export', 'docs', 'dev')
 
 
 def read_version() -> str:
@@ -15,8 +17,14 @@ def read_version() -> str:
 
 
 def read_requirements(name: str) -> list[str]:
-    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
-    return [line for line in lines if line and not line.startswith('#')]
+    """The lines of requirements/NAME.txt, and those of the files that it names with -r."""
+    requirements = []
+    for line in (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines():
+        if line.startswith('-r '):
+            requirements += read_requirements(line[3:].removesuffix('.txt'))
+        elif line and not line.startswith('#'):
+            requirements.append(line)
+    return list(dict.fromkeys(requirements))
 
 
 class BuildPyWithMim(build_py):
@@ -68,16 +76,16 @@ setup(
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['kat_mm', 'kat_mm.*']),
-    package_data={'kat_mm.fits': ['coefficients.json']},
+    package_data={'kat_mm': ['py.typed'], 'kat_mm.fits': ['coefficients.json']},
+    entry_points={'console_scripts': ['kat_mm = kat_mm.__main__:main']},
     cmdclass={'build_py': BuildPyWithMim},
-    python_requires='>=3.10,<3.13',
+    python_requires='>=3.10,<3.14',
     install_requires=read_requirements('runtime'),
-    # OpenMMLab's packages exist under two families of names; the user takes one. Neither lists
-    # mmcv: pip would build it in isolation, where it silently comes without its operators.
-    extras_require={
-        name: read_requirements(name) for name in ('onedl', 'openmmlab', 'export', 'dev')
-    },
+    # OpenMMLab's packages exist under two families of names; the user takes one. The extras of
+    # the tasks are of OneDL's, the maintained ones.
+    extras_require={name: read_requirements(name) for name in EXTRAS},
 )

@@ -3,6 +3,7 @@
 check_env.py packages     versions as in requirements/locked.txt, and every file whole. Prints
                           the metadata folders of damaged packages: pip installs anew what has
                           none.
+check_env.py version NAME prints the version of a package, empty where it is not whole
 check_env.py mmcv WHEEL   installed from WHEEL, and its operators import
 check_env.py project      kat_mm is installed editable, from this folder
 """
@@ -58,6 +59,15 @@ def check_packages() -> bool:
     return wanted <= found and not damaged
 
 
+def print_version(name: str) -> bool:
+    try:
+        dist = distribution(name)
+    except PackageNotFoundError:
+        return False
+    print(dist.version if is_whole(dist) else '')
+    return is_whole(dist)
+
+
 def installed_from(name: str) -> dict:
     """Where the package came from, as pip wrote it down."""
     try:
@@ -85,5 +95,10 @@ def check_project() -> bool:
 
 if __name__ == '__main__':
     part, *arguments = sys.argv[1:]
-    check = {'packages': check_packages, 'mmcv': check_mmcv, 'project': check_project}[part]
+    check = {
+        'packages': check_packages,
+        'version': print_version,
+        'mmcv': check_mmcv,
+        'project': check_project,
+    }[part]
     sys.exit(not check(*arguments))

@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv: the locked packages, mmcv with its operators, and kat_mm itself.
+# Makes .venv: the locked packages, mmcv, and kat_mm itself.
+#
+#   make_env.sh            mmcv without its operators, unless they were compiled before
+#   make_env.sh operators  mmcv with them, which detection needs: compiled once, kept in a cache
 #
 # Every step looks at what is there and does what is missing. So a second call takes seconds, and
 # after an interruption the next call goes on. PYTHON=... chooses the Python to make .venv with.
@@ -73,26 +76,30 @@ make_venv() {
 
 check() { "$python" .dev_scripts/check_env.py "$@"; }
 
-pip_install() {
-    # Of pip's output the lines that show progress; its errors come on stderr.
-    "$python" -m pip install --no-input --disable-pip-version-check "$@" |
-        { grep --line-buffered -E '^ *(Downloading .* MB\)|Building wheel for)' || true; }
+# The index that pip was told to use is uv's too.
+use_index() {
+    [[ -n ${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-}} ]] && return
+    local index
+    index=$("$python" -m pip config list | sed -n "s/^[^ ]*\.index-url='\(.*\)'$/\1/p" | tail -n 1)
+    [[ -z $index ]] || export UV_DEFAULT_INDEX=$index
 }
 
+uv_install() { "$python" -m uv pip install --quiet --python "$python" "$@"; }
+
 install_packages() {
-    # What pip puts aside while it replaces a package, and leaves there when it is killed.
-    rm -rf .venv/lib/python*/site-packages/~*
     local damaged turn
     for turn in first second; do
         damaged=$(check packages) && return
         # The first turn's packages may have overwritten each other: see OVERWRITTEN there.
         if [[ $turn == first ]]; then
-            [[ -f $mmcv_wheel ]] || require_compiler # before the long download, not after
-            say 'installing what differs from the lock (everything: 3 GB to download, 3 minutes)'
+            # Before the long download, not after.
+            [[ $want != operators || -f $mmcv_wheel ]] || require_compiler
+            say 'installing what differs from the lock (everything: 3 GB to download, 1 minute)'
         fi
         [[ -z $damaged ]] || xargs -d '\n' rm -rf <<<"$damaged"
-        pip_install "$(grep '^pip==' requirements/locked.txt)"
-        pip_install -r requirements/locked.txt
+        "$python" -m pip install --quiet --no-input --disable-pip-version-check \
+            "$(grep '^pip==' requirements/locked.txt)" "$(grep '^uv==' requirements/locked.txt)"
+        uv_install --requirements requirements/locked.txt
     done
     check packages >/dev/null || die 'packages differ from requirements/locked.txt even after their
 installation: remove .venv and call this again'
@@ -107,7 +114,7 @@ locked_version() { # NAME FILE
 # Operators for the GPUs of this machine where the right nvcc is at hand, else for CPUs.
 choose_mmcv() {
     local version tag cuda gpus
-    version=$(locked_version onedl-mmcv mmcv)
+    version=$(locked_version onedl-mmcv pins)
     tag=$("$python" -c 'import sys; print("cp{}{}".format(*sys.version_info))')
     cuda=$(locked_version cuda-toolkit locked | cut -d. -f1)
     operators=cpu
@@ -158,7 +165,7 @@ build_mmcv() {
         # Isolation would hide torch and leave the operators out; pip's own cache ignores torch.
         "$python" -m pip wheel --verbose --no-input --disable-pip-version-check --no-cache-dir \
             --no-build-isolation --no-deps --no-binary onedl-mmcv --wheel-dir "$part" \
-            --requirement requirements/mmcv.txt 2>&1 | tee "$log" |
+            "onedl-mmcv==$(locked_version onedl-mmcv pins)" 2>&1 | tee "$log" |
             { grep --line-buffered -oE '^ *\[[0-9]+/[0-9]+\]' || true; } |
             { while read -r step; do printf ' %s' "$step"; done; echo; } >&2
     ) || {
@@ -168,8 +175,21 @@ build_mmcv() {
     mv "$part" "$mmcv_folder" # a wheel in the cache is a whole one
 }
 
+# As pip builds it where it sees no torch: enough for classification and segmentation.
+install_mmcv_without_operators() {
+    local version
+    version=$(locked_version onedl-mmcv pins)
+    [[ $(check version onedl-mmcv) == "$version" ]] && return
+    say "installing mmcv without its operators; for detection: make operators"
+    uv_install --no-deps --reinstall --no-binary onedl-mmcv "onedl-mmcv==$version"
+}
+
 install_mmcv() {
     check mmcv "$mmcv_wheel" >/dev/null && return
+    if [[ $want != operators && ! -f $mmcv_wheel ]]; then
+        install_mmcv_without_operators
+        return
+    fi
     mkdir -p "$cache" || die "cannot write to $cache: name another place with XDG_CACHE_HOME=..."
     lock "$cache"
     local origin problem
@@ -180,7 +200,7 @@ install_mmcv() {
             continue
         fi
         say "installing mmcv from $mmcv_wheel"
-        if pip_install --no-deps --force-reinstall "$mmcv_wheel" &&
+        if uv_install --no-deps --reinstall "$mmcv_wheel" &&
             problem=$(check mmcv "$mmcv_wheel"); then
             return
         fi
@@ -196,20 +216,28 @@ install_mmcv() {
 install_project() {
     check project && return
     say 'installing kat_mm, editable'
-    pip_install -qq --no-deps --no-build-isolation --editable . # its warnings are no news
+    uv_install --no-deps --no-build-isolation --reinstall --editable .
 }
 
+want=${1:-basis}
+[[ $want == basis || $want == operators ]] || die "usage: $0 [operators]"
 [[ $(uname -sm) == 'Linux x86_64' ]] ||
-    die "the locked versions are for Linux x86_64, this is $(uname -sm): see README.md for pip"
+    die "the locked versions are for Linux x86_64, this is $(uname -sm): see docs/install.md for pip"
 cache=$(realpath -m "${XDG_CACHE_HOME:-$HOME/.cache}/kat_mm")
 lock "$PWD"
 make_venv
-# Killed, pip leaves gigabytes behind in its temporary folder: here the next call removes them.
+# What a build leaves behind when it is killed, the next call removes.
 export TMPDIR=$PWD/.venv/tmp
 rm -rf "$TMPDIR"
 mkdir "$TMPDIR"
+use_index
 choose_mmcv
 install_packages
 install_mmcv
 install_project
-say "ready: .venv with torch $(locked_version torch locked) and mmcv's operators for $operators"
+if compgen -G '.venv/lib/python*/site-packages/mmcv/_ext*.so' >/dev/null; then
+    say "ready: .venv with torch $(locked_version torch locked) and mmcv's operators"
+else
+    say "ready: .venv with torch $(locked_version torch locked), for classification and" \
+        "segmentation. Detection needs mmcv's operators: make operators"
+fi

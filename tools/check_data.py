@@ -16,7 +16,7 @@ SPLITS = ('train', 'val', 'test')
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of one of kat_mm')
     parser.add_argument(
         '--splits', nargs='+', choices=SPLITS, default=['train', 'val'], help='default: train val'
     )

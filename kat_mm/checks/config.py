@@ -7,7 +7,7 @@ from mmengine.registry import init_default_scope
 
 from kat_mm.checks.arguments import check_config_arguments
 from kat_mm.checks.data import check_data
-from kat_mm.checks.libraries import check_compiled_operators, check_library
+from kat_mm.checks.libraries import check_compiled_operators, check_library, needs_mmdet
 from kat_mm.checks.settings import check_settings
 
 _LOCAL_RANKS = {
@@ -31,7 +31,7 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
         UserError: A key is misspelt, a value is of a wrong type or out of range, or data are
             missing, damaged, or do not fit the model.
     """
-    if cfg.get('default_scope') == 'mmdet':
+    if needs_mmdet(cfg):
         check_compiled_operators()
     check_library(cfg)
     # Names in the config are those of its scope.

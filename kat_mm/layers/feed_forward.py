@@ -1,3 +1,5 @@
+from typing import Any
+
 from torch import Tensor, nn
 
 from kat_mm.arguments import (
@@ -241,7 +243,9 @@ class SwiGLU(MLP):
 
     _inner_maps = 2
 
-    def __init__(self, embed_dims: int, feedforward_channels: int, act: str = 'silu', **options):
+    def __init__(
+        self, embed_dims: int, feedforward_channels: int, act: str = 'silu', **options: Any
+    ):
         super().__init__(embed_dims, feedforward_channels, act, **options)
 
     def inner(self, x: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def find_grid(
     side = math.isqrt(max(num_patches, 0))
     for grid in (own, (side, side)) if noted is None else (noted,):
         if grid is not None and math.prod(grid) == num_patches:
-            return tuple(grid)
+            return grid[0], grid[1]
     return None
 
 

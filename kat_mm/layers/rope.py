@@ -154,23 +154,23 @@ def rotary_tables(
 
     1 and 0 of extra tokens. Computed in float64.
     """
-    numbers = dict(dtype=torch.float64, device=device)
-    periods = torch.tensor(periods, **numbers)
+    wide = torch.float64
+    divisors = torch.tensor(periods, dtype=wide, device=device)
     lengths = [size + (-size % window if window else 0) for size in grid]
-    angles = []
+    by_axis = []
     for axis, length in enumerate(lengths):
-        places = torch.arange(length, **numbers)
+        places = torch.arange(length, dtype=wide, device=device)
         if coordinates == 'centers':
             places = 2 * math.pi * (2 * (places + 0.5) / grid[axis] - 1)
         elif reference_size is not None:
             places = places / grid[axis] * reference_size[axis]
-        angles.append(places[:, None] / periods)
-    rows = angles[0][:, None].expand(-1, lengths[1], -1)
-    columns = angles[1].expand(lengths[0], -1, -1)
+        by_axis.append(places[:, None] / divisors)
+    rows = by_axis[0][:, None].expand(-1, lengths[1], -1)
+    columns = by_axis[1].expand(lengths[0], -1, -1)
     angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)
     if window:
         angles = window_partition(angles[None], tuple(lengths), window)[:, None]
-    still = torch.zeros(*angles.shape[:-2], num_extra_tokens, angles.shape[-1], **numbers)
+    still = angles.new_zeros(*angles.shape[:-2], num_extra_tokens, angles.shape[-1])
     angles = torch.cat([still, angles], dim=-2)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -194,7 +194,7 @@ def _take_periods(module: RotaryEmbedding, state_dict: dict, prefix: str, *_) ->
 
 
 # Tables that CUDA graphs read whenever they are replayed.
-_captured = []
+_captured: list[tuple[Tensor, Tensor]] = []
 
 
 def _compute_tables(
@@ -224,7 +224,8 @@ def _empty_tables(
         shape = windows, 1, num_extra_tokens + window**2, 2 * len(periods)
     else:
         shape = num_extra_tokens + grid[0] * grid[1], 2 * len(periods)
-    return tuple(torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
+    empty = torch.empty(shape, dtype=dtype, device=device)
+    return empty, torch.empty_like(empty)
 
 
 # For compiled programs: their compiler would compute the angles again, in float64, for each query

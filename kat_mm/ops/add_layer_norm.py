@@ -61,7 +61,9 @@ def add_layer_norm(
 
     x = add_branch(x, branch, scale, branch_bias)
     y = F.layer_norm(x, weight.shape, weight, bias, eps)
-    return x, y if numerator is None else group_rational(y, numerator, denominator)
+    if numerator is None or denominator is None:
+        return x, y
+    return x, group_rational(y, numerator, denominator)
 
 
 def add_branch(
@@ -109,7 +111,9 @@ def check(
                 f'add_layer_norm: {name} is {tuple(tensor.shape)} on {tensor.device}; '
                 f'for x of {tuple(x.shape)} it must be {tuple(shape)} on {x.device}'
             )
-    if numerator is not None:
+    if (numerator is None) != (denominator is None):
+        raise ValueError('add_layer_norm: numerator and denominator come together')
+    if numerator is not None and denominator is not None:
         check_coefficients('add_layer_norm', x, numerator, denominator)
 
 

@@ -3,6 +3,7 @@
 Registered as the operator's decomposition, as that of the group-rational function.
 """
 
+import torch
 from torch import Tensor
 
 from .common.dtypes import compute_dtype
@@ -13,7 +14,7 @@ def fourier_low_rank(q: Tensor, k: Tensor, coefficients: Tensor, scale: float) -
     dtype = compute_dtype(q.dtype, coefficients.dtype)
     scores = q.to(dtype) @ (k.to(dtype) * scale).mT
     waves = coefficients.to(dtype).mT.unbind(1)  # (heads, N, r) each, of cosines, then of sines
-    y = 0.0
+    y = torch.zeros((), dtype=dtype, device=q.device)
     for g, (a, b) in enumerate(
         zip(waves[: len(waves) // 2], waves[len(waves) // 2 :], strict=True)
     ):

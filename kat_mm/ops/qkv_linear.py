@@ -58,7 +58,8 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Views of (B, H, N, C / H) into queries, keys and values side by side, (B, N, 3 C)."""
     batch, tokens, channels = qkv.shape
     qkv = qkv.view(batch, tokens, 3, num_heads, channels // (3 * num_heads))
-    return qkv.permute(2, 0, 3, 1, 4).unbind()
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    return q, k, v
 
 
 class _QKVLinear(torch.autograd.Function):

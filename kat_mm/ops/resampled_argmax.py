@@ -28,9 +28,9 @@ class Taps(NamedTuple):
         count: (N,), int32: how many of the T are used, the first ones.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # in place of tuple's method
     weight: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
 
     @classmethod
     def of(cls, matrix: Tensor) -> 'Taps':

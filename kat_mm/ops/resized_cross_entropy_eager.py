@@ -96,5 +96,6 @@ def backward(
         slope.scatter_add_(0, index[None], slope.new_full((), -1).expand(1, *target.shape))
         weight = valid if class_weight is None else class_weight.to(slope.dtype)[index] * valid
         slope *= weight * grad
-        grad_logits[image] = gradient(slope[None], logits.shape[2:], align_corners)[0]
+        size = logits.shape[2], logits.shape[3]
+        grad_logits[image] = gradient(slope[None], size, align_corners)[0]
     return grad_logits

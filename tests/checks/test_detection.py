@@ -133,5 +133,7 @@ def test_an_mmcv_without_operators_is_refused_with_the_way_to_get_them(coco_cfg,
     for name in [name for name in sys.modules if name.startswith('mmcv.ops')]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
-    with pytest.raises(UserError, match='mmcv has no compiled operators.*--no-build-isolation'):
+    with pytest.raises(
+        UserError, match='mmcv has no compiled operators.*make operators.*--no-build-isolation'
+    ):
         check_coco_config(coco_cfg)

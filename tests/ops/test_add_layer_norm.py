@@ -280,3 +280,9 @@ def test_input_that_does_not_fit_is_refused_with_its_name_and_shape(name, value,
     with pytest.raises(ValueError) as error:
         plain(**{**values, name: value})
     assert all(word in str(error.value) for word in words)
+
+
+def test_numerator_and_denominator_come_together():
+    x, weight = torch.zeros(2, 3, 8), torch.ones(8)
+    with pytest.raises(ValueError, match='numerator and denominator come together'):
+        add_layer_norm(x, weight, weight, 1e-6, numerator=torch.zeros(1, 6))

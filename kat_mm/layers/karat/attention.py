@@ -188,10 +188,11 @@ class KArAt(SoftmaxAttention):
         _check_tokens(q, seen, self.operator.num_extra_tokens)
         if self.num_karat_heads == self.num_heads:  # a split would cost copies in backward
             return self._operate(q, k, v, seen)
-        karat, softmax = zip(
-            *(t.tensor_split([self.num_karat_heads], dim=1) for t in (q, k, v)), strict=True
+        (q1, q2), (k1, k2), (v1, v2) = (
+            t.tensor_split([self.num_karat_heads], dim=1) for t in (q, k, v)
         )
-        return torch.cat([self._operate(*karat, seen), super().attend(*softmax, grid)], dim=1)
+        operated, softmax = self._operate(q1, k1, v1, seen), super().attend(q2, k2, v2, grid)
+        return torch.cat([operated, softmax], dim=1)
 
     def _operate(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int]) -> Tensor:
         dropout = self.attn_drop_rate if self.training else 0.0
@@ -204,8 +205,7 @@ def _karat_heads(wanted: int | str | None, num_heads: int) -> int:
     if wanted is None:
         return num_heads
     heads = num_heads // 2 if wanted == 'mixed' else wanted
-    is_whole = isinstance(heads, int) and not isinstance(heads, bool)
-    if not is_whole or not 1 <= heads <= num_heads:
+    if not isinstance(heads, int) or isinstance(heads, bool) or not 1 <= heads <= num_heads:
         raise ValueError(
             f'KArAt: num_karat_heads={wanted!r} must lie between 1 and num_heads={num_heads}, or '
             "be 'mixed', half of two heads or more, or None, all"

@@ -1,3 +1,4 @@
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -77,7 +78,8 @@ class LinearBasis(Basis):
     def forward(self, x: Tensor) -> Tensor:
         functions = self.expand(x.to(compute_dtype(x.dtype)))
         pairs = zip(functions, self.coefficients.unbind(1), strict=True)
-        return sum(function.to(x.dtype) @ c.mT for function, c in pairs)
+        terms = (function.to(x.dtype) @ c.mT for function, c in pairs)
+        return functools.reduce(torch.add, terms)
 
     def combine(self, x: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
         """``self(x) @ values``, without its intermediate (B, heads, Q, outputs).

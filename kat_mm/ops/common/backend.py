@@ -1,7 +1,7 @@
 """Which operators have kernels, and for which tensors. The one place that asks for Triton."""
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ def runs_kernels(x: Tensor) -> bool:
     return HAS_TRITON and x.is_cuda
 
 
-def import_kernels(operator: str) -> ModuleType | None:
-    """The module ``OPERATOR_triton`` of an operator's module, or None where there is no Triton."""
+def import_kernels(operator: str) -> Any:
+    """The module ``OPERATOR_triton`` of an operator's module, or None where there is no Triton.
+
+    It is asked for nothing where :func:`runs_kernels` says no.
+    """
     return importlib.import_module(operator + '_triton') if HAS_TRITON else None
