@@ -73,10 +73,8 @@ def test_a_missing_coco_folder_names_coco(coco_cfg):
 
 def test_files_that_another_data_set_reads_otherwise_are_left_to_it(coco_cfg, tmp_path):
     (tmp_path / 'coco/annotations/instances_val2017.json').write_text('{"images": []}')
-    dataset = coco_cfg.val_dataloader.dataset
-    for name in ('LVISV1Dataset', 'CocoPanopticDataset'):
-        coco_cfg.val_dataloader.dataset = dict(dataset, type=name)
-        check_coco_config(coco_cfg)
+    coco_cfg.val_dataloader.dataset.type = 'LVISV1Dataset'
+    check_coco_config(coco_cfg)
 
 
 def test_images_that_the_annotations_list_must_be_there(coco_cfg, tmp_path):

@@ -136,7 +136,7 @@ def test_complete_data_pass_without_a_word(root, lines):
         ('\xe4\n'.encode('latin-1'), 'list.txt is not in UTF-8'),
         (b'ADE_train_00000001.jpg\n', "1 of 1 lines .* are no images .*, the first '.*1.jpg'"),
         (b'ADE_train_00000001\n\n', "1 of 2 lines .* are no images .*, the first ''"),
-        (b'', '0 of 0 lines'),
+        (b'', 'list.txt is empty; each line is an image'),
         (None, 'ann_file .*list.txt does not exist; each line is an image without .jpg'),
     ],
 )

@@ -177,7 +177,7 @@ def test_a_segmenter_with_dynamic_sizes_and_its_normalisation_inside(tmp_path):
     assert (labels == logits.argmax(0).numpy()).mean() > 0.99
 
 
-@pytest.mark.parametrize('kind', ['mask', 'cascade'])
+@pytest.mark.parametrize('kind', ['mask', pytest.param('cascade', marks=pytest.mark.slow)])
 def test_a_detector_finds_what_mmdet_finds(tmp_path, kind):
     from mmdet.structures import DetDataSample
 

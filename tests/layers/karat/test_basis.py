@@ -235,7 +235,7 @@ def test_half_types_are_rounded_but_once(kind, options, dtype, tolerance):
         (dict(basis=dict(type='bspline', order=1.5)), ['order=1.5', 'whole number']),
         (dict(basis=dict(type='bspline', range=3)), ['range=3', 'rise']),
         (dict(basis=dict(type='rational', order=(5,))), ['order=(5,)', 'two whole numbers']),
-        (dict(basis=7), ['basis 7', 'fourier']),
+        (dict(basis=7), ['basis=7', 'fourier']),
         (dict(basis=dict(type='bspline', range=(1, 1))), ['range=(1, 1)', 'rise']),
         (dict(basis=dict(type='wavelet', wavelet='haar')), ["'haar'", *WAVELETS]),
         (dict(basis=dict(type='rational', order=(-1, 2))), ['order=(-1, 2)']),
