@@ -89,11 +89,10 @@ class Wavelet(Basis):
         self.translation = nn.Parameter(torch.zeros(shape))
         self.scale = nn.Parameter(torch.ones(shape))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, amplitude: Tensor | None = None) -> Tensor:
         # Pairs are spread out: (B, heads, Q, outputs, inputs).
         z = x.to(compute_dtype(x.dtype))[..., None, :]
-        weight, translation, scale = (
-            p[:, None] for p in (self.weight, self.translation, self.scale)
-        )
+        weight = self.weight if amplitude is None else amplitude
+        weight, translation, scale = (p[:, None] for p in (weight, self.translation, self.scale))
         y = weight * WAVELETS[self.wavelet]((z - translation) / scale)
         return y.sum(dim=-1).to(x.dtype)
