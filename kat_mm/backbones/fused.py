@@ -31,6 +31,7 @@ from kat_mm.layers import (
     window_partition,
     window_unpartition,
 )
+from kat_mm.layers.untouched import is_untouched
 from kat_mm.ops import (
     FeedForwardParameters,
     activation,
@@ -80,7 +81,7 @@ def run_blocks(
         return x
     stream = _Stream(x)
     for block in blocks:
-        if _is_plain(block, FusedBlock):
+        if is_untouched(block, FusedBlock):
             stream = call(_run, block, stream, grid, attn_mask)
         else:
             stream = _Stream(call(block, stream.whole(), grid, attn_mask))
@@ -113,30 +114,13 @@ def _can_fuse(x: Tensor) -> bool:
     return type(x) is Tensor and backend.runs_kernels(x) and not _has_any_global_hook()
 
 
-def _is_plain(module: nn.Module, *kinds: type) -> bool:
-    """Whether a module of one of these kinds may be computed without being called.
-
-    Not where somebody listens to it, nor where it was replaced (adapters, quantisation, sharding)
-    or parametrised, which makes it another class, nor where it was compiled by itself.
-    """
-    own = module.__dict__
-    return type(module) in kinds and not (
-        own['_forward_pre_hooks']
-        or own['_forward_hooks']
-        or own['_backward_pre_hooks']
-        or own['_backward_hooks']
-        or 'forward' in own  # wrapped by whoever moves parameters about
-        or '_compiled_call_impl' in own
-    )
-
-
 def _take(module: nn.Module, kind: type, first: str, second: str) -> tuple[Tensor, Tensor] | None:
     """Two parameters of a module of a kind, or None where it is to be called.
 
     That is also where one is missing, or no ordinary tensor: quantised and distributed ones are not
     what their memory says.
     """
-    if not _is_plain(module, kind):
+    if not is_untouched(module, kind):
         return None
     taken = getattr(module, first), getattr(module, second)
     plain = type(taken[0]) in _TENSORS and type(taken[1]) in _TENSORS
@@ -146,7 +130,7 @@ def _take(module: nn.Module, kind: type, first: str, second: str) -> tuple[Tenso
 
 def _take_linear(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """Weight and bias, if it has one, of a linear map, or None where it is to be called."""
-    if not _is_plain(module, nn.Linear):
+    if not is_untouched(module, nn.Linear):
         return None
     weight, bias = module.weight, module.bias
     plain = type(weight) in _TENSORS and (bias is None or type(bias) in _TENSORS)
@@ -154,7 +138,7 @@ def _take_linear(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
 
 
 def _does_nothing(dropout: nn.Module) -> bool:
-    return _is_plain(dropout, nn.Dropout) and not (dropout.training and dropout.p)
+    return is_untouched(dropout, nn.Dropout) and not (dropout.training and dropout.p)
 
 
 def _run(block: Block, stream: _Stream, grid: tuple[int, int], attn_mask: Tensor | None) -> _Stream:
@@ -182,7 +166,7 @@ def _normalise(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 def _take_gamma(layer_scale: nn.Module) -> Tensor | None:
-    gamma = layer_scale.gamma if _is_plain(layer_scale, LayerScale) else None
+    gamma = layer_scale.gamma if is_untouched(layer_scale, LayerScale) else None
     return gamma if type(gamma) in _TENSORS else None
 
 
@@ -203,8 +187,8 @@ def _end_branch(
     stream: _Stream, layer_scale: nn.Module, scaled: bool, drop_path: nn.Module
 ) -> _Stream:
     """The stream with its branch scaled, by LayerScale too unless that is done."""
-    done = scaled or _is_plain(layer_scale, nn.Identity)
-    if done and _is_plain(drop_path, DropPath):
+    done = scaled or is_untouched(layer_scale, nn.Identity)
+    if done and is_untouched(drop_path, DropPath):
         scale = drop_path.draw(stream.branch)
         return stream if scale is None else stream._replace(scale=scale)
     branch = end_branch(stream.x, stream.branch, stream.bias)
@@ -223,7 +207,7 @@ def _attend(
 
     And whether both are scaled by LayerScale.
     """
-    if not _is_plain(attn, *_ATTENTIONS):
+    if not is_untouched(attn, *_ATTENTIONS):
         return attn(x, grid, attn_mask), None, False
     parts, window = attn._modules, attn.window_size
     x = window_partition(x, grid, window)
@@ -252,9 +236,9 @@ def _turns_at_once(attn: nn.Module) -> bool:
         and attn.rope is not None
         and 'attend' not in vars(attn)
         and 'weigh' not in vars(attn)
-        and _is_plain(attn.rope, RotaryEmbedding)
-        and _is_plain(parts['q_norm'], nn.Identity)
-        and _is_plain(parts['k_norm'], nn.Identity)
+        and is_untouched(attn.rope, RotaryEmbedding)
+        and is_untouched(parts['q_norm'], nn.Identity)
+        and is_untouched(parts['k_norm'], nn.Identity)
     )
 
 
@@ -279,7 +263,7 @@ def _plain_feed_forward(
     mlp: nn.Module, layer_scale: nn.Module, x: Tensor
 ) -> tuple[Tensor, Tensor | None, bool]:
     """As ``_attend``, of a feed-forward that is not one with the normalisation before it."""
-    if not _is_plain(mlp, *_FEED_FORWARDS):
+    if not is_untouched(mlp, *_FEED_FORWARDS):
         return mlp(x), None, False
     parts = mlp._modules
     fc2 = _take_linear(parts['fc2'])
@@ -293,7 +277,7 @@ def _inner(mlp: nn.Module, x: Tensor) -> Tensor:
     """What the last linear map of a feed-forward gets."""
     parts = mlp._modules
     fc1 = _take_linear(parts['fc1'])
-    taken = type(mlp) is not GatedGRKAN and _is_plain(parts['act'], Activation)
+    taken = type(mlp) is not GatedGRKAN and is_untouched(parts['act'], Activation)
     if fc1 is None or not taken or 'inner' in vars(mlp):
         return mlp.inner(x)
     (weight, bias), gated = fc1, type(mlp) is SwiGLU
@@ -305,7 +289,7 @@ def _take_grkan(
     norm: nn.Module, mlp: nn.Module
 ) -> tuple[FeedForwardParameters, Tensor | None] | None:
     """Parameters of a norm and a GR-KAN behind it, and fc2's bias; None if not computed as one."""
-    if not _is_plain(mlp, GRKAN):
+    if not is_untouched(mlp, GRKAN):
         return None
     parts, coefficients = mlp._modules, ('weight_numerator', 'weight_denominator')
     fc2 = _take_linear(parts['fc2'])

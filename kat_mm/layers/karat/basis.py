@@ -38,8 +38,13 @@ class Basis(nn.Module, ABC):
         self.output_std = spread if gain is None else gain
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """y_o = sum_i phi_oi(x_i): (B, heads, Q, inputs) to (B, heads, Q, outputs)."""
+    def forward(self, x: Tensor, amplitude: Tensor | None = None) -> Tensor:
+        """y_o = sum_i phi_oi(x_i): (B, heads, Q, inputs) to (B, heads, Q, outputs).
+
+        Args:
+            x: (B, heads, Q, inputs).
+            amplitude: What to take in the place of that parameter. Default: None, the parameter.
+        """
 
 
 class LinearBasis(Basis):
@@ -75,9 +80,10 @@ class LinearBasis(Basis):
     def expand(self, x: Tensor) -> Iterator[Tensor]:
         """f_1(x), f_2(x), ..., each of x's shape, in float32 or wider."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, amplitude: Tensor | None = None) -> Tensor:
+        coefficients = self.coefficients if amplitude is None else amplitude
         functions = self.expand(x.to(compute_dtype(x.dtype)))
-        pairs = zip(functions, self.coefficients.unbind(1), strict=True)
+        pairs = zip(functions, coefficients.unbind(1), strict=True)
         terms = (function.to(x.dtype) @ c.mT for function, c in pairs)
         return functools.reduce(torch.add, terms)
 

@@ -3,9 +3,11 @@ import functools
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
 from kat_mm.arguments import check_choice
+from kat_mm.layers.untouched import is_untouched
 from kat_mm.ops import fourier_low_rank
 from kat_mm.ops.common.dtypes import compute_dtype
 
@@ -96,6 +98,9 @@ class KANLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, heads, Q, inputs) to (B, heads, Q, outputs)."""
+        if not self._is_fused():
+            scaled = () if self.basis_scale is None else (self._amplitude(),)
+            return self._with_base(self.basis(x, *scaled), x)
         # Tensors, and not the module, which may hold others by the time of backward.
         parameters = dict(self.basis.named_parameters())
         parameters[self.basis.amplitude] = self._amplitude()
@@ -103,8 +108,6 @@ class KANLayer(nn.Module):
         def apply_basis(part):
             return functional_call(self.basis, parameters, part)
 
-        if not self.fused:
-            return self._with_base(apply_basis(x), x)
         row = self.out_features * x[:, :, :1].numel()
         parts = x.split(max(1, _CHUNK // max(1, row)), dim=2)
         y = torch.cat([_recompute(apply_basis, part) for part in parts], dim=2)
@@ -112,19 +115,24 @@ class KANLayer(nn.Module):
 
     def of_scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
         """``self(scale * q @ k.mT)``, for q (B, heads, M, d) and k (B, heads, inputs, d)."""
-        if not self.fused or not isinstance(self.basis, Fourier):
+        if not self._is_fused() or not isinstance(self.basis, Fourier):
             return self(scale * q @ k.mT)
         y = fourier_low_rank(q, k, self._amplitude(), scale)
         return y if self.base is None else self._with_base(y, scale * q @ k.mT)
 
     def combine(self, x: Tensor, values: Tensor) -> Tensor:
         """``self(x) @ values``, for x (B, heads, Q, inputs) and values (B, heads, outputs, d)."""
-        if not self.fused or not isinstance(self.basis, LinearBasis):
+        if not self._is_fused() or not isinstance(self.basis, LinearBasis):
             return self(x) @ values
         y = self.basis.combine(x, values, self._amplitude())
         if self.base is not None:
             y = y + self._base(x) @ (self.base_scale.mT @ values)
         return y
+
+    def _is_fused(self) -> bool:
+        """Whether the basis may be computed in parts, or by an operator, without being called."""
+        untouched = is_untouched(self.basis, *BASES.values())
+        return self.fused and untouched and not _has_any_global_hook()
 
     def _amplitude(self) -> Tensor:
         """The parameter in which the functions are linear, times their scales."""

@@ -40,10 +40,10 @@ class Rational(Basis):
         )
         self.denominator = nn.Parameter(torch.randn(num_heads, n, out_features, in_features))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, amplitude: Tensor | None = None) -> Tensor:
         # Pairs are spread out: (B, heads, Q, outputs, inputs).
         z = x.to(compute_dtype(x.dtype))[..., None, :]
-        y = _polynomial(self.numerator, z)
+        y = _polynomial(self.numerator if amplitude is None else amplitude, z)
         if self.denominator.shape[1]:
             y = y / (1 + (z * _polynomial(self.denominator, z)).abs())
         return y.sum(dim=-1).to(x.dtype)

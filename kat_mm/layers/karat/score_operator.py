@@ -6,9 +6,11 @@ import math
 
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.module import _has_any_global_hook
 
 from kat_mm.arguments import check_int
 from kat_mm.layers.pos_embed import find_grid
+from kat_mm.layers.untouched import is_untouched
 
 from .earlier_files import rename_earlier
 from .kan_layer import KANLayer
@@ -67,10 +69,10 @@ class ScoreOperator(nn.Module):
         self.grid_size = tuple(grid_size)
         self.num_extra_tokens = num_extra_tokens
         self.num_tokens = tokens = num_extra_tokens + math.prod(self.grid_size)
-        self.modular = MODULAR[0] if modular is True else modular or False
+        self.modular = MODULAR[0] if modular is True else modular
         self.project_l1 = project_l1
         check_int('KArAt', 'depth', depth, least=1)
-        if self.modular not in (*MODULAR, False):
+        if self.modular is not False and self.modular not in MODULAR:
             raise ValueError(
                 f'KArAt: modular={modular!r} is unknown; choose one of {", ".join(MODULAR)}, or '
                 'False for functions in all layers'
@@ -153,12 +155,14 @@ class ScoreOperator(nn.Module):
     def _compute(self, q: Tensor, k: Tensor, v: Tensor | None) -> Tensor:
         """``forward`` on tokens that fit the parameters."""
         first, *others = self.layers
-        x = first.of_scores(q, k, q.shape[-1] ** -0.5)
+        scale = q.shape[-1] ** -0.5
+        x = first.of_scores(q, k, scale) if _is_untouched(first) else first(scale * q @ k.mT)
         for layer in others[:-1]:
             x = layer(x)
         if self.project_l1 == 'hidden':
             x = project_simplex(x)
-        if v is not None and others and self.project_l1 is not True:
+        combines = v is not None and others and self.project_l1 is not True
+        if combines and _is_untouched(others[-1]):
             return others[-1].combine(x, v)
         weights = others[-1](x) if others else x
         if self.project_l1 is True:
@@ -177,6 +181,11 @@ class ScoreOperator(nn.Module):
         for dim in self._token_dims(name):
             parameter = resize_token_axis(parameter, dim, from_grid, to_grid, self.num_extra_tokens)
         return parameter
+
+
+def _is_untouched(layer: nn.Module) -> bool:
+    """Whether a layer may be computed together with what stands beside it, without being called."""
+    return is_untouched(layer, KANLayer, LinearMap) and not _has_any_global_hook()
 
 
 def _note_tokens(

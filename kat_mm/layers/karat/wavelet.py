@@ -3,6 +3,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from kat_mm.arguments import check_choice
 from kat_mm.ops.common.dtypes import compute_dtype
 
 from .basis import Basis
@@ -78,10 +79,7 @@ class Wavelet(Basis):
         wavelet: str = 'mexican_hat',
     ):
         super().__init__(in_features, 1, gain)
-        if wavelet not in WAVELETS:
-            raise ValueError(
-                f'Wavelet: wavelet={wavelet!r} is unknown; choose one of {", ".join(WAVELETS)}'
-            )
+        check_choice('Wavelet', 'wavelet', wavelet, WAVELETS)
         self.wavelet = wavelet
         self.counts_inputs = wavelet == 'shannon'
         shape = (num_heads, out_features, in_features)
@@ -89,11 +87,10 @@ class Wavelet(Basis):
         self.translation = nn.Parameter(torch.zeros(shape))
         self.scale = nn.Parameter(torch.ones(shape))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, amplitude: Tensor | None = None) -> Tensor:
         # Pairs are spread out: (B, heads, Q, outputs, inputs).
         z = x.to(compute_dtype(x.dtype))[..., None, :]
-        weight, translation, scale = (
-            p[:, None] for p in (self.weight, self.translation, self.scale)
-        )
+        weight = self.weight if amplitude is None else amplitude
+        weight, translation, scale = (p[:, None] for p in (weight, self.translation, self.scale))
         y = weight * WAVELETS[self.wavelet]((z - translation) / scale)
         return y.sum(dim=-1).to(x.dtype)

@@ -238,6 +238,7 @@ def test_half_types_are_rounded_but_once(kind, options, dtype, tolerance):
         (dict(basis=7), ['basis=7', 'fourier']),
         (dict(basis=dict(type='bspline', range=(1, 1))), ['range=(1, 1)', 'rise']),
         (dict(basis=dict(type='wavelet', wavelet='haar')), ["'haar'", *WAVELETS]),
+        (dict(basis=dict(type='wavelet', wavelet=['meyer'])), ["wavelet=['meyer']", *WAVELETS]),
         (dict(basis=dict(type='rational', order=(-1, 2))), ['order=(-1, 2)']),
         (dict(base='swish'), ["base='swish'", 'zero', 'silu']),
     ],

@@ -96,6 +96,8 @@ def test_it_starts_as_softmax_attention_does_but_for_the_operator():
     'arguments, words',
     [
         (dict(modular='phi2'), ["modular='phi2'", 'phi1_w2', 'w1_phi2', 'False']),
+        (dict(modular=None), ['modular=None', 'phi1_w2', 'False']),
+        (dict(modular=0), ['modular=0', 'phi1_w2', 'False']),
         (dict(depth=0), ['depth=0', 'from 1 up']),
         (dict(depth=True), ['depth=True', 'whole number']),
         (dict(depth=1), ["modular='phi1_w2'", 'depth of 2', 'modular=False']),

@@ -6,6 +6,8 @@ import torch
 from karat_operators import GRID, HEADS, KAN, KINDS, RANK, SHANNON, make, tokens
 from scipy.stats import kstest
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import parametrize
 
 from kat_mm.layers.karat import ScoreOperator, kan_layer, project_simplex
 from kat_mm.layers.karat.linear_map import LinearMap
@@ -101,6 +103,98 @@ def test_one_fused_operator_serves_the_functions_of_scores(kind, options, calls,
     monkeypatch.setattr(kan_layer, 'fourier_low_rank', counted)
     make(kind, **options)(*tokens(7), GRID)
     assert len(called) == calls
+
+
+def listened(operator, name):
+    """Inputs and outputs of a module in one pass, by its own hook, and what the operator gives."""
+    seen = []
+    module = operator.get_submodule(name)
+    handle = module.register_forward_hook(lambda _, inputs, output: seen.append((*inputs, output)))
+    result = operator(*tokens(7), GRID)
+    handle.remove()
+    return seen, result
+
+
+@pytest.mark.parametrize('basis', ['fourier', 'bspline', 'wavelet'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_hooks_on_layers_and_bases_see_whole_tensors(kind, basis, monkeypatch):
+    monkeypatch.setattr(kan_layer, '_CHUNK', 1)  # rows one by one where nobody listens
+    operator = make(kind, basis=basis)
+    q, k, v = tokens(7)
+    want, x = operator(q, k, v, GRID), q @ k.mT / math.sqrt(q.shape[-1])
+    for index, layer in enumerate(operator.layers):
+        y = layer(x)
+        for name in (f'layers.{index}', f'layers.{index}.basis'):
+            if name in dict(operator.named_modules()):
+                seen, result = listened(operator, name)
+                assert len(seen) == 1
+                torch.testing.assert_close(seen[0], (x, y), rtol=1e-9, atol=1e-10)
+                torch.testing.assert_close(result, want, rtol=1e-9, atol=1e-10)
+        x = y
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_global_hook_sees_layers_and_bases(kind):
+    operator, seen = make(kind), []
+    handle = register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        operator(*tokens(7), GRID)
+    finally:
+        handle.remove()
+    wanted = [module for module in operator.modules() if not isinstance(module, nn.ModuleList)]
+    assert len(seen) == len(wanted) and set(seen) == set(wanted)
+
+
+class Tripled(nn.Module):
+    """Around a layer or a basis, as adapters are; or around a parameter."""
+
+    def __init__(self, inner=None):
+        super().__init__()
+        self.inner = inner or nn.Identity()
+
+    def forward(self, x):
+        return 3 * self.inner(x)
+
+
+def wrap_forward(module):
+    forward = module.forward
+    module.forward = lambda x: 3 * forward(x)
+
+
+@pytest.mark.parametrize(
+    'replace',
+    [
+        lambda o: o.layers.__setitem__(0, Tripled(o.layers[0])),
+        lambda o: o.layers.__setitem__(1, Tripled(o.layers[1])),
+        lambda o: setattr(o.layers[0], 'basis', Tripled(o.layers[0].basis)),
+        lambda o: wrap_forward(o.layers[0]),
+        lambda o: wrap_forward(o.layers[1]),
+        lambda o: wrap_forward(o.layers[0].basis),
+        lambda o: parametrize.register_parametrization(o.layers[1], 'weight', Tripled()),
+        lambda o: parametrize.register_parametrization(
+            o.layers[0].basis, 'coefficients', Tripled()
+        ),
+    ],
+)
+def test_replaced_layers_and_bases_compute_their_own_function(replace):
+    operator = make('phi1_w2')
+    want = 3 * operator(*tokens(7), GRID)  # linear in all of them
+    replace(operator)
+    got = operator(*tokens(7), GRID)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
+    assert all(grad.any() for grad in torch.autograd.grad(got.sum(), [*operator.parameters()]))
+
+
+@pytest.mark.parametrize('basis', ['fourier', 'bspline', 'wavelet', 'rational'])
+def test_parametrised_bases_are_scaled_too(basis):
+    operator, other = (make('phi1_w2', basis=basis, scales=True) for _ in range(2))
+    with torch.no_grad():
+        operator.layers[0].basis_scale.uniform_(3, 6)
+        other.layers[0].basis_scale.copy_(operator.layers[0].basis_scale / 3)
+    name = other.layers[0].basis.amplitude
+    parametrize.register_parametrization(other.layers[0].basis, name, Tripled())
+    want, got = operator(*tokens(7), GRID), other(*tokens(7), GRID)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize('basis, per_pair', [('fourier', 2 * 3), ('wavelet', 3), ('rational', 10)])
