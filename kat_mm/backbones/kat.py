@@ -125,12 +125,22 @@ class KAT(nn.Module):
     ):
         super().__init__()
         guard_readers()
-        if pretrained is not None:  # mmseg gives it a model's
-            raise ValueError(
-                f'KAT: pretrained={pretrained!r} is what the config of another backbone starts '
-                "from. Set pretrained=None in the model, and give KAT's own start as "
-                "backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
-            )
+        _check_values(
+            pretrained,
+            init_cfg,
+            num_registers,
+            norm_eps,
+            layer_scale,
+            drop_rate,
+            output_cls_token=output_cls_token,
+            with_cls_token=with_cls_token,
+            with_pos_embed=with_pos_embed,
+            pre_norm=pre_norm,
+            final_norm=final_norm,
+            norm_intermediate=norm_intermediate,
+            use_rel_pos=use_rel_pos,
+            with_cp=with_cp,
+        )
         arch = resolve_arch(arch)
         self.embed_dims = arch['embed_dims']
         self.depth = arch['num_layers']  # of the arch; num_layers are built
@@ -144,43 +154,16 @@ class KAT(nn.Module):
         self.frozen_stages = frozen_stages
         self.init_cfg = init_cfg
         self.is_init = False  # what mmengine asks before it calls init_weights
-        check_bools(
-            'KAT',
-            output_cls_token=output_cls_token,
-            with_cls_token=with_cls_token,
-            with_pos_embed=with_pos_embed,
-            pre_norm=pre_norm,
-            final_norm=final_norm,
-            norm_intermediate=norm_intermediate,
-            use_rel_pos=use_rel_pos,
-            with_cp=with_cp,
-        )
-        check_int('KAT', 'num_registers', num_registers, least=0)
-        check_number('KAT', 'norm_eps', norm_eps, above=0)
-        if layer_scale is not None:
-            check_number('KAT', 'layer_scale', layer_scale)
-        check_rate('KAT', 'drop_rate', drop_rate)
-        _check_init_cfg(init_cfg)
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.grid_size = _resolve_grid(img_size, patch_size)
         self.num_cls_tokens = int(with_cls_token)
         self.num_extra_tokens = self.num_cls_tokens + num_registers
         self._check_choices(drop_path_rate, window_size, use_rel_pos, global_attn_indices)
-        num_positions = self.num_cls_tokens + math.prod(self.grid_size)
-        for name, tokens in (
-            ('cls_token', self.num_cls_tokens),
-            ('reg_token', num_registers),
-            ('pos_embed', num_positions if with_pos_embed else 0),
-        ):
-            value = nn.Parameter(_embedding(tokens, self.embed_dims)) if tokens else None
-            self.register_parameter(name, value)
+        self._add_tokens(num_registers, with_pos_embed)
         self.drop_after_pos = nn.Dropout(drop_rate)
         self.norm_pre = nn.LayerNorm(self.embed_dims, norm_eps) if pre_norm else nn.Identity()
-        self.blocks = nn.ModuleList()
-        # The rule is that of the whole depth, also where the last blocks are not built.
-        rates = torch.linspace(0, drop_path_rate, self.depth, device='cpu').tolist()
-        for index in range(self.num_layers):
-            spec = BlockSpec(
+        specs = [
+            BlockSpec(
                 embed_dims=self.embed_dims,
                 num_heads=arch['num_heads'],
                 feedforward_channels=arch['feedforward_channels'],
@@ -190,12 +173,11 @@ class KAT(nn.Module):
                 use_rel_pos=use_rel_pos,
                 norm_eps=norm_eps,
             )
-            attn = build_part('attn_cfg', _given(attn_cfg, 'SoftmaxAttention'), spec)
-            mlp = build_part('ffn_cfg', _given(ffn_cfg, 'GRKAN'), spec)
-            self.blocks.append(
-                FusedBlock(self.embed_dims, attn, mlp, rates[index], norm_eps, layer_scale)
-            )
-        share_parts(self.blocks)
+            for index in range(self.num_layers)
+        ]
+        # The rule is that of the whole depth, also where the last blocks are not built.
+        rates = torch.linspace(0, drop_path_rate, self.depth, device='cpu').tolist()
+        self.blocks = _build_blocks(specs, rates, attn_cfg, ffn_cfg, layer_scale)
         self.final_norm = final_norm
         has_norm = final_norm and (norm_intermediate or self.num_layers == self.depth)
         self.norm = nn.LayerNorm(self.embed_dims, norm_eps) if has_norm else nn.Identity()
@@ -204,6 +186,16 @@ class KAT(nn.Module):
         self.register_load_state_dict_pre_hook(_fit_loaded_tokens)
         self.register_load_state_dict_pre_hook(_add_absent)
         self._freeze_stages()
+
+    def _add_tokens(self, num_registers: int, with_pos_embed: bool) -> None:
+        num_positions = self.num_cls_tokens + math.prod(self.grid_size)
+        for name, tokens in (
+            ('cls_token', self.num_cls_tokens),
+            ('reg_token', num_registers),
+            ('pos_embed', num_positions if with_pos_embed else 0),
+        ):
+            value = nn.Parameter(_embedding(tokens, self.embed_dims)) if tokens else None
+            self.register_parameter(name, value)
 
     def _check_choices(
         self,
@@ -421,6 +413,48 @@ def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> t
 def _are_whole(values: Sequence[int]) -> bool:
     """Whether these are whole numbers, several or none."""
     return isinstance(values, Sequence) and all(type(value) is int for value in values)
+
+
+def _check_values(
+    pretrained: None,
+    init_cfg: dict | list | None,
+    num_registers: int,
+    norm_eps: float,
+    layer_scale: float | None,
+    drop_rate: float,
+    **flags: bool,
+) -> None:
+    """Types and ranges that need no other argument to be judged."""
+    if pretrained is not None:  # mmseg gives it a model's
+        raise ValueError(
+            f'KAT: pretrained={pretrained!r} is what the config of another backbone starts '
+            "from. Set pretrained=None in the model, and give KAT's own start as "
+            "backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+        )
+    check_bools('KAT', **flags)
+    check_int('KAT', 'num_registers', num_registers, least=0)
+    check_number('KAT', 'norm_eps', norm_eps, above=0)
+    if layer_scale is not None:
+        check_number('KAT', 'layer_scale', layer_scale)
+    check_rate('KAT', 'drop_rate', drop_rate)
+    _check_init_cfg(init_cfg)
+
+
+def _build_blocks(
+    specs: Sequence[BlockSpec],
+    drop_path_rates: Sequence[float],
+    attn_cfg: dict | None,
+    ffn_cfg: dict | None,
+    layer_scale: float | None,
+) -> nn.ModuleList:
+    """Blocks from the first on; there may be more rates than blocks."""
+    blocks = nn.ModuleList()
+    for spec, rate in zip(specs, drop_path_rates, strict=False):
+        attn = build_part('attn_cfg', _given(attn_cfg, 'SoftmaxAttention'), spec)
+        mlp = build_part('ffn_cfg', _given(ffn_cfg, 'GRKAN'), spec)
+        blocks.append(FusedBlock(spec.embed_dims, attn, mlp, rate, spec.norm_eps, layer_scale))
+    share_parts(blocks)
+    return blocks
 
 
 def _check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
