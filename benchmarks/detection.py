@@ -160,8 +160,10 @@ def load_config(path: Path, size: int) -> Config:
     return cfg
 
 
-def random_proposals(batch: dict, size: int, count: int) -> list[Tensor]:
+def random_proposals(batch: dict, size: int | tuple[int, int], count: int) -> list[Tensor]:
     """(count, 4) for each image: a quarter a little off the objects, the others anywhere."""
+    height, width = (size, size) if isinstance(size, int) else size
+    sides_of_image = torch.tensor([width, height])
     generator = torch.Generator().manual_seed(0)
     proposals = []
     for sample in batch['data_samples']:
@@ -169,10 +171,11 @@ def random_proposals(batch: dict, size: int, count: int) -> list[Tensor]:
         near = objects.repeat(count // (4 * len(objects)) + 1, 1)[: count // 4]
         sides = (near[:, 2:] - near[:, :2]).repeat(1, 2)
         near = near + 0.1 * sides * (torch.rand(near.shape, generator=generator) - 0.5)
-        corner = 0.7 * size * torch.rand(count - len(near), 2, generator=generator)
-        extent = size * (0.02 + 0.28 * torch.rand(len(corner), 2, generator=generator))
+        corner = 0.7 * sides_of_image * torch.rand(count - len(near), 2, generator=generator)
+        extent = sides_of_image * (0.02 + 0.28 * torch.rand(len(corner), 2, generator=generator))
         far = torch.cat([corner, corner + extent], dim=1)
-        proposals.append(torch.cat([near, far]).clamp(0, size))
+        boxes = torch.cat([near, far]).clamp(min=0)
+        proposals.append(boxes.minimum(sides_of_image.repeat(2).to(boxes)))
     return proposals
 
 

@@ -94,7 +94,7 @@ class Detector:
         if 'heads' in parts:
             use_fast_heads(self.model)
         fix_heads(self.model, proposals, self.device)
-        _keep_in_tensors(self.model.rpn_head, proposals, self.device)
+        keep_in_tensors(self.model.rpn_head, proposals, self.device)
         self.set_mode(training=True)
 
     def set_mode(self, training: bool) -> None:
@@ -117,7 +117,7 @@ class Detector:
             return self.model.test_step(self.batch)
 
 
-def _keep_in_tensors(head: torch.nn.Module, proposals: list, device: str) -> None:
+def keep_in_tensors(head: torch.nn.Module, proposals: list, device: str) -> None:
     """Where our RPN hands on tensors, hand on the fixed proposals so."""
     if not isinstance(head, FastRPNHead):
         return

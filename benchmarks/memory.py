@@ -8,9 +8,11 @@ of docs/memory.md: the batch for a card, and how many are accumulated to the rec
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import detection
+import detection_step
 import segmentation
 import torch
 from mmengine.config import Config
@@ -18,11 +20,13 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from timing import machine, reserved, reserved_peak, save
+from torch import nn
 
 import kat_mm  # noqa: F401  registers KAT
 from kat_mm.backbones import drop_start_weights
 from kat_mm.dense import graph_parts, use_segmentation_kernels
 from kat_mm.dense.detection import use_fast_heads
+from kat_mm.dense.graphs import GraphedForward
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 
 ROOT = Path(__file__).parents[1]
@@ -103,24 +107,31 @@ class Measured:
         return found
 
     def has_batch_norm(self) -> bool:
-        kinds = torch.nn.modules.batchnorm._BatchNorm
+        kinds = nn.modules.batchnorm._BatchNorm
         return any(isinstance(module, kinds) for module in self.model.modules())
 
     def step_memory(self, kind: str, images: int) -> int:
         """Bytes that PyTorch holds at most in a step, but for what it holds before."""
         before = reserved()
-        step = self.step(kind, images)
+        model, step = self.step(kind, images)
         for _ in range(2):  # the optimizer's state, and graphs
             step()
+        if not all_recorded(model):
+            raise torch.OutOfMemoryError('a part had too little memory for its graph')
         return reserved_peak(step) - before
 
-    def step(self, kind: str, images: int):
-        """A training step of a copy of the model."""
+    def step(self, kind: str, images: int) -> tuple[nn.Module, Callable[[], dict]]:
+        """A copy of the model, and its training step."""
         model = copy.deepcopy(self.model).to(self.device).train()
         if self.is_detector:
             keep_boxes_in_float32(model)
             use_fast_heads(model)
             batch = detection.random_batch(self.size, images, self.classes())
+            # Boxes on objects, as a trained model proposes them, for the mask head to work on.
+            count = self.cfg.model.train_cfg.rpn_proposal.max_per_img
+            proposals = detection.random_proposals(batch, self.size, count)
+            detection.fix_heads(model, proposals, self.device)
+            detection_step.keep_in_tensors(model.rpn_head, proposals, self.device)
         else:
             use_segmentation_kernels(model)
             sizes = [(self.size, self.size)] * images
@@ -134,12 +145,18 @@ class Measured:
             wrapper.update(type='OptimWrapper')
             del wrapper['dtype']
         optim_wrapper = build_optim_wrapper(model, wrapper)
-        return lambda: model.train_step(batch, optim_wrapper)
+        return model, lambda: model.train_step(batch, optim_wrapper)
 
     def classes(self) -> int:
         if self.is_detector:
             return self.cfg.model.roi_head.bbox_head.num_classes
         return min(self.cfg.model.decode_head.num_classes, 20)  # of which a map has some
+
+
+def all_recorded(model: nn.Module) -> bool:
+    """Whether each part that was to have a graph has one; what has none runs without, in less."""
+    forwards = (module.forward for module in model.modules())
+    return all(f.recordings for f in forwards if isinstance(f, GraphedForward))
 
 
 def largest(row: dict[str, float | None], card: int, total: int) -> int | None:
