@@ -11,8 +11,8 @@ def test_the_first_step_is_taken_apart(run_benchmark, tmp_path):
     assert run_benchmark('run.py', 'compile', '--quick', '--out-dir', 'o') == 0
     (found,) = json.loads((tmp_path / 'o' / 'results.json').read_text())['models'].values()
     stages = found['stages_seconds']
-    assert found['first_step_seconds'] > stages['tracing in Python'] > stages['lowering'] > 0
-    assert stages['tracing of forward and backward'] > 0 and stages['code generation'] > 0
+    for stage in ('tracing of Python', 'tracing of forward and backward', 'lowering'):
+        assert 0 < stages[stage] < found['first_step_seconds']
     assert found['second_step_seconds'] < found['first_step_seconds']
     # A CPU runs no kernel of Triton.
     assert {one['calls'] for one in found['profile']['analysis'].values()} == {0}
