@@ -113,10 +113,14 @@ def measure_group(
     """What is measured of each contender, alone and in turns; ``keep`` gets what is there."""
     segmentors, models = {}, {}
     for name, (cfg, kind) in group.items():
-        segmentors[name] = segmentor = Segmentor(
-            cfg, kind, batch_size, QUICK_VALIDATION if quick else VALIDATION
-        )
-        models[name] = segmentor.measure_training()
+        segmentor = Segmentor(cfg, kind, batch_size, QUICK_VALIDATION if quick else VALIDATION)
+        try:
+            models[name] = segmentor.measure_training()
+        except torch.OutOfMemoryError:
+            print(f'{name}: out of memory beside the others')
+            del segmentor
+            continue
+        segmentors[name] = segmentor
         keep(models)
     for name, ms in step_times({name: s.train for name, s in segmentors.items()}, **turns).items():
         models[name]['train_ms'] = ms
@@ -255,21 +259,22 @@ def gpu_ms(step: Callable[[], object]) -> float:
 
 def compare(group: dict[str, dict]) -> dict[str, dict]:
     """What each model gains over mmseg's heads, and over those on mmpretrain's ViT."""
-    rival = next(model for name, model in group.items() if name.startswith(RIVAL))
+    rival = next((model for name, model in group.items() if name.startswith(RIVAL)), None)
     comparison = {}
     for name, ours in group.items():
         config, kind = name.split(', ', 1)
-        if kind == KINDS[0]:
+        mmseg = group.get(f'{config}, {KINDS[0]}')
+        if kind == KINDS[0] or mmseg is None:
             continue
-        mmseg = group[f'{config}, {KINDS[0]}']
+        own_ms = ours['train_ms']['median']
         one = {
-            'train ms': ours['train_ms']['median'],
-            'train speed': mmseg['train_ms']['median'] / ours['train_ms']['median'],
+            'train ms': own_ms,
+            'train speed': mmseg['train_ms']['median'] / own_ms,
             'train speed, GPU alone': mmseg['train_gpu_ms'] / ours['train_gpu_ms'],
-            "train speed over mmpretrain's ViT": rival['train_ms']['median']
-            / ours['train_ms']['median'],
             'validation speed': mmseg['validation_ms']['median'] / ours['validation_ms']['median'],
         }
+        if rival is not None:
+            one["train speed over mmpretrain's ViT"] = rival['train_ms']['median'] / own_ms
         if ours['train_reserved_mb'] is not None:
             one['train memory'] = ours['train_reserved_mb'] / mmseg['train_reserved_mb']
         comparison[name] = {key: round(value, 3) for key, value in one.items()}

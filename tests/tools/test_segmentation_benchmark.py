@@ -57,6 +57,23 @@ def test_a_rival_has_the_same_maps_and_heads(run_benchmark):
     assert its.embed_dims == own.embed_dims and its.out_indices == [2, 5, 8, 11]
 
 
+def test_what_does_not_fit_beside_the_others_is_left_out(run_benchmark):
+    import segmentation
+
+    def model(ms):
+        keys = ('train_ms', 'validation_ms')
+        times = {key: dict(median=ms, min=ms, max=ms) for key in keys}
+        return dict(times, train_gpu_ms=ms, train_reserved_mb=ms)
+
+    group = {'kat, mmseg': model(6.0), 'kat, kernels': model(2.0), 'vit, kernels': model(3.0)}
+    gains = segmentation.compare(group)
+    assert gains.keys() == {'kat, kernels'}  # mmseg's heads on the twin were too much
+    assert gains['kat, kernels']['train memory'] == pytest.approx(1 / 3, abs=1e-3)
+    group["mmpretrain's DeiT-S, mmseg"] = model(5.0)
+    over_rival = segmentation.compare(group)['kat, kernels']["train speed over mmpretrain's ViT"]
+    assert over_rival == 2.5
+
+
 def test_unknown_configs_are_refused(run_benchmark):
     message = run_benchmark('run.py', 'segmentation', '--configs', 'kat_x', '--out-dir', 'o')
     assert 'kat_x' in message and 'kat_b_upernet_ade20k' in message
