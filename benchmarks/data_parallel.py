@@ -1,11 +1,12 @@
 """Training on two GPUs of one host against one: how much of twice the speed is left.
 
     python benchmarks/data_parallel.py --gpus 2
+    python benchmarks/data_parallel.py --quick      # small models on a CPU, for a try
 
 KAT-B and timm's ViT-B as classifiers with a batch of 128, and UperNet on KAT-S with a batch of 16,
 all of it on each GPU, bfloat16 autocast. ``torchrun`` starts one process, then as many as there are
 GPUs, and so on in turns; all wrap the models as mmengine does. Images and labels are random and on
-the GPU, but for UperNet's, which come from the host. Writes results.json.
+the GPU, but for UperNet's, which come from the host. Writes results.json after each turn.
 """
 
 import argparse
@@ -17,10 +18,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import model as classifiers
 import segmentation
 import torch
+from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from timing import machine, require_gpu, save, step_times
 from torch import distributed
@@ -29,9 +32,32 @@ from kat_mm.engine.launch import run_tool
 
 RESULTS = Path(__file__).parent / 'results' / 'data_parallel'
 TARGET = 0.95
-CLASSIFIERS = {'KAT-B': ('KAT', 'base', 128), 'timm ViT-B': ('timm', 'base', 128)}
-UPERNET = 'kat_s_upernet_ade20k'
-UPERNET_BATCH = 16
+
+
+class Case(NamedTuple):
+    """What is trained: two classifiers, whose ratio is the lead, and a segmentor."""
+
+    classifiers: dict[str, tuple[str, str]]
+    batch: int
+    upernet: str
+    upernet_batch: int
+    turns: dict[str, int]
+
+
+CASE = Case(
+    {'KAT-B': ('KAT', 'base'), 'timm ViT-B': ('timm', 'base')},
+    128,
+    'kat_s_upernet_ade20k',
+    16,
+    dict(rounds=5, steps=10),
+)
+QUICK = Case(
+    {'KAT-T': ('KAT', 'tiny'), 'timm ViT-T': ('timm', 'tiny')},
+    1,
+    'kat_t_upernet_sample',
+    1,
+    dict(rounds=1, steps=1),
+)
 
 
 def main() -> None:
@@ -39,21 +65,40 @@ def main() -> None:
     parser.add_argument('--gpus', type=int, default=2)
     parser.add_argument('--turns', type=int, default=2, help='of one GPU and of all')
     parser.add_argument('--out-dir', type=Path, default=RESULTS)
+    parser.add_argument(
+        '--quick', action='store_true', help='small models and one turn, for a try on a CPU'
+    )
     parser.add_argument('--worker', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    require_gpu()
+    if not args.quick:
+        require_gpu()
     if args.worker:
-        work(args.worker)
+        work(args.worker, QUICK if args.quick else CASE)
     else:
-        run(args.gpus, args.turns, args.out_dir)
+        run(args.gpus, 1 if args.quick else args.turns, args.out_dir, args.quick)
 
 
-def run(gpus: int, turns: int, out_dir: Path) -> None:
-    """Measure, print and write results.json."""
+def run(gpus: int, turns: int, out_dir: Path, quick: bool) -> None:
+    """Measure, print and write results.json; each turn is saved at once."""
     rates: dict[int, list[dict]] = {1: [], gpus: []}
     for _ in range(turns):
         for count, found in rates.items():
-            found.append(launch(count))
+            found.append(launch(count, quick))
+        results = summary(rates, gpus, QUICK if quick else CASE)
+        save(results, out_dir / 'results.json')
+    for name, model in results['models'].items():
+        rate = {
+            count: statistics.median(values) for count, values in model['images_per_second'].items()
+        }
+        print(
+            f'{name:40} {rate["1"]:8.1f} images/s, {gpus} processes {rate[str(gpus)]:8.1f}: '
+            f'{model["ratio_to_all_of_one"]:.3f} (target {TARGET})'
+        )
+    print('lead over timm:', results['lead_over_timm'])
+
+
+def summary(rates: dict[int, list[dict]], gpus: int, case: Case) -> dict:
+    """Results of the turns so far."""
     models = {}
     for name in rates[1][0]:
         of = {count: [one[name] for one in found] for count, found in rates.items()}
@@ -63,20 +108,15 @@ def run(gpus: int, turns: int, out_dir: Path) -> None:
             'ratio_to_all_of_one': all_ / (gpus * one),
             'target': TARGET,
         }
-        print(f'{name:24} {one:8.1f} images/s, {gpus} GPUs {all_:8.1f}: ', end='')
-        print(f'{models[name]["ratio_to_all_of_one"]:.3f} (target {TARGET})')
+    ours, timm = case.classifiers
     lead = {
-        str(count): statistics.median(one['KAT-B'] / one['timm ViT-B'] for one in found)
+        str(count): round(statistics.median(one[ours] / one[timm] for one in found), 3)
         for count, found in rates.items()
     }
-    print('KAT-B over timm ViT-B:', {count: round(value, 3) for count, value in lead.items()})
-    save(
-        {'machine': machine(), 'gpus': gpus, 'models': models, 'lead_over_timm': lead},
-        out_dir / 'results.json',
-    )
+    return {'machine': machine(), 'gpus': gpus, 'models': models, 'lead_over_timm': lead}
 
 
-def launch(count: int) -> dict[str, float]:
+def launch(count: int, quick: bool) -> dict[str, float]:
     """Images per second of all processes together, by model."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'rates.json'
@@ -84,29 +124,33 @@ def launch(count: int) -> dict[str, float]:
             [
                 *(sys.executable, '-m', 'torch.distributed.run', '--standalone'),
                 f'--nproc_per_node={count}',
-                *(__file__, '--worker', str(path)),
+                *(__file__, '--worker', str(path), *(['--quick'] if quick else [])),
             ],
             check=True,
-            env={**os.environ, 'OMP_NUM_THREADS': '4'},
+            env={**os.environ, 'OMP_NUM_THREADS': '1' if quick else '4'},
         )
         return json.loads(path.read_text())
 
 
-def work(path: Path) -> None:
+def work(path: Path, case: Case) -> None:
     """One process of several."""
-    distributed.init_process_group('nccl')
-    torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    distributed.init_process_group('nccl' if device == 'cuda' else 'gloo')
+    if device == 'cuda':
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     steps, batches = {}, {}
-    for name, (kind, arch, batch) in CLASSIFIERS.items():
-        steps[name], batches[name] = classifier(kind, arch, batch), batch
+    for name, (kind, arch) in case.classifiers.items():
+        model = wrap(classifiers.build(kind, arch).to(device))
+        steps[name] = classifiers.training_step(model, case.batch)
+        batches[name] = case.batch
     for kind in segmentation.KINDS[1:]:
-        name = f'{UPERNET}, {kind}'
-        steps[name], batches[name] = upernet(kind), UPERNET_BATCH
-    times = step_times(steps)
+        name = f'{case.upernet}, {kind}'
+        steps[name], batches[name] = upernet(case, kind), case.upernet_batch
+    times = step_times(steps, **case.turns)
     # The slowest process is what the others wait for.
-    slowest = torch.tensor([t['median'] for t in times.values()], device='cuda')
+    slowest = torch.tensor([t['median'] for t in times.values()], device=device)
     distributed.all_reduce(slowest, distributed.ReduceOp.MAX)
     count = distributed.get_world_size()
     if distributed.get_rank() == 0:
@@ -120,18 +164,13 @@ def work(path: Path) -> None:
 
 def wrap(model: torch.nn.Module) -> MMDistributedDataParallel:
     """As mmengine's Runner does."""
-    device = torch.cuda.current_device()
-    return MMDistributedDataParallel(model, device_ids=[device], broadcast_buffers=False)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
+    return MMDistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
-def classifier(kind: str, arch: str, batch: int) -> Callable[[], None]:
-    return classifiers.training_step(wrap(classifiers.build(kind, arch).cuda()), batch)
-
-
-def upernet(kind: str) -> Callable[[], None]:
-    segmentor = segmentation.Segmentor(
-        segmentation.CONFIGS / f'{UPERNET}.py', kind, UPERNET_BATCH, ()
-    )
+def upernet(case: Case, kind: str) -> Callable[[], None]:
+    cfg = Config.fromfile(segmentation.CONFIGS / f'{case.upernet}.py')
+    segmentor = segmentation.Segmentor(cfg, kind, case.upernet_batch, ())
     segmentor.model = wrap(segmentor.model)
     segmentor.model.train()
     return segmentor.train

@@ -121,30 +121,32 @@ def allocated() -> int:
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
-def random_batch(size: int, batch_size: int, num_classes: int) -> dict:
+def random_batch(size: int | tuple[int, int], batch_size: int, num_classes: int) -> dict:
+    """Images of a height and a width, or of one side, with objects on them."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.bbox import HorizontalBoxes
     from mmdet.structures.mask import BitmapMasks
 
+    shape = height, width = (size, size) if isinstance(size, int) else size
     rng = np.random.default_rng(0)
     inputs, samples = [], []
     for _ in range(batch_size):
         corner = rng.uniform(0, 0.7, (OBJECTS_PER_IMAGE, 2))
         extent = rng.uniform(0.05, 0.3, (OBJECTS_PER_IMAGE, 2))
-        boxes = np.concatenate([corner, corner + extent], axis=1) * size
-        masks = np.zeros((OBJECTS_PER_IMAGE, size, size), np.uint8)
+        boxes = np.concatenate([corner, corner + extent], axis=1)
+        boxes *= (width, height, width, height)
+        masks = np.zeros((OBJECTS_PER_IMAGE, *shape), np.uint8)
         for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
             mask[y1:y2, x1:x2] = 1
         instances = InstanceData(
             bboxes=HorizontalBoxes(torch.tensor(boxes, dtype=torch.float32)),
             labels=torch.tensor(rng.integers(num_classes, size=OBJECTS_PER_IMAGE)),
-            masks=BitmapMasks(masks, size, size),
+            masks=BitmapMasks(masks, *shape),
         )
         sample = DetDataSample(gt_instances=instances)
-        shape = (size, size)
         sample.set_metainfo(dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
         samples.append(sample)
-        inputs.append(torch.tensor(rng.integers(256, size=(3, size, size)), dtype=torch.uint8))
+        inputs.append(torch.tensor(rng.integers(256, size=(3, *shape)), dtype=torch.uint8))
     return dict(inputs=inputs, data_samples=samples)
 
 
@@ -158,8 +160,10 @@ def load_config(path: Path, size: int) -> Config:
     return cfg
 
 
-def random_proposals(batch: dict, size: int, count: int) -> list[Tensor]:
+def random_proposals(batch: dict, size: int | tuple[int, int], count: int) -> list[Tensor]:
     """(count, 4) for each image: a quarter a little off the objects, the others anywhere."""
+    height, width = (size, size) if isinstance(size, int) else size
+    sides_of_image = torch.tensor([width, height])
     generator = torch.Generator().manual_seed(0)
     proposals = []
     for sample in batch['data_samples']:
@@ -167,10 +171,11 @@ def random_proposals(batch: dict, size: int, count: int) -> list[Tensor]:
         near = objects.repeat(count // (4 * len(objects)) + 1, 1)[: count // 4]
         sides = (near[:, 2:] - near[:, :2]).repeat(1, 2)
         near = near + 0.1 * sides * (torch.rand(near.shape, generator=generator) - 0.5)
-        corner = 0.7 * size * torch.rand(count - len(near), 2, generator=generator)
-        extent = size * (0.02 + 0.28 * torch.rand(len(corner), 2, generator=generator))
+        corner = 0.7 * sides_of_image * torch.rand(count - len(near), 2, generator=generator)
+        extent = sides_of_image * (0.02 + 0.28 * torch.rand(len(corner), 2, generator=generator))
         far = torch.cat([corner, corner + extent], dim=1)
-        proposals.append(torch.cat([near, far]).clamp(0, size))
+        boxes = torch.cat([near, far]).clamp(min=0)
+        proposals.append(boxes.minimum(sides_of_image.repeat(2).to(boxes)))
     return proposals
 
 

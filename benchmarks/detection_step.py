@@ -1,11 +1,14 @@
 """A detector's whole step as tools/train.py makes it: mmdet's own heads against ours, and graphs.
 
-The variants take turns, in one process, with the same images, objects and proposals (a quarter of
+Beside them the same detector by mmdet on mmpretrain's ViTSAM, which has ViTDet's windows, global
+blocks and relative positions (mmdetection's own ViTDet is a project beside its package). The
+variants take turns, in one process, with the same images, objects and proposals (a quarter of
 them on objects). A training step is what a run's iteration does: seeding, images and masks from the
 host, losses, backward pass, optimizer, and the losses' values for the log.
 """
 
 import argparse
+import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,9 +20,11 @@ from detection import fix_heads, random_batch, random_proposals
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from timing import kernel_profile, machine, save, step_times, synchronize
+from step_plot import Bar, draw_steps
+from timing import in_words, kernel_profile, machine, reserved, reserved_peak, save, step_times
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kat_mm.backbones.archs import resolve_arch
 from kat_mm.dense import compile_parts, graph_parts
 from kat_mm.dense.detection import use_fast_heads
 from kat_mm.dense.detection_rpn import FastRPNHead, Proposals
@@ -27,13 +32,16 @@ from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'kat_b_mask_rcnn_lsj_coco.py'
 QUICK_CONFIG = CONFIG.with_name('kat_t_mask_rcnn_sample.py')
+PLOT = 'steps.png'
 QUICK = {
     'model.backbone.arch': dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64),
     'model.backbone.global_attn_indices': (1,),
     'model.neck.in_channels': 32,
 }
 # Which of our heads, CUDA graphs and torch.compile a variant has.
+RIVAL = 'mmdet on ViTSAM'
 VARIANTS = {
+    RIVAL: ('rival',),
     'mmdet': (),
     'graphs': ('graphs',),
     'fast heads': ('heads',),
@@ -74,6 +82,9 @@ class Detector:
         torch.manual_seed(0)
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.batch, self.parts, self.steps = batch, parts, 0
+        if 'rival' in parts:
+            cfg = copy.deepcopy(cfg)
+            cfg.model.backbone = mmpretrain_vit(cfg.model.backbone)
         self.model = MODELS.build(cfg.model).to(self.device)
         wrapper = dict(cfg.optim_wrapper)
         if self.device == 'cuda':
@@ -83,7 +94,7 @@ class Detector:
         if 'heads' in parts:
             use_fast_heads(self.model)
         fix_heads(self.model, proposals, self.device)
-        _keep_in_tensors(self.model.rpn_head, proposals, self.device)
+        keep_in_tensors(self.model.rpn_head, proposals, self.device)
         self.set_mode(training=True)
 
     def set_mode(self, training: bool) -> None:
@@ -106,7 +117,7 @@ class Detector:
             return self.model.test_step(self.batch)
 
 
-def _keep_in_tensors(head: torch.nn.Module, proposals: list, device: str) -> None:
+def keep_in_tensors(head: torch.nn.Module, proposals: list, device: str) -> None:
     """Where our RPN hands on tensors, hand on the fixed proposals so."""
     if not isinstance(head, FastRPNHead):
         return
@@ -131,8 +142,18 @@ def load_config(path: Path, size: int) -> Config:
     return cfg
 
 
-def reserved_mb() -> float:
-    return torch.cuda.memory_reserved() / 1e6 if torch.cuda.is_available() else 0.0
+def mmpretrain_vit(backbone: dict) -> dict:
+    """mmpretrain's ViTSAM in the place of a KAT, without the layers that SAM has behind it."""
+    import mmpretrain.models  # noqa: F401  registers it
+
+    arch = {**resolve_arch(backbone.arch), 'global_attn_indexes': backbone.global_attn_indices}
+    shared = ('img_size', 'patch_size', 'drop_path_rate', 'window_size', 'use_rel_pos', 'out_type')
+    return dict(
+        type='mmpretrain.ViTSAM',
+        arch=arch,
+        out_channels=0,
+        **{key: backbone[key] for key in shared},
+    )
 
 
 def measure(cfg: Config, size: int, images: int, names: list[str], rounds: int, steps: int) -> dict:
@@ -142,14 +163,18 @@ def measure(cfg: Config, size: int, images: int, names: list[str], rounds: int, 
     proposals = random_proposals(batch, size, count=cfg.model.train_cfg.rpn_proposal.max_per_img)
     detectors, results = {}, {}
     for name in names:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        before = reserved_mb()
-        detectors[name] = detector = Detector(cfg, VARIANTS[name], batch, proposals)
-        for _ in range(3):
-            detector.train()
-        synchronize()
-        results[name] = dict(memory_mb=round(reserved_mb() - before, 1))
+        before = reserved()
+        detector = Detector(cfg, VARIANTS[name], batch, proposals)
+        try:
+            for _ in range(3):
+                detector.train()
+            peak = reserved_peak(detector.train)
+        except torch.OutOfMemoryError:
+            print(f'{name} with {images} images: out of memory beside the others')
+            del detector
+            continue
+        detectors[name] = detector
+        results[name] = dict(memory_mb=round((peak - before) / 1e6, 1))
     for kind in ('train', 'predict'):
         for detector in detectors.values():
             if kind == 'predict':
@@ -290,17 +315,16 @@ def run(out_dir: Path, images: list[int], variants: list[str], quick: bool, prof
         images={},
     )
     for count in images:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         result = measure(cfg, size, count, variants, rounds, steps)
-        results['images'][count] = result
+        results['images'][str(count)] = result
+        save(results, out_dir / 'results.json')
         for name, one in result.items():
             for kind in ('train', 'predict'):
                 ms, target = one[kind]['ms'], TARGETS.get(count, {}).get(kind)
                 wanted = f', target {target}' if target and not quick else ''
                 print(
-                    f'{count} images, {kind:7} {name:20} {ms["median"]:7.1f} ms '
-                    f'({ms["min"]:.1f} to {ms["max"]:.1f}), GPU {one[kind]["gpu_ms"]:.1f}, '
+                    f'{count} images, {kind:7} {name:20} {in_words(ms)}, '
+                    f'GPU {one[kind]["gpu_ms"]:.1f}, '
                     f'{one["memory_mb"]:.0f} MB{wanted}'
                 )
     if profiles:
@@ -316,3 +340,20 @@ def run(out_dir: Path, images: list[int], variants: list[str], quick: bool, prof
                 ms = '' if row['host_ms'] is None else f'{row["host_ms"]:.2f}'
                 print(f'  {part:24} {ms:>8} {row["operators"]:6} {waits}')
     save(results, out_dir / 'results.json')
+    draw(results, out_dir)
+
+
+def draw(results: dict, out_dir: Path) -> None:
+    """Training and inference by the number of images."""
+    titles = {'train': 'a training step', 'predict': 'inference'}
+    draw_steps(
+        {
+            f'{titles[kind]}, {count} images, ms': {
+                name: Bar.of(one[kind]['ms'], one[kind]['gpu_ms']) for name, one in result.items()
+            }
+            for kind in titles
+            for count, result in results['images'].items()
+        },
+        results['machine']['device'],
+        out_dir / PLOT,
+    )

@@ -36,7 +36,7 @@ KERNELS_KEPT = 20
 class Classifier(nn.Module):
     """Backbone and linear head, as timm's models have it."""
 
-    def __init__(self, arch: str, ffn: str):
+    def __init__(self, arch: str | dict, ffn: str):
         super().__init__()
         self.backbone = MODELS.build(dict(type='KAT', arch=arch, ffn_cfg=dict(type=ffn)))
         self.head = nn.Linear(self.backbone.embed_dims, NUM_CLASSES)
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         return self.head(self.backbone(images)[0])
 
 
-def build(contender: str, arch: str) -> nn.Module:
+def build(contender: str, arch: str | dict) -> nn.Module:
     torch.manual_seed(0)
     if contender == 'timm':
         import timm

@@ -10,17 +10,25 @@
     python benchmarks/run.py eomt     # EoMT against its backbone; its step with and without masks
     python benchmarks/run.py zoo      # size, latency, memory and step of each head and its ViT twin
 
-Each prints a table and writes results.json to benchmarks/results/; ops and model draw a plot too.
---sizes, --tasks and --modes choose among the cases of model and foundation.
+    python benchmarks/run.py memory   # memory of a training step by batch, and what fits a card
+    python benchmarks/run.py compile  # the first compiled step, KAT against timm's ViT, by stage
+
+Each prints a table and writes results.json to benchmarks/results/; some draw plots too. --sizes,
+--tasks and --modes choose among the cases of model and foundation, --configs among those of
+segmentation and memory. --redraw measures nothing: plots and pages are made from results.json.
 """
 
 import argparse
+import json
 from pathlib import Path
+from types import ModuleType
 
+import compile_time
 import cpu
 import detection_step
 import eomt
 import foundation
+import memory
 import model
 import ops
 import preflight
@@ -28,8 +36,34 @@ import segmentation
 import zoo
 
 from kat_mm.engine.launch import run_tool
+from kat_mm.errors import UserError
 
 RESULTS = Path(__file__).parent / 'results'
+REDRAWN = {
+    'segmentation': segmentation.draw,
+    'detection': detection_step.draw,
+    'memory': memory.write_page,
+}
+
+
+def chosen(names: list[str] | None, module: ModuleType) -> list[str]:
+    """Configs to measure, of those that a benchmark knows."""
+    unknown = [name for name in names or () if name not in module.NAMES]
+    if unknown:
+        raise UserError(
+            f'--configs {", ".join(unknown)}: not measured here; choose among '
+            f'{", ".join(module.NAMES)}'
+        )
+    return list(names or module.DEFAULT)
+
+
+def redraw(what: str, out_dir: Path) -> None:
+    path = out_dir / 'results.json'
+    if what not in REDRAWN:
+        raise UserError(f'--redraw: {what} has none; {", ".join(REDRAWN)} have')
+    if not path.exists():
+        raise UserError(f'--redraw: {path} is missing; measure first, without --redraw')
+    REDRAWN[what](json.loads(path.read_text()), out_dir)
 
 
 def main() -> None:
@@ -46,6 +80,8 @@ def main() -> None:
             'detection',
             'eomt',
             'zoo',
+            'memory',
+            'compile',
         ),
     )
     parser.add_argument('--out-dir', type=Path, help='default: benchmarks/results/WHAT')
@@ -55,18 +91,27 @@ def main() -> None:
     parser.add_argument(
         '--quick', action='store_true', help='a small model and one turn, for a try on a CPU'
     )
+    parser.add_argument('--configs', nargs='+', help='of segmentation and memory')
+    parser.add_argument(
+        '--redraw', action='store_true', help=f'only plots and pages: {", ".join(REDRAWN)}'
+    )
     detection_step.add_arguments(parser)
     args = parser.parse_args()
     out_dir = args.out_dir or RESULTS / args.what
-    if args.what == 'ops':
+    if args.redraw:
+        redraw(args.what, out_dir)
+    elif args.what == 'ops':
         ops.run(out_dir)
     elif args.what == 'foundation':
         foundation.run(out_dir, args.sizes, args.modes, args.quick)
     elif args.what in ('cpu', 'preflight'):
         {'cpu': cpu, 'preflight': preflight}[args.what].run(out_dir)
-    elif args.what in ('segmentation', 'eomt', 'zoo'):
-        module = {'segmentation': segmentation, 'eomt': eomt, 'zoo': zoo}[args.what]
+    elif args.what in ('eomt', 'zoo', 'compile'):
+        module = {'eomt': eomt, 'zoo': zoo, 'compile': compile_time}[args.what]
         module.run(out_dir, args.quick)
+    elif args.what in ('segmentation', 'memory'):
+        module = {'segmentation': segmentation, 'memory': memory}[args.what]
+        module.run(out_dir, chosen(args.configs, module), args.quick)
     elif args.what == 'detection':
         detection_step.run(out_dir, args.images, args.variants, args.quick, args.profile)
     else:

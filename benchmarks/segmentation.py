@@ -1,12 +1,12 @@
 """A segmentor's step and its validation: mmseg's own heads against the same with our operators.
 
-Models of a config and of its ViT twin, each with and without, take turns in one process, as
-tools/train.py --amp trains them and tools/test.py validates: raw images and labels come from the
-host, predictions are compared with labels there. Images, labels and weights are random. Behind
-these, each operator stands against a copy on the device that moves the same bytes.
+Models of a config and of its ViT twin, each with and without, and the same heads by mmseg on
+mmpretrain's ViT take turns in one process, as tools/train.py --amp trains them and tools/test.py
+validates: raw images and labels come from the host, predictions are compared with labels there.
+Images, labels and weights are random. Behind these, each operator stands against a copy on the
+device that moves the same bytes.
 """
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from operators import OPERATORS
 from ops import measure
-from timing import kernel_profile, machine, save, step_times
+from step_plot import Bar, draw_steps
+from timing import in_words, kernel_profile, machine, reserved, reserved_peak, save, step_times
 
 import kat_mm  # noqa: F401  registers KAT
 from kat_mm.backbones import drop_start_weights
@@ -29,6 +30,11 @@ from kat_mm.engine.runtime_info import on_the_way
 CONFIGS = Path(__file__).parents[1] / 'configs'
 # Heights and widths that ADE20K's images have after Resize, and before: two windows, and three.
 VALIDATION = (((512, 683), (512, 683)), ((512, 683), (1024, 1365)), ((512, 768), (683, 1024)))
+PLOT = 'steps.png'
+NAMES = tuple(f'kat_{size}_upernet_ade20k' for size in 'tsb')
+DEFAULT = NAMES[1:2]
+QUICK_CONFIG = 'kat_t_upernet_sample'
+RIVAL = "mmpretrain's DeiT"
 KINDS = ('mmseg', 'kernels', 'kernels, graphs')
 QUICK_VALIDATION = (((128, 160), (160, 200)),)
 TARGETS = {'train ms': 75, 'train memory': 0.6, 'validation speed': 2.0}
@@ -37,58 +43,106 @@ KERNELS_KEPT = 30
 MEASURED = ('resize', 'resized_cross_entropy', 'resampled_argmax')
 
 
-def run(out_dir: Path, quick: bool) -> None:
-    """Measure, print and write results.json."""
-    names = ('kat_t_upernet_sample',) if quick else ('kat_s_upernet_ade20k', 'vit_s_upernet_ade20k')
+def run(out_dir: Path, configs: list[str], quick: bool) -> None:
+    """Measure, print, and write results.json and the plot; what is done is saved at once."""
     turns = dict(rounds=1, steps=1) if quick else dict(rounds=5, steps=5)
     batch_size = 2 if quick else 16
     results = dict(
         settings=dict(batch_size=batch_size, dtype='bfloat16, validation float32', **turns),
         machine=machine(),
         targets=TARGETS,
+        models={},
+        comparison={},
     )
     torch.backends.cudnn.benchmark = True  # as the configs set it
-    segmentors = {
-        f'{name}, {kind}': Segmentor(
-            CONFIGS / f'{name}.py',
-            kind,
-            batch_size,
-            QUICK_VALIDATION if quick else VALIDATION,
-        )
-        for name in names
+
+    def keep(group: dict) -> None:
+        results['models'].update(group)
+        save(results, out_dir / 'results.json')
+
+    for name in [QUICK_CONFIG] if quick else configs:
+        group = measure_group(contenders(name), batch_size, quick, turns, keep)
+        results['comparison'].update(compare(group))
+        keep(group)
+        print_group(group, results['comparison'])
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        results['operators'] = {}
+        for name in MEASURED:
+            results['operators'][name] = [measure(case) for case in OPERATORS[name](quick)]
+            save(results, out_dir / 'results.json')
+    print_operators(results)
+    draw(results, out_dir)
+
+
+def contenders(name: str) -> dict[str, tuple[Config, str]]:
+    """Those that stand beside each other, by name: the config and who computes its heads."""
+    pair = (name, name.replace('kat_', 'vit_', 1))
+    kinds = {
+        f'{one}, {kind}': (Config.fromfile(CONFIGS / f'{one}.py'), kind)
+        for one in pair
+        if (CONFIGS / f'{one}.py').exists()  # the sample's has no twin
         for kind in KINDS
     }
-    models = {name: segmentor.measure_training() for name, segmentor in segmentors.items()}
-    times = step_times({name: s.train for name, s in segmentors.items()}, **turns)
+    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    cfg.model.backbone = mmpretrain_vit(cfg.model.backbone)
+    size = name.removeprefix('kat_')[0]
+    return {**kinds, f'{RIVAL}-{size.upper()}, {KINDS[0]}': (cfg, KINDS[0])}
+
+
+def mmpretrain_vit(backbone: dict) -> dict:
+    """mmpretrain's DeiT in the place of a KAT, with maps from the same blocks."""
+    import mmpretrain.models  # noqa: F401  registers it
+
+    shared = ('img_size', 'patch_size', 'drop_path_rate', 'out_type')
+    return dict(
+        type='mmpretrain.VisionTransformer',
+        arch=f'deit-{backbone["arch"]}',
+        out_indices=list(backbone['out_indices']),
+        **{key: backbone[key] for key in shared},
+    )
+
+
+def measure_group(
+    group: dict[str, tuple[Config, str]],
+    batch_size: int,
+    quick: bool,
+    turns: dict[str, int],
+    keep: Callable[[dict], None],
+) -> dict[str, dict]:
+    """What is measured of each contender, alone and in turns; ``keep`` gets what is there."""
+    segmentors, models = {}, {}
+    for name, (cfg, kind) in group.items():
+        segmentor = Segmentor(cfg, kind, batch_size, QUICK_VALIDATION if quick else VALIDATION)
+        try:
+            models[name] = segmentor.measure_training()
+        except torch.OutOfMemoryError:
+            print(f'{name}: out of memory beside the others')
+            del segmentor
+            continue
+        segmentors[name] = segmentor
+        keep(models)
+    for name, ms in step_times({name: s.train for name, s in segmentors.items()}, **turns).items():
+        models[name]['train_ms'] = ms
+    keep(models)
     for name, segmentor in segmentors.items():
-        models[name]['train_ms'] = times[name]
         segmentor.prepare_validation()
         models[name]['validation_gpu_ms'] = gpu_ms(segmentor.validate)
         models[name]['validation_mb'] = segmentor.peak_mb(segmentor.validate)
     times = step_times({name: s.validate for name, s in segmentors.items()}, **turns)
-    for name in segmentors:
-        models[name]['validation_ms'] = times[name]
-    results['models'] = models
-    results['comparison'] = compare(models, names)
-    del segmentors
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        results['operators'] = {
-            name: [measure(case) for case in OPERATORS[name](quick)] for name in MEASURED
-        }
-    save(results, out_dir / 'results.json')
-    print_table(results)
+    for name, ms in times.items():
+        models[name]['validation_ms'] = ms
+    return models
 
 
 class Segmentor:
     """A model of a config, its heads by mmseg or by our operators, and its steps."""
 
-    def __init__(self, config: Path, kind: str, batch_size: int, validation: tuple):
+    def __init__(self, cfg: Config, kind: str, batch_size: int, validation: tuple):
         torch.manual_seed(0)
-        cfg = Config.fromfile(config)
         init_default_scope(cfg.default_scope)
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        self.kind, self.before = kind, allocated()
+        self.kind, self.before, self.reserved_before = kind, allocated(), reserved()
         self.model = MODELS.build(cfg.model)
         drop_start_weights(self.model)  # nothing is downloaded
         self.model.init_weights()
@@ -126,6 +180,12 @@ class Segmentor:
         own = torch.cuda.max_memory_allocated() - held
         return round((own + self.held) / 1e6, 1)
 
+    def reserved_mb(self) -> float | None:
+        """MB held at most in a training step, the pools of graphs among them."""
+        if self.device == 'cpu':
+            return None
+        return round((reserved_peak(self.train) - self.reserved_before) / 1e6, 1)
+
     def measure_training(self) -> dict:
         """Memory, the GPU's work, and its kernels; losses of the first step."""
         self.model.train()
@@ -139,6 +199,7 @@ class Segmentor:
         return dict(
             losses=losses,
             train_mb=self.peak_mb(self.train),
+            train_reserved_mb=self.reserved_mb(),
             train_gpu_ms=round(sum(profile.values()), 3),
             train_kernels_ms={name[:120]: round(ms, 3) for name, ms in most},
         )
@@ -196,37 +257,70 @@ def gpu_ms(step: Callable[[], object]) -> float:
     return round(sum(kernel_profile(step, torch.cuda.is_available()).values()), 3)
 
 
-def compare(models: dict, names: tuple[str, ...]) -> dict:
-    """What each config gains, beside the targets of the first."""
+def compare(group: dict[str, dict]) -> dict[str, dict]:
+    """What each model gains over mmseg's heads, and over those on mmpretrain's ViT."""
+    rival = next((model for name, model in group.items() if name.startswith(RIVAL)), None)
     comparison = {}
-    for name, kind in itertools.product(names, KINDS[1:]):
-        mmseg, ours = models[f'{name}, {KINDS[0]}'], models[f'{name}, {kind}']
+    for name, ours in group.items():
+        config, kind = name.split(', ', 1)
+        mmseg = group.get(f'{config}, {KINDS[0]}')
+        if kind == KINDS[0] or mmseg is None:
+            continue
+        own_ms = ours['train_ms']['median']
         one = {
-            'train ms': ours['train_ms']['median'],
-            'train speed': mmseg['train_ms']['median'] / ours['train_ms']['median'],
+            'train ms': own_ms,
+            'train speed': mmseg['train_ms']['median'] / own_ms,
             'train speed, GPU alone': mmseg['train_gpu_ms'] / ours['train_gpu_ms'],
             'validation speed': mmseg['validation_ms']['median'] / ours['validation_ms']['median'],
         }
-        if ours['train_mb'] is not None:
-            one['train memory'] = ours['train_mb'] / mmseg['train_mb']
-        comparison[f'{name}, {kind}'] = {key: round(value, 3) for key, value in one.items()}
+        if rival is not None:
+            one["train speed over mmpretrain's ViT"] = rival['train_ms']['median'] / own_ms
+        if ours['train_reserved_mb'] is not None:
+            one['train memory'] = ours['train_reserved_mb'] / mmseg['train_reserved_mb']
+        comparison[name] = {key: round(value, 3) for key, value in one.items()}
     return comparison
 
 
-def print_table(results: dict) -> None:
-    for name, model in results['models'].items():
+def print_group(group: dict[str, dict], comparison: dict[str, dict]) -> None:
+    width = max(map(len, group))
+    for name, model in group.items():
         print(
-            f'{name:36} train {model["train_ms"]["median"]:8.2f} ms '
-            f'(GPU {model["train_gpu_ms"]:8.2f}, {model["train_mb"]} MB), validation '
-            f'{model["validation_ms"]["median"]:8.2f} ms (GPU {model["validation_gpu_ms"]:8.2f})'
+            f'{name:{width}} train {in_words(model["train_ms"])} '
+            f'(GPU {model["train_gpu_ms"]:.2f}; MB allocated {model["train_mb"]}, reserved '
+            f'{model["train_reserved_mb"]}), validation {in_words(model["validation_ms"])} '
+            f'(GPU {model["validation_gpu_ms"]:.2f})'
         )
-        print(f'{"":36} {model["losses"]}')
-    for name, gains in results['comparison'].items():
-        print(name, gains)
+        print(f'{"":{width}} {model["losses"]}')
+    for name in group:
+        if name in comparison:
+            print(name, comparison[name])
+    kernels = next(model for name, model in group.items() if name.endswith(KINDS[1]))
+    for name, ms in kernels['train_kernels_ms'].items():
+        print(f'{ms:9.3f} {name}')
+
+
+def print_operators(results: dict) -> None:
     for name, cases in results.get('operators', {}).items():
         for case in cases:
             medians = {key: round(value['median'], 4) for key, value in case['times'].items()}
             print(name, case['shape'], medians)
-    kernels = next(m for n, m in results['models'].items() if n.endswith('kernels'))
-    for name, ms in kernels['train_kernels_ms'].items():
-        print(f'{ms:9.3f} {name}')
+
+
+def draw(results: dict, out_dir: Path) -> None:
+    """Training steps and validation, by config and who computes the heads."""
+    panels = {
+        'a training step': ('train_ms', 'train_gpu_ms'),
+        'validation of three images': ('validation_ms', 'validation_gpu_ms'),
+    }
+    draw_steps(
+        {
+            f'{title}, ms': {
+                name: Bar.of(model[ms], model[gpu])
+                for name, model in results['models'].items()
+                if ms in model
+            }
+            for title, (ms, gpu) in panels.items()
+        },
+        results['machine']['device'],
+        out_dir / PLOT,
+    )

@@ -2,12 +2,14 @@
 
 Results are called the same everywhere: ``machine``, ``settings`` and ``targets`` beside what was
 measured; of a step or a kernel ``ms`` (median, min and max), ``gpu_ms``, what the GPU works in it,
-``images_per_second`` and ``memory_gib``; of operators ``times``, ``ratios`` to their floors and
-``floor_bytes``; of finished runs ``runs`` by title, with ``iterations``, the scores by the names of
-their log, ``train_images_per_second``, ``train_memory_mb`` and curves, ``SCORE_curve``.
+``images_per_second`` and ``memory_gib``, or in MB what is allocated and reserved at most; of
+operators ``times``, ``ratios`` to their floors and ``floor_bytes``; of finished runs ``runs`` by
+title, with ``iterations``, the scores by the names of their log, ``train_images_per_second``,
+``train_memory_mb`` and curves, ``SCORE_curve``.
 """
 
 import datetime
+import gc
 import importlib.metadata
 import json
 import os
@@ -62,6 +64,11 @@ def spread(samples: list[float]) -> dict:
     return {'median': statistics.median(samples), 'min': min(samples), 'max': max(samples)}
 
 
+def in_words(times: dict) -> str:
+    """A :func:`spread` of milliseconds."""
+    return f'{times["median"]:.1f} ms ({times["min"]:.1f} to {times["max"]:.1f})'
+
+
 def kernel_times(functions: dict[str, Callable], rounds: int = 5) -> dict[str, dict]:
     """Milliseconds of GPU functions, in turns, with a cold cache before each call."""
     from triton.testing import do_bench
@@ -94,6 +101,32 @@ def step_times(functions: dict[str, Callable], rounds: int = 5, steps: int = 10)
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def reserved() -> int:
+    """Bytes of the GPU's memory that PyTorch holds and needs, the pools of CUDA graphs among them.
+
+    What only its cache keeps is given back.
+    """
+    if not torch.cuda.is_available():
+        return 0
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved()
+
+
+def reserved_peak(step: Callable[[], object]) -> int:
+    """Bytes that PyTorch holds at most in a step: those of :func:`reserved` and what it adds.
+
+    This is what a card has to have free. The peak of what is allocated is less: it counts neither
+    the pools of CUDA graphs, nor gaps between tensors.
+    """
+    reserved()
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_reserved()
 
 
 def kernel_profile(step: Callable, on_gpu: bool = True) -> dict[str, float]:

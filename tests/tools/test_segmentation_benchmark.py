@@ -4,14 +4,88 @@ import json
 
 import pytest
 
+KAT = 'kat_t_upernet_sample'
+
 
 @pytest.mark.slow
 def test_mmsegs_heads_and_ours_take_turns_and_lose_the_same(run_benchmark, tmp_path):
     assert run_benchmark('run.py', 'segmentation', '--quick', '--out-dir', 'o') == 0
     results = json.loads((tmp_path / 'o' / 'results.json').read_text())
-    mmseg, ours = results['models'].values()
-    for one in (mmseg, ours):
+    models = results['models']
+    assert models.keys() == {
+        f'{KAT}, mmseg',
+        f'{KAT}, kernels',
+        f'{KAT}, kernels, graphs',
+        "mmpretrain's DeiT-T, mmseg",
+    }
+    for one in models.values():
         assert one['train_ms']['median'] > 0 and one['validation_ms']['median'] > 0
         assert one['train_gpu_ms'] > 0 and one['train_kernels_ms']
-    assert ours['losses'] == pytest.approx(mmseg['losses'], rel=1e-5)
-    assert results['comparison'].keys() == {'kat_t_upernet_sample'}
+    mmseg = models[f'{KAT}, mmseg']['losses']
+    assert models[f'{KAT}, kernels']['losses'] == pytest.approx(mmseg, rel=1e-5)
+    assert results['comparison'].keys() == {f'{KAT}, kernels', f'{KAT}, kernels, graphs'}
+    assert (tmp_path / 'o' / 'steps.png').stat().st_size > 0
+
+
+def test_what_is_measured_is_saved_before_the_next_model(run_benchmark, monkeypatch, tmp_path):
+    import segmentation
+
+    def measure_group(group, *_args):
+        keep = _args[-1]
+        keep({next(iter(group)): dict(train_mb=1.0)})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmentation, 'measure_group', measure_group)
+    with pytest.raises(KeyboardInterrupt):
+        segmentation.run(tmp_path, ['kat_s_upernet_ade20k'], quick=False)
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['models'] == {'kat_s_upernet_ade20k, mmseg': {'train_mb': 1.0}}
+
+
+def test_a_rival_has_the_same_maps_and_heads(run_benchmark):
+    import segmentation
+    from mmengine.registry import MODELS
+
+    group = segmentation.contenders('kat_b_upernet_ade20k')
+    assert list(group) == [
+        f'{name}_b_upernet_ade20k, {kind}' for name in ('kat', 'vit') for kind in segmentation.KINDS
+    ] + ["mmpretrain's DeiT-B, mmseg"]
+    (kat, _), (rival, kind) = group['kat_b_upernet_ade20k, mmseg'], list(group.values())[-1]
+    assert kind == 'mmseg' and rival.model.decode_head == kat.model.decode_head
+    assert rival.model.neck == kat.model.neck
+    own, its = (MODELS.build(cfg.model.backbone) for cfg in (kat, rival))
+    assert its.embed_dims == own.embed_dims and its.out_indices == [2, 5, 8, 11]
+
+
+def test_what_does_not_fit_beside_the_others_is_left_out(run_benchmark):
+    import segmentation
+
+    def model(ms):
+        keys = ('train_ms', 'validation_ms')
+        times = {key: dict(median=ms, min=ms, max=ms) for key in keys}
+        return dict(times, train_gpu_ms=ms, train_reserved_mb=ms)
+
+    group = {'kat, mmseg': model(6.0), 'kat, kernels': model(2.0), 'vit, kernels': model(3.0)}
+    gains = segmentation.compare(group)
+    assert gains.keys() == {'kat, kernels'}  # mmseg's heads on the twin were too much
+    assert gains['kat, kernels']['train memory'] == pytest.approx(1 / 3, abs=1e-3)
+    group["mmpretrain's DeiT-S, mmseg"] = model(5.0)
+    over_rival = segmentation.compare(group)['kat, kernels']["train speed over mmpretrain's ViT"]
+    assert over_rival == 2.5
+
+
+def test_unknown_configs_are_refused(run_benchmark):
+    message = run_benchmark('run.py', 'segmentation', '--configs', 'kat_x', '--out-dir', 'o')
+    assert 'kat_x' in message and 'kat_b_upernet_ade20k' in message
+
+
+def test_a_picture_is_redrawn_from_results_alone(run_benchmark, tmp_path):
+    message = run_benchmark('run.py', 'segmentation', '--redraw', '--out-dir', 'o')
+    assert 'results.json is missing' in message
+    ms = dict(median=2.0, min=1.0, max=3.0)
+    model = dict(train_ms=ms, train_gpu_ms=1.5, validation_ms=ms, validation_gpu_ms=1.0)
+    (tmp_path / 'o').mkdir()
+    results = dict(machine=dict(device='a GPU'), models={'one': model, 'other': model})
+    (tmp_path / 'o' / 'results.json').write_text(json.dumps(results))
+    assert run_benchmark('run.py', 'segmentation', '--redraw', '--out-dir', 'o') == 0
+    assert (tmp_path / 'o' / 'steps.png').read_bytes().startswith(b'\x89PNG')

@@ -1,0 +1,40 @@
+"""benchmarks/data_parallel.py, as a user tries it on a CPU."""
+
+import json
+
+import pytest
+
+
+@pytest.mark.slow
+def test_two_processes_are_measured_against_one(run_benchmark, tmp_path):
+    assert run_benchmark('data_parallel.py', '--quick', '--out-dir', 'o') == 0
+    results = json.loads((tmp_path / 'o' / 'results.json').read_text())
+    assert len(results['models']) == 4
+    for model in results['models'].values():
+        one, both = (model['images_per_second'][count][0] for count in '12')
+        assert model['ratio_to_all_of_one'] == pytest.approx(both / (2 * one))
+    assert results['lead_over_timm'].keys() == {'1', '2'}
+
+
+def test_it_is_measured_on_gpus_alone(run_benchmark):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    assert 'needs a CUDA GPU' in run_benchmark('data_parallel.py', '--out-dir', 'o')
+
+
+def test_each_turn_is_saved(run_benchmark, monkeypatch, tmp_path):
+    import data_parallel
+
+    rates = iter([dict.fromkeys(('KAT-B', 'timm ViT-B'), 100.0), {'KAT-B': 190, 'timm ViT-B': 180}])
+
+    def launch(count, quick):
+        return next(rates)
+
+    monkeypatch.setattr(data_parallel, 'launch', launch)
+    with pytest.raises(StopIteration):
+        data_parallel.run(2, 2, tmp_path, quick=False)
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['models']['KAT-B']['ratio_to_all_of_one'] == pytest.approx(0.95)
+    assert results['lead_over_timm'] == {'1': 1.0, '2': 1.056}
