@@ -103,7 +103,7 @@ def _check_operators(program: torch.export.ExportedProgram) -> None:
     for node in program.graph.nodes:
         space = getattr(node.target, 'namespace', 'aten')
         if node.op == 'call_function' and space not in _KNOWN:
-            if str(node.target) == 'kat_mm.nms_mask.default':
+            if str(node.target) == 'kat_mm_export.nms_mask.default':
                 continue
             where = list((node.meta.get('nn_module_stack') or {'': ('', '')}).values())[-1][0]
             raise UserError(f'{node.target} of {where or "the model"} does not export')

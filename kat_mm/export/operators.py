@@ -39,7 +39,7 @@ def decompositions() -> dict:
     }
 
 
-@torch.library.custom_op('kat_mm::nms_mask', mutates_args=())
+@torch.library.custom_op('kat_mm_export::nms_mask', mutates_args=())
 def nms_mask(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Which boxes stay after non-maximum suppression, in a result whose size is known.
 
@@ -78,4 +78,4 @@ def onnx_translations() -> dict:
         ones = op.Expand(one, op.Shape(chosen, start=0, end=1))
         return op.Cast(op.ScatterND(zeros, place, ones), to=ir.DataType.BOOL)
 
-    return {torch.ops.kat_mm.nms_mask.default: translate}
+    return {torch.ops.kat_mm_export.nms_mask.default: translate}
