@@ -199,8 +199,9 @@ class EoMTHead(Mask2FormerHead):
             tokens = backbone.run_blocks(tokens, grid, start, stop)
         predictions.append(self._predict(backbone, tokens, grid))
         # What lies beyond the image, where its size is no multiple of the patch, is cut off.
-        stride = self.patch_size / 2 ** len(self.upscale)
-        height, width = (math.ceil(side / stride) for side in size)
+        # In whole numbers, which a file of any size can be exported with.
+        cells = 2 ** len(self.upscale)
+        height, width = (-(-side * cells // self.patch_size) for side in size)
         classes = [classes.float() for classes, _ in predictions]
         masks = [masks[..., :height, :width].float() for _, masks in predictions]
         return classes, masks
