@@ -1,8 +1,8 @@
 """Checks one part of the environment that runs this; exits with 1 where it needs work.
 
 check_env.py packages     versions as in requirements/locked.txt, and every file whole. Prints
-                          the metadata folders of damaged packages: pip installs anew what has
-                          none.
+                          the metadata folders of damaged packages, since what has none is
+                          installed anew, and to stderr the names of all that is wrong
 check_env.py version NAME prints the version of a package, empty where it is not whole
 check_env.py mmcv WHEEL   installed from WHEEL, and its operators import
 check_env.py project      kat_mm is installed editable, from this folder
@@ -24,6 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # has to have the last word, so only its files are checked.
 OVERWRITTEN = 'opencv-python'
 
+# Networks with a certificate authority of their own add it to this file, here or, through hard
+# links, in the cache that every environment is installed from.
+EDITED = 'certifi/cacert.pem'
+
 
 def is_whole(dist: Distribution) -> bool:
     """Whether every file is there in the size that its wheel gave it.
@@ -38,7 +42,7 @@ def is_whole(dist: Distribution) -> bool:
         return all(
             os.stat(os.path.join(base, path)).st_size == int(size)
             for path, _, size in csv.reader(record.splitlines())
-            if size and not path.endswith('.pyc')
+            if size and path != EDITED and not path.endswith('.pyc')
         )
     except FileNotFoundError:
         return False
@@ -56,7 +60,10 @@ def check_packages() -> bool:
         else:
             damaged.append(folder)
     print(*damaged, sep='\n')
-    return wanted <= found and not damaged
+    wrong = sorted(name for name, _ in wanted - found)
+    if wrong:
+        print('missing, damaged or of another version:', *wrong, file=sys.stderr)
+    return not wrong and not damaged
 
 
 def print_version(name: str) -> bool:

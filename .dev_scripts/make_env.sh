@@ -89,7 +89,7 @@ uv_install() { "$python" -m uv pip install --quiet --python "$python" "$@"; }
 install_packages() {
     local damaged turn
     for turn in first second; do
-        damaged=$(check packages) && return
+        damaged=$(check packages 2>/dev/null) && return
         # The first turn's packages may have overwritten each other: see OVERWRITTEN there.
         if [[ $turn == first ]]; then
             # Before the long download, not after.
@@ -101,8 +101,10 @@ install_packages() {
             "$(grep '^pip==' requirements/locked.txt)" "$(grep '^uv==' requirements/locked.txt)"
         uv_install --requirements requirements/locked.txt
     done
-    check packages >/dev/null || die 'packages differ from requirements/locked.txt even after their
-installation: remove .venv and call this again'
+    local wrong
+    wrong=$(check packages 2>&1 >/dev/null) ||
+        die "packages differ from requirements/locked.txt even after their installation:" \
+            "$wrong. Remove .venv and call this again"
 }
 
 # -------------------------------------------------------------------------------------------- mmcv
