@@ -9,32 +9,40 @@ quarter of them on objects. The time of the GPU is that of its kernels, less tha
 the host does not keep up. Both times are split into backbone, neck and optimizer, each measured
 alone, and the heads, which are the rest: losses and preprocessing too. "Explicit bias" is the same
 model with a bias for each pair of tokens, on PyTorch's fused kernel that takes one; "matrix" holds
-the attention matrix too, as ViTDet's own code does.
+the attention matrix too, as ViTDet's own code does. These are layers of their own, of which the
+last bias alone is not added by the next block's normalisation.
 """
 
 import argparse
+import copy
 import functools
 import math
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from bias_attention import explicit_bias, matrix
+from fixed_proposals import fix_heads, random_proposals
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
-from timing import kernel_profile, machine, save, step_times
+from timing import allocated, allocated_mb, gpu_ms, machine, save, step_times
 from torch import Tensor, nn
 
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 from kat_mm.engine.launch import run_tool
-from kat_mm.layers import attention, rel_pos
+from kat_mm.layers.rel_pos import rel_pos_attention
 
 RESULTS = Path(__file__).parent / 'results'
 OBJECTS_PER_IMAGE = 7  # as COCO has
+# Ways to compute attention with relative positions: the function, and the layer.
+ATTENTIONS = {
+    'fused': (rel_pos_attention, 'SoftmaxAttention'),
+    'explicit bias': (explicit_bias, 'ExplicitBiasAttention'),
+    'matrix': (matrix, 'MatrixAttention'),
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,72 +61,6 @@ def parse_args() -> argparse.Namespace:
         '--out-dir', type=Path, help='default: benchmarks/results/detection_batch_BATCH_SIZE'
     )
     return parser.parse_args()
-
-
-def by_query_and_key(table: Tensor) -> Tensor:
-    """(2 H - 1, d) by distance to (H, H, d) by the positions of query and key."""
-    size = (len(table) + 1) // 2
-    # Each query sees a run of the reversed table. (An index would be sorted in backward.)
-    return table.flip(0).unfold(0, size, 1).flip(0).mT
-
-
-def bias_matrix(q: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor]) -> Tensor:
-    """(B, heads, H * W, H * W)."""
-    rows = q.unflatten(2, grid)
-    in_rows, in_columns = map(by_query_and_key, tables)
-    bias = torch.einsum('bnhwd,hkd->bnhwk', rows, in_rows)[..., :, None]
-    bias = bias + torch.einsum('bnhwd,wkd->bnhwk', rows, in_columns)[..., None, :]
-    return bias.flatten(4, 5).flatten(2, 3)
-
-
-def explicit_bias(q, k, v, grid, tables, **_) -> Tensor:
-    bias = bias_matrix(q, grid, tables).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-
-
-def matrix(q, k, v, grid, tables, **_) -> Tensor:
-    logits = (q / math.sqrt(q.shape[-1])) @ k.mT + bias_matrix(q, grid, tables)
-    return logits.softmax(dim=-1).to(v.dtype) @ v
-
-
-ATTENTIONS = {
-    'fused': rel_pos.rel_pos_attention,
-    'explicit bias': explicit_bias,
-    'matrix': matrix,
-}
-
-
-@contextmanager
-def attention_by(name: str):
-    before = attention.rel_pos_attention
-    attention.rel_pos_attention = ATTENTIONS[name]
-    try:
-        yield
-    finally:
-        attention.rel_pos_attention = before
-
-
-def gpu_ms(step: Callable[[], object]) -> float:
-    """Milliseconds of the GPU's work in a step; on a CPU, of operators."""
-    return round(sum(kernel_profile(step, torch.cuda.is_available()).values()), 3)
-
-
-def host_ms(step: Callable[[], object]) -> float:
-    """Milliseconds of a step, host included."""
-    return round(step_times({'step': step}, rounds=1)['step']['median'], 3)
-
-
-def peak_mb(step: Callable[[], object], held: int) -> float | None:
-    """MB allocated at most in a step, but for ``held`` bytes; None on a CPU."""
-    if not torch.cuda.is_available():
-        return None
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    return round((torch.cuda.max_memory_allocated() - held) / 1e6, 1)
-
-
-def allocated() -> int:
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
 def random_batch(size: int | tuple[int, int], batch_size: int, num_classes: int) -> dict:
@@ -157,68 +99,42 @@ def load_config(path: Path, size: int) -> Config:
     cfg.model.data_preprocessor.batch_augments = None
     # A step does all its work, but the heads' fixed weights stay.
     cfg.optim_wrapper.optimizer.lr = 0.0
+    cfg.model.rpn_head.type = 'FixedRPNHead'
     return cfg
 
 
-def random_proposals(batch: dict, size: int | tuple[int, int], count: int) -> list[Tensor]:
-    """(count, 4) for each image: a quarter a little off the objects, the others anywhere."""
-    height, width = (size, size) if isinstance(size, int) else size
-    sides_of_image = torch.tensor([width, height])
-    generator = torch.Generator().manual_seed(0)
-    proposals = []
-    for sample in batch['data_samples']:
-        objects = sample.gt_instances.bboxes.tensor
-        near = objects.repeat(count // (4 * len(objects)) + 1, 1)[: count // 4]
-        sides = (near[:, 2:] - near[:, :2]).repeat(1, 2)
-        near = near + 0.1 * sides * (torch.rand(near.shape, generator=generator) - 0.5)
-        corner = 0.7 * sides_of_image * torch.rand(count - len(near), 2, generator=generator)
-        extent = sides_of_image * (0.02 + 0.28 * torch.rand(len(corner), 2, generator=generator))
-        far = torch.cat([corner, corner + extent], dim=1)
-        boxes = torch.cat([near, far]).clamp(min=0)
-        proposals.append(boxes.minimum(sides_of_image.repeat(2).to(boxes)))
-    return proposals
+def with_attention(cfg: Config, kind: str) -> Config:
+    """A copy of a config whose blocks attend in another way."""
+    cfg = copy.deepcopy(cfg)
+    _, name = ATTENTIONS[kind]
+    cfg.model.backbone.attn_cfg = dict(cfg.model.backbone.get('attn_cfg') or {}, type=name)
+    return cfg
 
 
-def fix_heads(model: nn.Module, proposals: list[Tensor], device: str) -> None:
-    """Give the heads of all models the same work; in inference each box is of the first class."""
-    fixed = [
-        InstanceData(bboxes=boxes.to(device), scores=torch.ones(len(boxes), device=device))
-        for boxes in proposals
-    ]
-    propose = model.rpn_head.predict_by_feat
-
-    def predict_by_feat(*args, **kwargs) -> list[InstanceData]:
-        propose(*args, **kwargs)
-        return [instances.clone() for instances in fixed]
-
-    model.rpn_head.predict_by_feat = predict_by_feat
-    head = model.roi_head.bbox_head
-    with torch.no_grad():
-        for layer in (head.fc_cls, head.fc_reg):
-            layer.weight.zero_()
-            layer.bias.zero_()
-        head.fc_cls.bias[1:] = -10
+def host_ms(step: Callable[[], object]) -> float:
+    """Milliseconds of a step, host included."""
+    return round(step_times({'step': step}, rounds=1)['step']['median'], 3)
 
 
 class Detector:
-    """A model with its attention of one kind, and its steps."""
+    """A model and its steps."""
 
-    def __init__(self, cfg: Config, kind: str, batch: dict, proposals: list[Tensor]):
+    def __init__(self, cfg: Config, batch: dict, proposals: list[Tensor]):
         torch.manual_seed(0)
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.held_by_others = allocated()
-        self.batch, self.kind = batch, kind
+        self.batch = batch
         self.model = MODELS.build(cfg.model).to(device)
         self.held_by_weights = allocated() - self.held_by_others
         keep_boxes_in_float32(self.model)
-        fix_heads(self.model, proposals, device)
+        fix_heads(self.model, proposals)
         self.optim_wrapper = build_optim_wrapper(
             self.model, dict(cfg.optim_wrapper, type='OptimWrapper')
         )
         self.autocast = functools.partial(torch.autocast, device, dtype=torch.bfloat16)
 
     def loss(self) -> Tensor:
-        with attention_by(self.kind), self.autocast():
+        with self.autocast():
             data = self.model.data_preprocessor(self.batch, training=True)
             return self.model.parse_losses(self.model(**data, mode='loss'))[0]
 
@@ -227,7 +143,7 @@ class Detector:
 
     @torch.no_grad()
     def predict(self) -> list:
-        with attention_by(self.kind), self.autocast():
+        with self.autocast():
             return self.model.test_step(self.batch)
 
     def part(self, module: nn.Module, make_inputs: Callable) -> Callable[[], None]:
@@ -235,7 +151,7 @@ class Detector:
 
         def step() -> None:
             self.model.zero_grad()
-            with attention_by(self.kind), self.autocast():
+            with self.autocast():
                 outputs = module(make_inputs())
             torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
@@ -260,13 +176,13 @@ class Detector:
     def measure_training(self) -> dict:
         """Memory, and milliseconds in parts: of the GPU's work, and with the host."""
         self.train()
-        result = dict(train_mb=peak_mb(self.train, self.held_by_others))
+        result = dict(train_allocated_mb=allocated_mb(self.train, self.held_by_others))
         images = self.model.data_preprocessor(self.batch, training=True)['inputs']
         backbone = self.part(self.model.backbone, lambda: images)
         backbone()
         self.model.zero_grad()
         # What a step takes beside the weights and the optimizer's state.
-        result['backbone_mb'] = peak_mb(backbone, allocated())
+        result['backbone_allocated_mb'] = allocated_mb(backbone, allocated())
         gpu = self.measure_parts(gpu_ms)
         with_host = self.measure_parts(host_ms)
         del with_host['whole']  # measured in turns with the other models
@@ -281,18 +197,18 @@ class Detector:
         """The same of inference, and how many objects it finds."""
         detections = sum(len(sample.pred_instances) for sample in self.predict())
         return dict(
-            inference_mb=peak_mb(self.predict, allocated() - self.held_by_weights),
+            inference_allocated_mb=allocated_mb(self.predict, allocated() - self.held_by_weights),
             inference_gpu_ms=gpu_ms(self.predict),
             detections=detections,
         )
 
 
-def measure_models(kinds: dict[str, tuple[Config, str]], batch: dict, args) -> dict:
+def measure_models(configs: dict[str, Config], batch: dict, args) -> dict:
     """Of each model: milliseconds, megabytes and detections of a step with all its images."""
     proposals = random_proposals(batch, args.size, count=1000)
     detectors, results = {}, {}
-    for name, (cfg, kind) in kinds.items():
-        detectors[name] = detector = Detector(cfg, kind, batch, proposals)
+    for name, cfg in configs.items():
+        detectors[name] = detector = Detector(cfg, batch, proposals)
         detector.model.train()
         results[name] = detector.measure_training()
     turns = dict(rounds=args.rounds, steps=args.steps)
@@ -325,10 +241,11 @@ def compare(models: dict, attention: dict) -> dict:
         'training speed over explicit bias': speed('train_ms', explicit, 1.5),
         'training speed over explicit bias, GPU alone': speed('train_gpu_ms', explicit, 1.5),
     }
-    if kat['train_mb'] is not None:
-        memory = kat['train_mb'] / vit['train_mb'], fused['mb'] / biased['mb']
-        ratios['training memory over ViT'] = dict(ratio=round(memory[0], 3), target=1.0)
-        ratios['attention memory over explicit bias'] = dict(ratio=round(memory[1], 3), target=0.5)
+    if kat['train_allocated_mb'] is not None:
+        over_vit = kat['train_allocated_mb'] / vit['train_allocated_mb']
+        over_bias = fused['allocated_mb'] / biased['allocated_mb']
+        ratios['training memory over ViT'] = dict(ratio=round(over_vit, 3), target=1.0)
+        ratios['attention memory over explicit bias'] = dict(ratio=round(over_bias, 3), target=0.5)
     return ratios
 
 
@@ -354,12 +271,12 @@ def measure_attention(cfg: Config, args) -> dict:
             out = function(*inputs, grid, tables)
             torch.autograd.grad(out, (*inputs, *tables), grad)
 
-        steps = {kind: functools.partial(step, function) for kind, function in ATTENTIONS.items()}
+        steps = {kind: functools.partial(step, ATTENTIONS[kind][0]) for kind in ATTENTIONS}
         times = step_times(steps, rounds=args.rounds, steps=args.steps)
         results[name] = dict(shape=shape)
         for kind, one in steps.items():
             results[name][kind] = dict(
-                ms=times[kind], gpu_ms=gpu_ms(one), mb=peak_mb(one, allocated())
+                ms=times[kind], gpu_ms=gpu_ms(one), allocated_mb=allocated_mb(one, allocated())
             )
     return results
 
@@ -379,7 +296,9 @@ def plot(results: dict, out_file: Path) -> None:
     times.plot(whole, list(models), 'k|', markersize=20, label='with the host')
     count = results['settings']['batch_size']
     times.set(xlabel=f'training step with {count} images, ms of the GPU', xlim=(0, None))
-    memory.barh(list(models), [(model['train_mb'] or 0) / 1000 for model in models.values()])
+    memory.barh(
+        list(models), [(model['train_allocated_mb'] or 0) / 1000 for model in models.values()]
+    )
     memory.set(xlabel='peak memory in training, GB', yticks=[])
     for axis in (times, memory):
         axis.invert_yaxis()
@@ -408,13 +327,13 @@ def main() -> None:
         machine=machine(),
         attention=measure_attention(kat, args),
     )
-    kinds = {
-        'KAT': (kat, 'fused'),
-        'ViT': (vit, 'fused'),
-        'KAT, explicit bias': (kat, 'explicit bias'),
-        'KAT, matrix': (kat, 'matrix'),
+    configs = {
+        'KAT': kat,
+        'ViT': vit,
+        'KAT, explicit bias': with_attention(kat, 'explicit bias'),
+        'KAT, matrix': with_attention(kat, 'matrix'),
     }
-    results['models'] = measure_models(kinds, batch, args)
+    results['models'] = measure_models(configs, batch, args)
     results['comparison'] = compare(results['models'], results['attention'])
     save(results, out_dir / 'results.json')
     plot(results, out_dir / 'speed.png')

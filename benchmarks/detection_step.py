@@ -11,23 +11,32 @@ import argparse
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from detection import fix_heads, random_batch, random_proposals
+from detection import random_batch
+from fixed_proposals import fix_heads, random_proposals
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from step_plot import Bar, draw_steps
-from timing import in_words, kernel_profile, machine, reserved, reserved_peak, save, step_times
+from timing import (
+    MB,
+    in_words,
+    kernel_profile,
+    machine,
+    reserved,
+    reserved_peak,
+    save,
+    step_times,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kat_mm.backbones.archs import resolve_arch
 from kat_mm.dense import compile_parts, graph_parts
 from kat_mm.dense.detection import use_fast_heads
-from kat_mm.dense.detection_rpn import FastRPNHead, Proposals
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'kat_b_mask_rcnn_lsj_coco.py'
@@ -50,19 +59,21 @@ VARIANTS = {
 }
 # Milliseconds of a training step and of inference on one H100, by the number of images.
 TARGETS = {2: {'train': 84}, 6: {'train': 220, 'predict': 94}}
-# What the host does in a step; the second may be in the first.
+# What the host does in a step, in modules and beside them; all that is RoI is in the first of it.
+AFTER_PROPOSALS, UPDATE = 'RoI: losses, all of it', 'backward and optimizer'
 PARTS = {
-    'preprocessing': ('data_preprocessor', 'forward'),
-    'backbone': ('backbone', 'forward'),
-    'neck': ('neck', 'forward'),
-    'RPN: convolutions': ('rpn_head', 'forward'),
-    'RPN: losses': ('rpn_head', 'loss_by_feat'),
-    'RPN: proposals': ('rpn_head', 'predict_by_feat'),
-    'RoI: losses, all of it': ('roi_head', 'loss'),
-    'RoI: box features': ('roi_head.bbox_roi_extractor', 'forward'),
-    'RoI: box head': ('roi_head.bbox_head', 'forward'),
-    'RoI: mask features': ('roi_head.mask_roi_extractor', 'forward'),
-    'RoI: mask head': ('roi_head.mask_head', 'forward'),
+    'preprocessing': 'data_preprocessor',
+    'backbone': 'backbone',
+    'neck': 'neck',
+    'RPN: convolutions': 'rpn_head',
+    'RPN: losses': None,
+    'RPN: proposals': None,
+    AFTER_PROPOSALS: None,
+    'RoI: box features': 'roi_head.bbox_roi_extractor',
+    'RoI: box head': 'roi_head.bbox_head',
+    'RoI: mask features': 'roi_head.mask_roi_extractor',
+    'RoI: mask head': 'roi_head.mask_head',
+    UPDATE: None,
 }
 # Operators whose result the host needs: a GPU is waited for.
 WAITS = (
@@ -82,9 +93,10 @@ class Detector:
         torch.manual_seed(0)
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.batch, self.parts, self.steps = batch, parts, 0
+        cfg = copy.deepcopy(cfg)
         if 'rival' in parts:
-            cfg = copy.deepcopy(cfg)
             cfg.model.backbone = mmpretrain_vit(cfg.model.backbone)
+        cfg.model.rpn_head.type = 'FixedFastRPNHead' if 'heads' in parts else 'FixedRPNHead'
         self.model = MODELS.build(cfg.model).to(self.device)
         wrapper = dict(cfg.optim_wrapper)
         if self.device == 'cuda':
@@ -93,8 +105,7 @@ class Detector:
         keep_boxes_in_float32(self.model)
         if 'heads' in parts:
             use_fast_heads(self.model)
-        fix_heads(self.model, proposals, self.device)
-        keep_in_tensors(self.model.rpn_head, proposals, self.device)
+        fix_heads(self.model, proposals)
         self.set_mode(training=True)
 
     def set_mode(self, training: bool) -> None:
@@ -115,23 +126,6 @@ class Detector:
     def predict(self) -> list:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == 'cuda'):
             return self.model.test_step(self.batch)
-
-
-def keep_in_tensors(head: torch.nn.Module, proposals: list, device: str) -> None:
-    """Where our RPN hands on tensors, hand on the fixed proposals so."""
-    if not isinstance(head, FastRPNHead):
-        return
-    boxes = torch.stack(proposals).to(device)
-    ones = torch.ones(boxes.shape[:2], device=device)
-    fixed, propose = head.predict_by_feat, type(head).predict_by_feat
-
-    def predict_by_feat(*args, **kwargs):
-        if not head.training:
-            return fixed(*args, **kwargs)
-        propose(head, *args, **kwargs)
-        return Proposals(boxes, ones, ones > 0)
-
-    head.predict_by_feat = predict_by_feat
 
 
 def load_config(path: Path, size: int) -> Config:
@@ -174,7 +168,7 @@ def measure(cfg: Config, size: int, images: int, names: list[str], rounds: int, 
             del detector
             continue
         detectors[name] = detector
-        results[name] = dict(memory_mb=round((peak - before) / 1e6, 1))
+        results[name] = dict(train_reserved_mb=round((peak - before) / MB, 1))
     for kind in ('train', 'predict'):
         for detector in detectors.values():
             if kind == 'predict':
@@ -187,100 +181,129 @@ def measure(cfg: Config, size: int, images: int, names: list[str], rounds: int, 
     return results
 
 
-class _Count(TorchDispatchMode):
-    """Operators, and those that wait, while a part of the step is at work."""
+class Watch:
+    """Who is told when a part of a step begins and when it ends."""
+
+    def enter(self, name: str) -> None:
+        raise NotImplementedError
+
+    def leave(self, name: str) -> None:
+        raise NotImplementedError
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.enter(name)
+        try:
+            yield
+        finally:
+            self.leave(name)
+            if name == 'RPN: proposals':
+                self.enter(AFTER_PROPOSALS)  # to the end of the model's forward
+
+
+class Clock(Watch):
+    """Seconds of the host in each part."""
+
+    def __init__(self):
+        self.spent, self.started = Counter(), {}
+
+    def enter(self, name: str) -> None:
+        self.started[name] = time.perf_counter()
+
+    def leave(self, name: str) -> None:
+        self.spent[name] += time.perf_counter() - self.started[name]
+
+
+class Count(Watch, TorchDispatchMode):
+    """Operators of each part, and those that wait."""
 
     def __init__(self):
         super().__init__()
         self.operators, self.waits, self.within = Counter(), {}, ['the rest']
 
+    def enter(self, name: str) -> None:
+        self.within.append(name)
+
+    def leave(self, name: str) -> None:
+        self.within.pop()
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         part, name = self.within[-1], function._schema.name
         self.operators[part] += 1
-        if self._waits(name, args, kwargs or {}):
+        if _waits(name, args, kwargs or {}):
             self.waits.setdefault(part, Counter())[name.removeprefix('aten::')] += 1
         return function(*args, **(kwargs or {}))
 
-    @staticmethod
-    def _waits(name: str, args: tuple, kwargs: dict) -> bool:
-        if name in WAITS:
-            return True
-        if name in ('aten::index', 'aten::index_put_') and len(args) > 1:
-            return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-        if name == 'aten::_to_copy' and kwargs.get('device') is not None:
-            moves = torch.device(kwargs['device']).type != args[0].device.type
-            return moves and not kwargs.get('non_blocking')
-        if name == 'aten::copy_':
-            moves = args[0].device.type != args[1].device.type
-            return moves and not (len(args) > 2 and args[2]) and not kwargs.get('non_blocking')
-        return False
+
+def _waits(name: str, args: tuple, kwargs: dict) -> bool:
+    if name in WAITS:
+        return True
+    if name in ('aten::index', 'aten::index_put_') and len(args) > 1:
+        return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+    if name == 'aten::_to_copy' and kwargs.get('device') is not None:
+        moves = torch.device(kwargs['device']).type != args[0].device.type
+        return moves and not kwargs.get('non_blocking')
+    if name == 'aten::copy_':
+        moves = args[0].device.type != args[1].device.type
+        return moves and not (len(args) > 2 and args[2]) and not kwargs.get('non_blocking')
+    return False
+
+
+class WatchedOptimWrapper:
+    """An optimizer wrapper as ``train_step`` uses it, whose update is watched."""
+
+    def __init__(self, wrapper: OptimWrapper, watch: Watch):
+        self.wrapper, self.watch = wrapper, watch
+        self.optim_context = wrapper.optim_context
+
+    def update_params(self, loss: torch.Tensor) -> None:
+        with self.watch(UPDATE):
+            self.wrapper.update_params(loss)
 
 
 @contextmanager
-def watching(model: torch.nn.Module, enter: Callable, leave: Callable) -> Iterator[None]:
-    """Call ``enter`` and ``leave`` with the name of each part around it."""
-    changed = []
-    for name, (path, method) in PARTS.items():
-        try:
-            module = model.get_submodule(path)
-        except AttributeError:
+def watching(detector: Detector, watch: Watch) -> Iterator[None]:
+    """Tell ``watch`` of the parts of a detector's steps."""
+    model, wrapper = detector.model, detector.optim_wrapper
+    hooks = [model.register_forward_hook(lambda *_: watch.leave(AFTER_PROPOSALS))]
+    modules = dict(model.named_modules())
+    for name, path in PARTS.items():
+        if path not in modules:  # a detector without masks, or no module
             continue
-        function, was_own = getattr(module, method), method in module.__dict__
-
-        def wrapped(*args, _function=function, _name=name, **kwargs):
-            enter(_name)
-            try:
-                return _function(*args, **kwargs)
-            finally:
-                leave(_name)
-
-        changed.append((module, method, function if was_own else None))
-        object.__setattr__(module, method, wrapped)
+        module = modules[path]
+        hooks += [
+            module.register_forward_pre_hook(lambda *_, name=name: watch.enter(name)),
+            module.register_forward_hook(lambda *_, name=name: watch.leave(name)),
+        ]
+    model.rpn_head.watch = watch
+    detector.optim_wrapper = WatchedOptimWrapper(wrapper, watch)
     try:
         yield
     finally:
-        for module, method, function in changed:
-            if function is None:
-                object.__delattr__(module, method)
-            else:
-                object.__setattr__(module, method, function)
+        for hook in hooks:
+            hook.remove()
+        del model.rpn_head.watch
+        detector.optim_wrapper = wrapper
 
 
 def profile(detector: Detector, steps: int = 5) -> dict:
     """Host milliseconds, operators and waits of each part of a training step."""
     detector.train()
-    spent, started = Counter(), {}
-
-    def enter(name: str) -> None:
-        started[name] = time.perf_counter()
-
-    def leave(name: str) -> None:
-        spent[name] += time.perf_counter() - started[name]
-
-    update = detector.optim_wrapper.update_params
-
-    def timed_update(*args, **kwargs):
-        enter('backward and optimizer')
-        update(*args, **kwargs)
-        leave('backward and optimizer')
-
-    with watching(detector.model, enter, leave):
-        detector.optim_wrapper.update_params = timed_update
+    clock, count = Clock(), Count()
+    with watching(detector, clock):
         for _ in range(steps):
-            enter('step')
-            detector.train()
-            leave('step')
-        detector.optim_wrapper.update_params = update
-    count = _Count()
-    with watching(detector.model, count.within.append, lambda _: count.within.pop()), count:
+            with clock('step'):
+                detector.train()
+    with watching(detector, count), count:
         detector.train()
+    spent = clock.spent
     return {
         name: dict(
             host_ms=round(1000 * spent[name] / steps, 2) if name in spent else None,
             operators=count.operators[name],
             waits=dict(count.waits.get(name, {})),
         )
-        for name in ('step', *PARTS, 'backward and optimizer', 'the rest')
+        for name in ('step', *PARTS, 'the rest')
         if name in spent or name == 'the rest'
     }
 
@@ -325,7 +348,7 @@ def run(out_dir: Path, images: list[int], variants: list[str], quick: bool, prof
                 print(
                     f'{count} images, {kind:7} {name:20} {in_words(ms)}, '
                     f'GPU {one[kind]["gpu_ms"]:.1f}, '
-                    f'{one["memory_mb"]:.0f} MB{wanted}'
+                    f'{one["train_reserved_mb"]:.0f} MB{wanted}'
                 )
     if profiles:
         results['profile'] = {}

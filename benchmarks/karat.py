@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from timing import kernel_profile, machine, save
+from timing import allocated_mb, kernel_profile, machine, save
 from torch import nn
 
 from kat_mm.backbones import KAT
@@ -84,7 +84,7 @@ def measure(arch: str, args: argparse.Namespace) -> dict:
         trainer = Trainer(arch, attn_cfg, args)
         for _ in range(3):  # compiles the kernels, and makes the optimizer's state
             trainer.step()
-        results[kind] = dict(memory_gib=peak_memory(trainer), kernels_ms=profile(trainer))
+        results[kind] = dict(allocated_mb=peak_memory(trainer), kernels_ms=profile(trainer))
         times[kind] = []
         del trainer
     for _ in range(args.turns):
@@ -97,20 +97,15 @@ def measure(arch: str, args: argparse.Namespace) -> dict:
         speeds = [args.batch_size / seconds for seconds in times[kind]]
         result['images_per_second'] = round(statistics.median(speeds), 1)
         result['images_per_second_of_turns'] = [round(speed, 1) for speed in speeds]
-        for name, key in (('speed', 'images_per_second'), ('memory', 'memory_gib')):
+        for name, key in (('speed', 'images_per_second'), ('memory', 'allocated_mb')):
             if results['softmax'][key]:
                 result[f'{name}_to_softmax'] = round(result[key] / results['softmax'][key], 3)
     return results
 
 
 def peak_memory(trainer: Trainer) -> float | None:
-    """GiB allocated at most in a step; None on a CPU."""
-    if trainer.device.type != 'cuda':
-        return None
-    torch.cuda.reset_peak_memory_stats()
-    trainer.step()
-    torch.cuda.synchronize()
-    return round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    """MB allocated at most in a step; None on a CPU."""
+    return allocated_mb(trainer.step, held=0) if trainer.device.type == 'cuda' else None
 
 
 def profile(trainer: Trainer, rows: int = 12) -> dict[str, float]:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import detection
-import detection_step
 import segmentation
 import torch
+from fixed_proposals import fix_heads, random_proposals
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -83,6 +83,7 @@ class Measured:
         self.total_batch = self.cfg.auto_scale_lr.base_batch_size
         if self.is_detector:
             self.cfg.model.data_preprocessor.batch_augments = None  # images have their size
+            self.cfg.model.rpn_head.type = 'FixedFastRPNHead'
         self.model = revert_sync_batchnorm(MODELS.build(self.cfg.model))
         drop_start_weights(self.model)  # nothing is downloaded
         self.model.init_weights()
@@ -129,9 +130,8 @@ class Measured:
             batch = detection.random_batch(self.size, images, self.classes())
             # Boxes on objects, as a trained model proposes them, for the mask head to work on.
             count = self.cfg.model.train_cfg.rpn_proposal.max_per_img
-            proposals = detection.random_proposals(batch, self.size, count)
-            detection.fix_heads(model, proposals, self.device)
-            detection_step.keep_in_tensors(model.rpn_head, proposals, self.device)
+            proposals = random_proposals(batch, self.size, count)
+            fix_heads(model, proposals)
         else:
             use_segmentation_kernels(model)
             sizes = [(self.size, self.size)] * images

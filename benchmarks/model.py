@@ -8,7 +8,16 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from timing import kernel_profile, machine, require_gpu, save, step_times, synchronize
+from timing import (
+    allocated,
+    allocated_mb,
+    kernel_profile,
+    machine,
+    require_gpu,
+    save,
+    step_times,
+    synchronize,
+)
 from torch import nn
 
 import kat_mm  # noqa: F401
@@ -121,9 +130,7 @@ def take_turns(
     torch._dynamo.reset()  # not in between: what was compiled would be compiled again
     for name, builder in builders.items():
         model = builder().to(device)
-        held = torch.cuda.memory_allocated() - sum(
-            p.numel() * p.element_size() for p in model.parameters()
-        )
+        held = allocated() - sum(p.numel() * p.element_size() for p in model.parameters())
         if MODES[mode] is not None:
             model = torch.compile(model, **MODES[mode])
         step = step_of(model, batch, pixels)
@@ -133,9 +140,7 @@ def take_turns(
         first_steps[name] = time.perf_counter() - start
         step()
         if device == 'cuda' and mode != 'graphs':  # which own their memory
-            torch.cuda.reset_peak_memory_stats()
-            step()
-            memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**30
+            memory[name] = allocated_mb(step, held)
         steps[name] = step
     times = step_times(steps, **turns)
     rates = {name: batch / t['median'] * 1000 for name, t in times.items()}
@@ -145,7 +150,7 @@ def take_turns(
         'images_per_second': rates,
         # What the GPU works in a step; where it is less than the step, the host is the limit.
         'gpu_ms': {name: sum(profile.values()) for name, profile in profiles.items()},
-        'memory_gib': memory,
+        'allocated_mb': memory,
         'kernels_ms': {name: longest(profile) for name, profile in profiles.items()},
         # Compilation of kernels included, where no earlier run left them in a cache.
         'first_step_seconds': first_steps,
@@ -161,7 +166,8 @@ def longest(profile: dict[str, float]) -> dict[str, float]:
 
 def print_entry(case: str, entry: dict) -> None:
     for name, rate in entry['images_per_second'].items():
-        peak = f'{entry["memory_gib"][name]:6.2f} GiB, ' if name in entry['memory_gib'] else ''
+        memory = entry['allocated_mb']
+        peak = f'{memory[name]:8.1f} MB, ' if name in memory else ''
         print(
             f'{case} {name:4} {rate:8.0f} '
             f'images/s {entry["ratio_to_timm"][name]:5.2f} (target {entry["target"]:.2f}) '

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from mmengine.registry import MODELS
 from model import Classifier, inference_step, training_step
-from timing import kernel_profile, machine, require_gpu, save, step_times
+from timing import allocated, allocated_mb, gpu_ms, machine, require_gpu, save, step_times
 from torch import Tensor, nn
 
 from kat_mm.engine.launch import run_tool
@@ -96,7 +96,7 @@ def measure(name: str) -> dict:
     arch, batch, task, change, mode = CASES[name]
     torch.manual_seed(0)
     torch._dynamo.reset()
-    held = torch.cuda.memory_allocated()
+    held = allocated()
     model = Classifier(arch, 'GRKAN').cuda()
     if change is not None:
         change(model)
@@ -106,10 +106,7 @@ def measure(name: str) -> dict:
     step = (training_step if task == 'train' else inference_step)(model, batch)
     for _ in range(3):
         step()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    result = dict(memory_gib=(torch.cuda.max_memory_allocated() - held) / 2**30)
-    result['gpu_ms'] = sum(kernel_profile(step).values())
+    result = dict(allocated_mb=allocated_mb(step, held), gpu_ms=gpu_ms(step))
     # The least of single steps: hosts are disturbed by whoever shares them.
     times = step_times({name: step}, rounds=60 if batch < 8 else 15, steps=1)[name]
     result['ms'] = times['min']

@@ -19,7 +19,6 @@ segmentation and memory. --redraw measures nothing: plots and pages are made fro
 """
 
 import argparse
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +33,7 @@ import ops
 import preflight
 import segmentation
 import zoo
+from timing import load
 
 from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
@@ -63,7 +63,7 @@ def redraw(what: str, out_dir: Path) -> None:
         raise UserError(f'--redraw: {what} has none; {", ".join(REDRAWN)} have')
     if not path.exists():
         raise UserError(f'--redraw: {path} is missing; measure first, without --redraw')
-    REDRAWN[what](json.loads(path.read_text()), out_dir)
+    REDRAWN[what](load(path), out_dir)
 
 
 def main() -> None:

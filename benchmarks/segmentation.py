@@ -20,7 +20,19 @@ from mmengine.structures import PixelData
 from operators import OPERATORS
 from ops import measure
 from step_plot import Bar, draw_steps
-from timing import in_words, kernel_profile, machine, reserved, reserved_peak, save, step_times
+from timing import (
+    MB,
+    allocated,
+    allocated_mb,
+    gpu_ms,
+    in_words,
+    kernel_profile,
+    machine,
+    reserved,
+    reserved_peak,
+    save,
+    step_times,
+)
 
 import kat_mm  # noqa: F401  registers KAT
 from kat_mm.backbones import drop_start_weights
@@ -128,7 +140,7 @@ def measure_group(
     for name, segmentor in segmentors.items():
         segmentor.prepare_validation()
         models[name]['validation_gpu_ms'] = gpu_ms(segmentor.validate)
-        models[name]['validation_mb'] = segmentor.peak_mb(segmentor.validate)
+        models[name]['validation_allocated_mb'] = segmentor.allocated_mb(segmentor.validate)
     times = step_times({name: s.validate for name, s in segmentors.items()}, **turns)
     for name, ms in times.items():
         models[name]['validation_ms'] = ms
@@ -170,21 +182,15 @@ class Segmentor:
         else:
             on_the_way(losses)  # LateRuntimeInfoHook
 
-    def peak_mb(self, step: Callable[[], object]) -> float | None:
+    def allocated_mb(self, step: Callable[[], object]) -> float | None:
         """MB allocated at most, but for what was there before this model."""
-        if self.device == 'cpu':
-            return None
-        torch.cuda.reset_peak_memory_stats()
-        held = allocated()
-        step()
-        own = torch.cuda.max_memory_allocated() - held
-        return round((own + self.held) / 1e6, 1)
+        return allocated_mb(step, allocated() - self.held)
 
     def reserved_mb(self) -> float | None:
         """MB held at most in a training step, the pools of graphs among them."""
         if self.device == 'cpu':
             return None
-        return round((reserved_peak(self.train) - self.reserved_before) / 1e6, 1)
+        return round((reserved_peak(self.train) - self.reserved_before) / MB, 1)
 
     def measure_training(self) -> dict:
         """Memory, the GPU's work, and its kernels; losses of the first step."""
@@ -198,7 +204,7 @@ class Segmentor:
         most = sorted(profile.items(), key=lambda item: -item[1])[:KERNELS_KEPT]
         return dict(
             losses=losses,
-            train_mb=self.peak_mb(self.train),
+            train_allocated_mb=self.allocated_mb(self.train),
             train_reserved_mb=self.reserved_mb(),
             train_gpu_ms=round(sum(profile.values()), 3),
             train_kernels_ms={name[:120]: round(ms, 3) for name, ms in most},
@@ -248,15 +254,6 @@ def random_batch(sizes: list[tuple], classes: int) -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
-def allocated() -> int:
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-
-
-def gpu_ms(step: Callable[[], object]) -> float:
-    """Milliseconds of the GPU's work in a step; on a CPU, of operators."""
-    return round(sum(kernel_profile(step, torch.cuda.is_available()).values()), 3)
-
-
 def compare(group: dict[str, dict]) -> dict[str, dict]:
     """What each model gains over mmseg's heads, and over those on mmpretrain's ViT."""
     rival = next((model for name, model in group.items() if name.startswith(RIVAL)), None)
@@ -286,9 +283,9 @@ def print_group(group: dict[str, dict], comparison: dict[str, dict]) -> None:
     for name, model in group.items():
         print(
             f'{name:{width}} train {in_words(model["train_ms"])} '
-            f'(GPU {model["train_gpu_ms"]:.2f}; MB allocated {model["train_mb"]}, reserved '
-            f'{model["train_reserved_mb"]}), validation {in_words(model["validation_ms"])} '
-            f'(GPU {model["validation_gpu_ms"]:.2f})'
+            f'(GPU {model["train_gpu_ms"]:.2f}; MB allocated {model["train_allocated_mb"]}, '
+            f'reserved {model["train_reserved_mb"]}), '
+            f'validation {in_words(model["validation_ms"])} (GPU {model["validation_gpu_ms"]:.2f})'
         )
         print(f'{"":{width}} {model["losses"]}')
     for name in group:

@@ -2,10 +2,12 @@
 
 Results are called the same everywhere: ``machine``, ``settings`` and ``targets`` beside what was
 measured; of a step or a kernel ``ms`` (median, min and max), ``gpu_ms``, what the GPU works in it,
-``images_per_second`` and ``memory_gib``, or in MB what is allocated and reserved at most; of
-operators ``times``, ``ratios`` to their floors and ``floor_bytes``; of finished runs ``runs`` by
-title, with ``iterations``, the scores by the names of their log, ``train_images_per_second``,
-``train_memory_mb`` and curves, ``SCORE_curve``.
+``images_per_second``, and in MB of 10^6 bytes ``allocated_mb``, what its tensors take at most, and
+``reserved_mb``, what PyTorch holds at most, where there are several behind what is done, such as
+``train_ms``; of operators ``times``, ``ratios`` to their floors and ``floor_bytes``; of finished
+runs ``runs`` by title, with ``iterations``, the scores by the names of their log,
+``train_images_per_second``, ``train_memory_mb``, which is what mmengine logs, and curves,
+``SCORE_curve``. :func:`load` reads results that were written under earlier names.
 """
 
 import datetime
@@ -22,6 +24,18 @@ from pathlib import Path
 import torch
 
 from kat_mm.errors import UserError
+
+# What figures were called in results of earlier versions.
+RENAMED = {
+    'mb': 'allocated_mb',
+    'train_mb': 'train_allocated_mb',
+    'backbone_mb': 'backbone_allocated_mb',
+    'inference_mb': 'inference_allocated_mb',
+    'validation_mb': 'validation_allocated_mb',
+    'memory_mb': 'train_reserved_mb',
+    'memory_gib': 'allocated_mb',
+}
+MB, GIB = 10**6, 2**30
 
 
 def require_gpu() -> None:
@@ -103,6 +117,20 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def allocated() -> int:
+    """Bytes that tensors on the GPU take."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
+
+def allocated_mb(step: Callable[[], object], held: int) -> float | None:
+    """MB that tensors take at most in a step, but for ``held`` bytes; None on a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return round((torch.cuda.max_memory_allocated() - held) / MB, 1)
+
+
 def reserved() -> int:
     """Bytes of the GPU's memory that PyTorch holds and needs, the pools of CUDA graphs among them.
 
@@ -145,6 +173,34 @@ def kernel_profile(step: Callable, on_gpu: bool = True) -> dict[str, float]:
         / (1e3 * steps)
         for event in profiler.key_averages()
     }
+
+
+def gpu_ms(step: Callable[[], object]) -> float:
+    """Milliseconds of the GPU's work in a step; on a CPU, of operators."""
+    return round(sum(kernel_profile(step, torch.cuda.is_available()).values()), 3)
+
+
+def load(path: Path) -> dict:
+    """Results of a file, also of earlier versions: under the names of today."""
+    return _renamed(json.loads(path.read_text()))
+
+
+def _renamed(results):
+    if isinstance(results, list):
+        return [_renamed(value) for value in results]
+    if not isinstance(results, dict):
+        return results
+    return {
+        RENAMED.get(key, key): _in_mb(value) if key == 'memory_gib' else _renamed(value)
+        for key, value in results.items()
+    }
+
+
+def _in_mb(gib):
+    """Of a figure in GiB, or of several by name."""
+    if isinstance(gib, dict):
+        return {name: _in_mb(value) for name, value in gib.items()}
+    return None if gib is None else round(gib * GIB / MB, 1)
 
 
 def save(results: dict, path: Path) -> None:

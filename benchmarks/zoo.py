@@ -7,7 +7,6 @@ Images, objects and weights are random, so that heads which suppress overlaps or
 queries have as much to do as an untrained model gives them.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import detection
@@ -18,7 +17,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
-from timing import machine, save, step_times
+from timing import allocated, allocated_mb, machine, save, step_times
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import kat_mm  # noqa: F401  registers KAT
@@ -149,16 +148,8 @@ class Model:
         self.optim_wrapper = build_optim_wrapper(self.model, self.wrapper)
         self.train()
         self.train()
-        found['train_mb'] = self.peak_mb(self.train)
+        found['train_allocated_mb'] = allocated_mb(self.train, self.before)
         return found
-
-    def peak_mb(self, step: Callable[[], None]) -> float | None:
-        """MB allocated at most, but for what was there before this model."""
-        if self.device == 'cpu':
-            return None
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return round((torch.cuda.max_memory_allocated() - self.before) / 1e6, 1)
 
     def train(self) -> None:
         self.model.train()
@@ -171,13 +162,10 @@ class Model:
             return self.model.test_step(self.image)
 
 
-def allocated() -> int:
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-
-
 def row(name: str, found: dict) -> str:
     """A row of the table in docs/heads.md."""
-    memory = '' if found['train_mb'] is None else f'{found["train_mb"] / 1e3:.1f}'
+    memory = found['train_allocated_mb']
+    memory = '' if memory is None else f'{memory / 1e3:.1f}'
     return (
         f'| `{name}` | {found["parameters"] / 1e6:.1f} | {found["flops"] / 2e9:.0f} | '
         f'{found["predict_ms"]["median"]:.1f} | {found["train_ms"]["median"]:.0f} | {memory} |'

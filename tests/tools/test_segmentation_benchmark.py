@@ -32,14 +32,14 @@ def test_what_is_measured_is_saved_before_the_next_model(run_benchmark, monkeypa
 
     def measure_group(group, *_args):
         keep = _args[-1]
-        keep({next(iter(group)): dict(train_mb=1.0)})
+        keep({next(iter(group)): dict(train_allocated_mb=1.0)})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(segmentation, 'measure_group', measure_group)
     with pytest.raises(KeyboardInterrupt):
         segmentation.run(tmp_path, ['kat_s_upernet_ade20k'], quick=False)
     results = json.loads((tmp_path / 'results.json').read_text())
-    assert results['models'] == {'kat_s_upernet_ade20k, mmseg': {'train_mb': 1.0}}
+    assert results['models'] == {'kat_s_upernet_ade20k, mmseg': {'train_allocated_mb': 1.0}}
 
 
 def test_a_rival_has_the_same_maps_and_heads(run_benchmark):
