@@ -181,17 +181,8 @@ def _backward(
     )
     grad_weight2 = weight_gradient(grad, z) if need_weight2 else None
     y = torch.empty_like(total, dtype=grad.dtype, memory_format=torch.contiguous_format)
-    norm = norm_kernels.backward(
-        grad_total,
-        grad_hidden.mm(p.weight1),
-        total,
-        statistics,
-        *p.norm_and_act1,
-        scale,
-        branch_dtype,
-        has_branch_bias,
-        y,
-    )
+    kept = total, statistics, *p.norm_and_act1, scale, branch_dtype, has_branch_bias
+    norm = norm_kernels.backward(grad_total, grad_hidden.mm(p.weight1), *kept, y)
     grad_weight1 = weight_gradient(grad_hidden, y) if need_weight1 else None
     return *norm, grad_weight1, grad_bias1, *act2, grad_weight2
 
@@ -208,16 +199,8 @@ def _backward_fake(
     *parameters, branch_dtype, has_branch_bias, need_weight1, need_weight2 = others
     p = FeedForwardParameters(*parameters)
     dtype = compute_dtype(grad.dtype)
-    norm = norm_kernels.empty_gradients(
-        grad_total,
-        grad,
-        total,
-        statistics,
-        *p.norm_and_act1,
-        scale,
-        branch_dtype,
-        has_branch_bias,
-    )
+    kept = total, statistics, *p.norm_and_act1, scale, branch_dtype, has_branch_bias
+    norm = norm_kernels.empty_gradients(grad_total, grad, *kept)
     return (
         *norm,
         torch.empty_like(p.weight1, dtype=dtype) if need_weight1 else None,

@@ -76,15 +76,7 @@ def _forward_kernel(
     known = (label >= 0) & (label < CLASSES)
     label = tl.where(valid & known, label, 0).to(tl.int32)
     own = _interpolate(
-        logits_ptr + label * plane,
-        top,
-        bottom,
-        left,
-        right,
-        down,
-        across,
-        inside,
-        DTYPE,
+        logits_ptr + label * plane, top, bottom, left, right, down, across, inside, DTYPE
     )
 
     most = tl.full([PIXELS], float('-inf'), DTYPE)
@@ -96,15 +88,7 @@ def _forward_kernel(
     for first in range(0, CLASSES, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)[None, :]
         z = _interpolate(
-            logits_ptr + k * plane,
-            top,
-            bottom,
-            left,
-            right,
-            down,
-            across,
-            k < CLASSES,
-            DTYPE,
+            logits_ptr + k * plane, top, bottom, left, right, down, across, k < CLASSES, DTYPE
         )
         z = tl.where(k < CLASSES, z, float('-inf'))
         new_most = tl.maximum(most, tl.max(z, axis=1))
