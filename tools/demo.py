@@ -35,7 +35,7 @@ def main() -> None:
         make_sample_data(['ade20k'], sample_dir, SampleSettings())
     except OSError as error:
         raise UserError(f'cannot make sample data in {sample_dir}: {error}') from error
-    checks.check_work_dir(cfg.work_dir, checks.prepare(cfg, ('train', 'val')))
+    checks.prepare(cfg, ('train', 'val'), work_dir=cfg.work_dir)
     runner = build_runner(cfg)
     runner.train()
 

@@ -64,9 +64,7 @@ def main() -> None:
             f'{" or ".join(suffixes)}'
         )
     checks.check_out_dir(str(out.parent), '--out')
-    checks.check_config(cfg, ())
-    model = checks.build_model(cfg)
-    checks.check_checkpoint(args.checkpoint, model, strict=True)
+    model = checks.prepare(cfg, (), args.checkpoint)
     files = export_model(
         cfg,
         model,

@@ -36,7 +36,7 @@ def main() -> None:
     # Training images without augmentation, each once.
     known = {**cfg.val_dataloader, 'dataset': dict(cfg.train_dataloader.dataset)}
     known['dataset']['pipeline'] = cfg.val_dataloader.dataset.pipeline
-    checks.prepare(cfg, ('train', 'val'), cfg.load_from, strict=False)
+    checks.prepare(cfg, ('train', 'val'), cfg.load_from, strict=False, work_dir=cfg.work_dir)
     runner = build_runner(cfg)
     if not cfg.load_from:
         runner.model.init_weights()

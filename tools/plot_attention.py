@@ -5,12 +5,11 @@ from pathlib import Path
 
 import mmcv
 import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
+from kat_mm import checks
 from kat_mm.backbones import load_pretrained
 from kat_mm.checkpoints.state_dict import check_finite
-from kat_mm.checks import build_model
+from kat_mm.engine.configs import read_config
 from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
 from kat_mm.visualization.attention import collect_attention, plot_attention
@@ -54,11 +53,8 @@ def read_image(path: str):
 
 def weights_on(image, config: str, checkpoint: str, blocks: list[int]):
     """Attention weights of a model, its grid, and the number of its class tokens."""
-    if not Path(config).is_file():
-        raise UserError(f'config {config} does not exist')
-    cfg = Config.fromfile(config)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    backbone = build_model(cfg).backbone
+    cfg = read_config(config)
+    backbone = checks.prepare(cfg, ()).backbone
     load_pretrained(backbone, checkpoint)
     check_finite(backbone.state_dict(), checkpoint)
     height, width = (side * backbone.patch_embed.patch_size for side in backbone.grid_size)

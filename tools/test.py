@@ -76,8 +76,7 @@ def main() -> None:
 
     # Of a submission's split there is no truth to check.
     splits = () if args.format_only else ('test',)
-    model = checks.prepare(cfg, splits, None if exported else args.checkpoint)
-    checks.check_work_dir(cfg.work_dir, model)
+    checks.prepare(cfg, splits, cfg.load_from, work_dir=cfg.work_dir)
     if args.tta:
         augment(cfg)
     runner = build_runner(cfg)

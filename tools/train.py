@@ -93,8 +93,8 @@ def main() -> None:
         goes_on = os.path.realpath(os.path.dirname(cfg.load_from)) == os.path.realpath(cfg.work_dir)
 
     resume = cfg.get('resume', False)
-    model = checks.prepare(cfg, ('train', 'val'), cfg.get('load_from'), resume, resume)
-    checks.check_work_dir(cfg.work_dir, model)
+    start = cfg.get('load_from')
+    checks.prepare(cfg, ('train', 'val'), start, resume, resume, work_dir=cfg.work_dir)
     if is_main_process(cfg.launcher):
         claim_work_dir(cfg.work_dir, goes_on)
     build_runner(cfg).train()

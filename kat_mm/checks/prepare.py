@@ -8,6 +8,7 @@ from torch import nn
 from kat_mm.checks.checkpoint import check_checkpoint, check_pretrained
 from kat_mm.checks.config import check_config
 from kat_mm.checks.model import build_model, check_channels
+from kat_mm.checks.work_dir import check_work_dir
 
 
 def prepare(
@@ -16,6 +17,7 @@ def prepare(
     checkpoint: str | None = None,
     strict: bool = True,
     resume: bool = False,
+    work_dir: str | None = None,
 ) -> nn.Module:
     """Check a config, its data, and the weights that its model is to have.
 
@@ -26,9 +28,11 @@ def prepare(
             has its start weights checked instead.
         strict: As of :func:`check_checkpoint`.
         resume: As of :func:`check_checkpoint`.
+        work_dir: Folder that the run is to write to. Default: none.
 
     Returns:
-        The model, as the config describes it; nothing is loaded into it.
+        The model, as the config describes it, with the weights of ``checkpoint``; of one that is
+        not ``strict``, those of the backbone.
 
     Raises:
         UserError: Something is wrong, missing or damaged.
@@ -40,4 +44,6 @@ def prepare(
         check_checkpoint(checkpoint, model, strict=strict, resume=resume)
     elif 'train' in splits:
         check_pretrained(model)
+    if work_dir is not None:
+        check_work_dir(work_dir, model)
     return model
