@@ -14,7 +14,7 @@ from kat_mm.ops import suppress
 
 from . import detection_boxes as boxes_
 
-_MOST_GRIDS = 8
+_MOST_SIZES = 8
 
 
 class Proposals(Sequence):
@@ -46,15 +46,15 @@ class Proposals(Sequence):
 class FastRPNHead(RPNHead):
     """The same losses and proposals as its base, in fewer launches and without waiting."""
 
-    def _grid(self, sizes: tuple, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-        """Anchors of each level (A, 4), made once for a grid."""
-        grids = self.__dict__.setdefault('_grids', {})
+    def _anchors(self, sizes: tuple, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        """Anchors of each level (A, 4), made once for maps of these sizes."""
+        known = self.__dict__.setdefault('_known_anchors', {})
         key = sizes, device, dtype
-        if key not in grids:
-            if len(grids) >= _MOST_GRIDS:  # images of many sizes
-                grids.pop(next(iter(grids)))
-            grids[key] = self.prior_generator.grid_priors(sizes, dtype, device)
-        return grids[key]
+        if key not in known:
+            if len(known) >= _MOST_SIZES:  # images of many sizes
+                known.pop(next(iter(known)))
+            known[key] = self.prior_generator.grid_priors(sizes, dtype, device)
+        return known[key]
 
     def _inside(self, sizes: tuple, metas: Sequence[dict], anchors: Tensor) -> list[Tensor | None]:
         """Which anchors of each image count, (A,); None where all do."""
@@ -98,7 +98,7 @@ class FastRPNHead(RPNHead):
     ) -> dict:
         """As of its base; losses are sums over the levels."""
         sizes = tuple(tuple(scores.shape[-2:]) for scores in cls_scores)
-        anchors = torch.cat(self._grid(sizes, cls_scores[0].device, torch.float32))
+        anchors = torch.cat(self._anchors(sizes, cls_scores[0].device, torch.float32))
         inside = self._inside(sizes, batch_img_metas, anchors)
         truths = [_tensor(instances.bboxes) for instances in batch_gt_instances]
         # One image at a time: overlaps of all anchors take much memory.
@@ -153,12 +153,12 @@ class FastRPNHead(RPNHead):
         sizes = tuple(tuple(scores.shape[-2:]) for scores in cls_scores)
         # Anchors in half precision would be off by pixels.
         dtype = torch.promote_types(cls_scores[0].dtype, torch.float32)
-        grid = self._grid(sizes, cls_scores[0].device, dtype)
-        most = max(len(anchors) for anchors in grid)
+        anchors_of_levels = self._anchors(sizes, cls_scores[0].device, dtype)
+        most = max(len(anchors) for anchors in anchors_of_levels)
         if cfg.get('nms_pre', -1) > 0:
             most = min(most, cfg['nms_pre'])
         levels = []
-        for level, anchors in enumerate(grid):
+        for level, anchors in enumerate(anchors_of_levels):
             scores = _rows(cls_scores[level].detach(), 1)[..., 0].sigmoid()
             count = min(most, len(anchors))
             scores, index = scores.topk(count, dim=1)

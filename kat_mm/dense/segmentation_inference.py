@@ -98,8 +98,8 @@ def _logits_of_windows(
             for some in windows.split(_MAX_WINDOWS)
         ]
     )
-    grid = len(starts[0]), len(starts[1])
-    logits = logits.unflatten(0, (*grid, len(inputs)))  # (down, across, B, K, h, w)
+    down, across = map(len, starts)
+    logits = logits.unflatten(0, (down, across, len(inputs)))  # (down, across, B, K, h, w)
     return logits.permute(2, 3, 0, 4, 1, 5).flatten(4, 5).flatten(2, 3)
 
 

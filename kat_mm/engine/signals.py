@@ -32,7 +32,7 @@ def end_with_parent(number: signal.Signals) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
-def init_worker(parent: int, init: Callable[[int], None] | None, worker_id: int) -> None:
+def init_worker(parent: int, worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
     """What a worker of a data loader does first.
 
     Schedulers and terminals signal every process of a job. A worker leaves that to its parent,
@@ -40,7 +40,7 @@ def init_worker(parent: int, init: Callable[[int], None] | None, worker_id: int)
 
     Args:
         parent: The parent's process id.
-        init: What else to do, with the worker's number.
+        worker_init_fn: What else to do, with the worker's number.
         worker_id: Its number.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -49,8 +49,8 @@ def init_worker(parent: int, init: Callable[[int], None] | None, worker_id: int)
     end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:  # which ended before the line above
         os._exit(1)
-    if init is not None:
-        init(worker_id)
+    if worker_init_fn is not None:
+        worker_init_fn(worker_id)
 
 
 def _end_for(parent: int) -> None:

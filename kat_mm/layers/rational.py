@@ -52,13 +52,13 @@ class GroupRational(nn.Module):
         num_groups: Groups of the denominator; must divide ``num_channels``. Default: 8.
         num_numerator_groups: Groups of the numerator; must divide ``num_channels``. Default: 1.
         order: Degrees (m, n) of numerator and denominator. Default: (5, 4).
-        init: Function that it starts as: a name in ``kat_mm.fits``.
-        init_interval: (lo, hi), where it is to be close to that function. Default: the interval of
+        act_init: Function that it starts as: a name in ``kat_mm.fits``.
+        act_interval: (lo, hi), where it is to be close to that function. Default: the interval of
             the packaged fit.
         channels_first: Input is (B, num_channels, ...), as convolutions have it. Default: False.
 
     Raises:
-        ValueError: The groups do not divide the channels, or ``init`` is unknown.
+        ValueError: The groups do not divide the channels, or ``act_init`` is unknown.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class GroupRational(nn.Module):
         num_groups: int = 8,
         num_numerator_groups: int = 1,
         order: tuple[int, int] = (5, 4),
-        init: str = 'identity',
-        init_interval: tuple[float, float] | None = None,
+        act_init: str = 'identity',
+        act_interval: tuple[float, float] | None = None,
         channels_first: bool = False,
     ):
         super().__init__()
@@ -85,15 +85,15 @@ class GroupRational(nn.Module):
                 )
         degrees = 'the degrees (m, n) of numerator and denominator, for example (5, 4)'
         check_pair('GroupRational', 'order', order, 0, degrees)
-        check_choice('GroupRational', 'init', init, available_fits())
-        if init_interval is not None:
-            check_interval('GroupRational', 'init_interval', init_interval)
+        check_choice('GroupRational', 'act_init', act_init, available_fits())
+        if act_interval is not None:
+            check_interval('GroupRational', 'act_interval', act_interval)
         check_bools('GroupRational', channels_first=channels_first)
         self.num_channels = num_channels
-        self.init = init
+        self.act_init = act_init
         self.channels_first = channels_first
-        interval = None if init_interval is None else tuple(map(float, init_interval))
-        self.fit = initial_fit(init, tuple(order), interval)
+        interval = None if act_interval is None else tuple(map(float, act_interval))
+        self.fit = initial_fit(act_init, tuple(order), interval)
         self.weight_numerator = nn.Parameter(
             torch.tensor(self.fit.numerator).repeat(num_numerator_groups, 1)
         )
@@ -110,6 +110,6 @@ class GroupRational(nn.Module):
     def extra_repr(self) -> str:
         return (
             f'{self.num_channels}, num_groups={len(self.weight_denominator)}, '
-            f'num_numerator_groups={len(self.weight_numerator)}, init={self.init!r}'
+            f'num_numerator_groups={len(self.weight_numerator)}, act_init={self.act_init!r}'
             + (', channels_first=True' if self.channels_first else '')
         )

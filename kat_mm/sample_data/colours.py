@@ -59,8 +59,8 @@ def noise(
     rng: np.random.Generator, height: int, width: int, cell_height: float, cell_width: float
 ) -> np.ndarray:
     """Return (height, width) smooth noise of about unit amplitude; it varies from cell to cell."""
-    grid = rng.uniform(-1, 1, (round(height / cell_height) + 2, round(width / cell_width) + 2))
-    return cv2.resize(grid.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    cells = rng.uniform(-1, 1, (round(height / cell_height) + 2, round(width / cell_width) + 2))
+    return cv2.resize(cells.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def ridge(rng: np.random.Generator, width: int, amplitude: float, cell: float) -> np.ndarray:

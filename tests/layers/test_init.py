@@ -32,7 +32,7 @@ def test_squared_gain_is_that_of_the_exact_function(name, published):
 @pytest.mark.parametrize('name', ['identity', 'swish', 'gelu', 'relu', 'sigmoid'])
 def test_variance_preserving_weights_give_unit_variance_behind_the_activation(name):
     torch.manual_seed(0)
-    activation, linear = GroupRational(256, init=name), nn.Linear(256, 16384)
+    activation, linear = GroupRational(256, act_init=name), nn.Linear(256, 16384)
     variance_preserving_(linear, activation.fit)
     with torch.no_grad():
         # Many outputs, since the mean of F gives all samples of an output a common part.

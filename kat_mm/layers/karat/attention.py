@@ -10,7 +10,7 @@ from .score_operator import ScoreOperator
 
 
 class KArAt(SoftmaxAttention):
-    """Learnable attention: a Kolmogorov-Arnold operator in the place of softmax.
+    """Learnable attention: a Kolmogorov-Arnold (score) operator in the place of softmax.
 
     Rows of scores q k^T / sqrt(d), of N tokens, go through learnable functions, separately for each
     head (Maity et al., Kolmogorov-Arnold Attention, 2025). The parameters belong to tokens; see

@@ -20,9 +20,9 @@ class BSpline(LinearBasis):
         out_features: Outputs.
         in_features: Inputs.
         gain: Standard deviation of an output at the start, at most. Default: None, see above.
-        grid: Intervals in ``range``. Default: 5.
+        grid: Number of intervals in ``range``, which KAN's authors call so. Default: 5.
         order: Degree of the polynomials, from 1 to ``grid``. Default: 3.
-        range: Ends of the grid. Default: (-4, 4), where nearly all scores lie at the start.
+        range: Ends of the intervals. Default: (-4, 4), where nearly all scores lie at the start.
     """
 
     def __init__(
@@ -36,19 +36,19 @@ class BSpline(LinearBasis):
         range: tuple[float, float] = (-4.0, 4.0),
     ):
         check_int('BSpline', 'grid', grid, least=1)
-        check_int('BSpline', 'order', order, 1, grid)  # more than a grid of so many carries
+        check_int('BSpline', 'order', order, 1, grid)  # more than so many intervals carry
         check_interval('BSpline', 'range', range)
         super().__init__(grid + order, num_heads, out_features, in_features, 1, gain)
-        self.grid = grid
+        self.num_intervals = grid
         self.order = order
         self.range = tuple(range)
 
     def expand(self, x: Tensor) -> Iterator[Tensor]:
         """B_1(x), B_2(x), ... by the recursion of Cox and de Boor, in units of an interval."""
         low, high = self.range
-        position = (x - low) * (self.grid / (high - low)) + self.order
+        position = (x - low) * (self.num_intervals / (high - low)) + self.order
         bins = position.floor()
-        splines = [(bins == k).to(x.dtype) for k in range(self.grid + 2 * self.order)]
+        splines = [(bins == k).to(x.dtype) for k in range(self.num_intervals + 2 * self.order)]
         for degree in range(1, self.order + 1):
             splines = [
                 ((position - k) * left + (k + degree + 1 - position) * right) / degree

@@ -18,7 +18,7 @@ class Fourier(LinearBasis):
         out_features: Outputs.
         in_features: Inputs.
         gain: Standard deviation of an output at the start. Default: None, see above.
-        grid: Frequencies G. Default: 3.
+        grid: Number of frequencies G, which KAN's authors call so. Default: 3.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class Fourier(LinearBasis):
     ):
         check_int('Fourier', 'grid', grid, least=1)
         super().__init__(2 * grid, num_heads, out_features, in_features, grid, gain)
-        self.grid = grid
+        self.num_frequencies = grid
 
     def expand(self, x: Tensor) -> Iterator[Tensor]:
         """cos(x), ..., cos(G x), sin(x), ..., sin(G x)"""
-        for k in range(1, self.grid + 1):
+        for k in range(1, self.num_frequencies + 1):
             yield (k * x).cos()
-        for k in range(1, self.grid + 1):
+        for k in range(1, self.num_frequencies + 1):
             yield (k * x).sin()

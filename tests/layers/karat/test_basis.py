@@ -40,14 +40,15 @@ def pair_by_pair(x, function):
 def fourier(basis, h, o, i, x):
     a, b = basis.coefficients[h, :, o, i].detach().numpy().reshape(2, -1)
     return sum(
-        a[k - 1] * np.cos(k * x) + b[k - 1] * np.sin(k * x) for k in range(1, basis.grid + 1)
+        a[k - 1] * np.cos(k * x) + b[k - 1] * np.sin(k * x)
+        for k in range(1, basis.num_frequencies + 1)
     )
 
 
 def bspline(basis, h, o, i, x):
     low, high = basis.range
-    step = (high - low) / basis.grid
-    knots = low + step * np.arange(-basis.order, basis.grid + basis.order + 1)
+    step = (high - low) / basis.num_intervals
+    knots = low + step * np.arange(-basis.order, basis.num_intervals + basis.order + 1)
     coefficients = basis.coefficients[h, :, o, i].detach().numpy()
     return np.nan_to_num(ScipyBSpline(knots, coefficients, basis.order, extrapolate=False)(x)) * (
         (x >= knots[0]) & (x < knots[-1])
@@ -57,7 +58,7 @@ def bspline(basis, h, o, i, x):
 def full_bspline(basis, h, o, i, x):
     """Each function on its own: scipy's BSpline is defined in the base interval only."""
     low, high = basis.range
-    step = (high - low) / basis.grid
+    step = (high - low) / basis.num_intervals
     y = 0
     for n, c in enumerate(basis.coefficients[h, :, o, i].detach().numpy()):
         knots = low + step * np.arange(n - basis.order, n + 2)
