@@ -14,7 +14,7 @@ from kat_mm.fits.fitter import FUNCTIONS, TABLE_INTERVALS, fit_rational
 from kat_mm.whole_files import write_whole
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Fit a rational function to a function of x with the smallest largest error.',
         epilog="example: python tools/fit_rational.py 'x * sigmoid(1.702 * x)' --interval -8 8",
@@ -65,7 +65,7 @@ def write(path: Path, content: bytes) -> None:
         raise UserError(f'cannot write {path}: {error.strerror}') from error
 
 
-def to_json(data) -> bytes:
+def to_json(data: dict | list) -> bytes:
     return (json.dumps(data, indent=2) + '\n').encode()
 
 
@@ -77,7 +77,9 @@ def report(fit: RationalFit) -> None:
     print(f'  largest error {fit.max_error:.3e}')
 
 
-def fit_one(expression: str, order, interval, out_dir: Path) -> None:
+def fit_one(
+    expression: str, order: tuple[int, int], interval: tuple[float, float], out_dir: Path
+) -> None:
     # Imported here: matplotlib is for those who draw.
     from kat_mm.visualization.rational import plot_rational_fit
 

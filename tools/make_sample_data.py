@@ -7,7 +7,7 @@ import sys
 from kat_mm.sample_data import WRITERS, SampleSettings, make_sample_data
 
 
-def parse_args(args=None):
+def parse_args(args: list[str] | None = None) -> argparse.Namespace:
     default = SampleSettings()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -31,7 +31,7 @@ def parse_args(args=None):
     return parser.parse_args(args)
 
 
-def main(args=None):
+def main(args: list[str] | None = None) -> None:
     args = parse_args(args)
     names = list(WRITERS) if args.dataset == 'all' else [args.dataset]
     settings = SampleSettings(args.num_train, args.num_val, *args.size, args.seed)

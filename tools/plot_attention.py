@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import mmcv
+import numpy as np
 import torch
 
 from kat_mm import checks
@@ -44,14 +45,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_image(path: str):
+def read_image(path: str) -> np.ndarray:
     try:
         return mmcv.imread(path, channel_order='rgb', backend='pillow')
     except OSError as error:
         raise UserError(f'{path} is no image that can be read: {error}') from error
 
 
-def weights_on(image, config: str, checkpoint: str, blocks: list[int]):
+def weights_on(
+    image: np.ndarray, config: str, checkpoint: str, blocks: list[int]
+) -> tuple[dict[int, torch.Tensor], tuple[int, int], int]:
     """Attention weights of a model, its grid, and the number of its class tokens."""
     cfg = read_config(config)
     backbone = checks.prepare(cfg, ()).backbone

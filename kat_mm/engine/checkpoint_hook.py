@@ -1,6 +1,7 @@
 import contextlib
 import math
 import os
+from bisect import bisect
 from pathlib import Path
 
 from mmengine import dist
@@ -78,8 +79,8 @@ class AtomicCheckpointHook(CheckpointHook):
             return False
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
         step, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
-        loop._decide_current_val_interval()
-        due = step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)
+        interval = loop.dynamic_intervals[bisect(loop.dynamic_milestones, step + 1) - 1]
+        due = step >= loop.val_begin and (step % interval == 0 or step == last)
         done = -1
         with contextlib.suppress(OSError, ValueError):
             done = int(Path(runner.work_dir, _LAST_VALIDATION).read_text())

@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
 from kat_mm.backbones import KAT
+from kat_mm.datasets.wrappers import inner_datasets
 from kat_mm.errors import UserError
 from kat_mm.installed import is_installed
 from kat_mm.version import __version__
@@ -271,9 +272,7 @@ def _classifier_resize(cfg: Config) -> dict | None:
 def metainfo(cfg: Config) -> dict:
     """Classes and palette, from the config or the data set's class."""
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
-    dataset = loader.get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    dataset = next(inner_datasets(loader.get('dataset') or {}))
     own = dict(dataset.get('metainfo') or {})
     with DATASETS.switch_scope_and_registry(None) as registry:  # that of the default scope
         cls = registry.get(dataset['type']) if 'type' in dataset else None

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from export_models import ARCH, classifier_config, detector_config, random_model, segmenter_config
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from PIL import Image
 from small_configs import CONFIGS, shrink
 from small_configs import load as load_config
@@ -17,7 +19,7 @@ from kat_mm.errors import UserError
 from kat_mm.export import load
 from kat_mm.export.convert import check_format
 from kat_mm.export.description import parts_of
-from kat_mm.export.export import export_model
+from kat_mm.export.export import export_model, metainfo
 from kat_mm.export.networks import make_network
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -275,3 +277,12 @@ def test_wrong_files_and_inputs_are_refused_by_name(tmp_path):
     beside.unlink()
     with pytest.raises(UserError, match='has no model.onnx.json beside it'):
         load(path)
+
+
+def test_classes_are_those_of_the_data_sets_inside_of_wrappers():
+    inner = dict(type='ADE20KDataset', metainfo=dict(classes=('sky', 'tree')))
+    joined = dict(type='ConcatDataset', datasets=[dict(type='RepeatDataset', dataset=inner)] * 2)
+    init_default_scope('mmseg')
+    found = metainfo(Config(dict(test_dataloader=dict(dataset=joined))))
+    assert found['classes'] == ['sky', 'tree']
+    assert found['palette'][0] == [120, 120, 120]
