@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -18,3 +18,10 @@ def config_errors(part: str = 'the config') -> Iterator[None]:
         raise
     except (TypeError, ValueError, KeyError, AssertionError, FileNotFoundError) as error:
         raise UserError(f'{part} cannot be built: {type(error).__name__}: {error}') from error
+
+
+def some(names: Iterable, limit: int = 8, separator: str = ', ') -> str:
+    """The first few names, and how many more there are; 'none' where there is none."""
+    names = [str(name) for name in names]
+    more = len(names) - limit
+    return (separator.join(names[:limit]) or 'none') + (f' and {more} more' if more > 0 else '')

@@ -6,10 +6,9 @@ from mmengine.config import DictAction
 
 from kat_mm import checks
 from kat_mm.checks.every_file import Report, read_every_file
-from kat_mm.checks.names import some
 from kat_mm.datasets.wrappers import type_name
 from kat_mm.engine.launch import load_config, run_tool
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 SPLITS = ('train', 'val', 'test')
 

@@ -10,7 +10,7 @@ from kat_mm.engine.inference import Predictor
 from kat_mm.engine.launch import add_common_arguments, load_config, run_tool
 from kat_mm.engine.results import Results
 from kat_mm.engine.sources import find_images
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 # Seconds between two lines of progress.
 PROGRESS = 2
@@ -60,9 +60,9 @@ def main() -> None:
         # A camera has no end but the user's interrupt.
         results.close()
     if not results.entries:
-        raise UserError(f'nothing was read: {"; ".join(damaged[:5])}')
+        raise UserError(f'nothing was read: {some(damaged, 5, "; ")}')
     if damaged:
-        raise UserError(f'{len(damaged)} inputs were skipped: {"; ".join(damaged[:5])}')
+        raise UserError(f'{len(damaged)} inputs were skipped: {some(damaged, 5, "; ")}')
 
 
 def predict(

@@ -20,7 +20,7 @@ from kat_mm.checkpoints.convert import (
 )
 from kat_mm.checkpoints.layouts import State, count_blocks
 from kat_mm.checkpoints.state_dict import check_finite, keep_entries
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 from kat_mm.layers import find_positions
 from kat_mm.weights import read_weights
 
@@ -132,7 +132,7 @@ def fit_state(
         ]
         raise UserError(
             f'checkpoint {path} has weights of other shapes than the backbone: '
-            f'{"; ".join(wrong[:3]) or error}. Choose the arch, ffn_cfg and attn_cfg that it was '
+            f'{some(wrong or [error], 3, "; ")}. Choose the arch, ffn_cfg and attn_cfg that it was '
             'trained with'
         ) from error
     if left_over:

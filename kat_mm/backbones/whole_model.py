@@ -9,7 +9,7 @@ from kat_mm.checkpoints import find_state_dict
 from kat_mm.checkpoints.convert import MMPRETRAIN_HEAD, convert_backbone, split_model
 from kat_mm.checkpoints.layouts import State
 from kat_mm.checkpoints.state_dict import add_prefix, keep_entries
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 from .kat import KAT
 from .pretrained import fit_state, other_shapes, split_init_cfg
@@ -71,7 +71,7 @@ def convert_for_model(
     if wrong and strict:
         raise UserError(
             f'checkpoint {path} has weights of other shapes than the model of the config: '
-            f'{"; ".join(list(wrong.values())[:3])}. Use the config that it was trained with'
+            f'{some(wrong.values(), 3, "; ")}. Use the config that it was trained with'
         )
     for shapes in wrong.values():
         _logger.warning('Left out: %s', shapes)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 from kat_mm.fits import get_fit
 
 from .layouts import (
@@ -25,6 +25,7 @@ from .state_dict import add_prefix, check_finite, find_state_dict, keep_entries,
 _logger = logging.getLogger(__name__)
 
 DEFAULT_PREFIX = 'backbone.'
+_GAMMA = re.compile(r'(blocks\.\d+\.)ls([12])\.gamma')
 # Where mmpretrain's classifiers have the head that the official layout calls `head`.
 MMPRETRAIN_HEAD = 'head.layers.'
 
@@ -79,7 +80,7 @@ def convert_backbone(state: State, path: str | Path) -> State:
         other, keys = guess_other(state) or ('', list(state))
         raise UserError(
             f'checkpoint {path} has no weights for the backbone, or is of an unknown layout: keys '
-            f'such as {", ".join(keys[:3]) or "(none)"} '
+            f'such as {some(keys, 3)} '
             + (
                 f'look like those of a {other}. '
                 if other
@@ -141,7 +142,6 @@ def fold_layer_scale(state: State) -> State:
     return folded
 
 
-_GAMMA = re.compile(r'(blocks\.\d+\.)ls([12])\.gamma')
 WRITERS = {
     'kat': fold_layer_scale,
     'flashkat': lambda state: rename(

@@ -3,9 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from kat_mm.checks.names import some
 from kat_mm.datasets.wrappers import inner_datasets, type_name
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 
 def class_names(dataset: dict, cls: type, split: str) -> Sequence[str] | None:

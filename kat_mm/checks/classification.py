@@ -13,10 +13,9 @@ from typing import NamedTuple
 from mmengine.logging import print_log
 
 from kat_mm.checks.files import list_files
-from kat_mm.checks.names import some
 from kat_mm.checks.progress import Progress
 from kat_mm.datasets.text_files import read_text
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 # Of mmpretrain's data sets.
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')

@@ -10,8 +10,7 @@ from mmengine.logging import print_log
 
 from kat_mm.checks.coco_file import Content, as_json, read_coco
 from kat_mm.checks.files import IMAGE_SUFFIXES
-from kat_mm.checks.names import some
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 # Pixels by which tools that draw boxes differ at an image's edge.
 _EDGE = 1.0

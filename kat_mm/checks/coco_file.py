@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kat_mm.checks.json_records import read_records
-from kat_mm.checks.names import some
 from kat_mm.checks.progress import Progress
 from kat_mm.checks.run_lengths import bounds, decode_counts
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 _LISTS = ('images', 'annotations', 'categories')
+_NO_MASK = (math.nan,) * 6
 # Beyond the sums of whatever may be in a file, and far below what float64 holds.
 _HUGE = 1e300
 
@@ -55,9 +55,6 @@ class Columns:
                 self.bad_masks[row] = (as_json(given) if given else '', problem)
         flags = (record['area'], record['iscrowd'], bool(record.get('ignore')))
         self.numbers.extend((*record['bbox'], *flags, *mask))
-
-
-_NO_MASK = (math.nan,) * 6
 
 
 def _mask_numbers(given) -> tuple[float, ...]:

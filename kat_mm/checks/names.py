@@ -1,14 +1,7 @@
-"""Names in messages: some of many, and what a misspelt one was to be."""
+"""Names in messages: what a misspelt one was to be."""
 
 import difflib
 from collections.abc import Iterable
-
-
-def some(names: Iterable, limit: int = 8) -> str:
-    """The first few names, and how many more there are; 'none' where there is none."""
-    names = [str(name) for name in names]
-    more = len(names) - limit
-    return (', '.join(names[:limit]) or 'none') + (f' and {more} more' if more > 0 else '')
 
 
 def correct(name: str, known: Iterable[str]) -> str | None:

@@ -10,8 +10,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from kat_mm.checks.coco import check_number_of_objects
-from kat_mm.checks.names import some
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 # Pictures whose pixels are looked at before a run; the others are as they load.
 _LOOKED_AT = 8

@@ -9,12 +9,11 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from kat_mm.checks.files import IMAGE_SUFFIXES, list_files
-from kat_mm.checks.names import some
 from kat_mm.checks.progress import Progress
 from kat_mm.datasets.loading import check_loading, is_loading
 from kat_mm.datasets.text_files import read_text
 from kat_mm.datasets.wrappers import type_name
-from kat_mm.errors import UserError, config_errors
+from kat_mm.errors import UserError, config_errors, some
 
 
 def lists_pairs(cls: type) -> bool:

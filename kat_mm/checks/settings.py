@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from kat_mm.checks.names import correct, some
+from kat_mm.checks.names import correct
 from kat_mm.datasets.wrappers import type_name
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 _RUNNER_KEYS = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
 # Besides the Runner's: what mmengine, its libraries and their tools read at the top of a config.
@@ -181,6 +181,11 @@ def _iou_keys(metric: dict) -> tuple[str, list[str]]:
     return '', ['aAcc', *(key for name in wanted for key in own.get(name, ()))]
 
 
+# Items of CocoMetric where none are named.
+_PROPOSALS = ('@100', '@300', '@1000', '_s@1000', '_m@1000', '_l@1000')
+_BOXES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+
+
 def _coco_keys(metric: dict) -> tuple[str, list[str]]:
     wanted = metric.get('metric', 'bbox')
     items = metric.get('metric_items')
@@ -205,8 +210,6 @@ def _accuracy_keys(metric: dict) -> tuple[str, list[str]]:
     return 'accuracy', [f'top{k}{end}' for k in topk for end in ends]
 
 
-_PROPOSALS = ('@100', '@300', '@1000', '_s@1000', '_m@1000', '_l@1000')
-_BOXES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 # What the libraries' metrics compute, by their default prefix.
 _METRICS = dict(IoUMetric=_iou_keys, CocoMetric=_coco_keys, Accuracy=_accuracy_keys)
 

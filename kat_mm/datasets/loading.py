@@ -10,7 +10,7 @@ from PIL import Image
 
 from kat_mm.datasets.image_files import bits_per_channel, file_problem, is_turned
 from kat_mm.datasets.wrappers import inner_datasets, type_name
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 # What mmcv, OpenCV and Pillow raise for files that do not decode (AttributeError: from None).
 _LOADING_ERRORS = (OSError, ValueError, AssertionError, AttributeError, cv2.error)
@@ -116,17 +116,13 @@ def _check_label_image(results: dict) -> None:
         outside = values[(values < 0) | (values > 255) | (values % 1 != 0)].tolist()
         if outside:
             raise UserError(
-                f'label image {path} has the values {_few(outside)}; labels are whole numbers from '
-                '0 to 255. Number the classes from 0'
+                f'label image {path} has the values [{some(outside)}]; labels are whole numbers '
+                'from 0 to 255. Number the classes from 0'
             )
 
 
 def _pixels(size: tuple) -> str:
     return f'{size[0]}x{size[1]} pixels'
-
-
-def _few(values: list) -> str:
-    return f'[{", ".join(map(str, values[:8]))}{", ..." if len(values) > 8 else ""}]'
 
 
 def check_loading(dataset: dict) -> None:

@@ -7,7 +7,7 @@ from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.structures.mask import BitmapMasks
 from mmengine.fileio import get
 
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 # Segment of pixels that belong to none.
 VOID = 0
@@ -57,11 +57,11 @@ def check_segments(
         (f'no pixel of segments that {annotations} lists for it', listed - shown),
     ):
         if lacking:
-            few = ', '.join(map(str, sorted(lacking)[:5])) + (', ...' if len(lacking) > 5 else '')
             raise UserError(
-                f'panoptic picture {path} has {what}: {len(lacking)} of ids {few} (an id is '
-                'R + 256 G + 65536 B). Picture and annotations must be of one export; write the '
-                'picture again without loss (PNG, no resizing), or mend segments_info'
+                f'panoptic picture {path} has {what}: {len(lacking)} of ids '
+                f'{some(sorted(lacking))} (an id is R + 256 G + 65536 B). Picture and annotations '
+                'must be of one export; write the picture again without loss (PNG, no resizing), or '
+                'mend segments_info'
             )
 
 

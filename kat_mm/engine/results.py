@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from kat_mm.engine.sources import Image
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 from kat_mm.visualization.data_samples import OFFSET, label_map
 from kat_mm.visualization.predictions import Classes
 
@@ -183,7 +183,7 @@ class _Numbers:
         if missing:
             raise UserError(
                 f'{image_info} has no category {missing[0]!r}, which is a class of the model; its '
-                f'categories are {", ".join(list(known)[:5])}, ...'
+                f'categories are {some(known)}'
             )
         self._categories = [known[name] for name in classes.names or ()]
 

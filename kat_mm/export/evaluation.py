@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 from .export import metainfo
 from .model import ExportedModel, load
@@ -50,7 +50,7 @@ def use_exported(model: nn.Module, path: str, cfg: Config) -> nn.Module:
         ]
         raise UserError(
             f'{path} has {len(described.classes)} classes and the config {len(classes)}, '
-            f'differing in {", ".join(differing[:3]) or "number"}: they are of different models'
+            f'differing in {some(differing or ["number"], 3)}: they are of different models'
         )
     run = _Runner(model, exported)
     if network.task == 'detection':

@@ -8,10 +8,10 @@ from mmengine.config import Config
 from kat_mm import checks
 from kat_mm.checks.classes import check_numbers_of_classes, class_names
 from kat_mm.checks.data import check_data
-from kat_mm.checks.names import correct, some
+from kat_mm.checks.names import correct
 from kat_mm.checks.progress import Progress
 from kat_mm.datasets.wrappers import inner_datasets, type_name
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 DATA = dict(type='CustomDataset')
 
