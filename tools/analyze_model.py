@@ -67,10 +67,8 @@ def print_speed(found: Speed, batch: int, device: torch.device) -> None:
 
 def main() -> None:
     args = parse_args()
-    if args.batch_size < 1:
-        raise UserError(f'--batch-size {args.batch_size} must be a whole number from 1')
-    if args.size and min(args.size) < 1:
-        raise UserError(f'--size {args.size} must be two whole numbers from 1')
+    checks.check_whole('--batch-size', args.batch_size, 1)
+    checks.check_whole('--size', args.size, 1)
     cfg = load_config(args)
     size = tuple(args.size) if args.size else image_size(cfg)
     model = checks.prepare(cfg, ())

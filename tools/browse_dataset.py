@@ -10,7 +10,6 @@ import numpy as np
 from kat_mm import checks
 from kat_mm.analysis.browse import Statistics, build_dataset, draw_sample, samples
 from kat_mm.engine.launch import add_common_arguments, load_config, run_tool
-from kat_mm.errors import UserError
 from kat_mm.visualization.predictions import Classes
 
 
@@ -33,9 +32,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    for option in ('num_pictures', 'num_counted'):
-        if getattr(args, option) < 0:
-            raise UserError(f'--{option.replace("_", "-")} must be a whole number from 0')
+    checks.check_whole('--num-pictures', args.num_pictures, 0)
+    checks.check_whole('--num-counted', args.num_counted, 0)
     cfg = load_config(args)
     checks.check_out_dir(str(args.out), '--out')
     checks.check_config(cfg, (args.split,))

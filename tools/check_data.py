@@ -38,6 +38,7 @@ def print_report(split: str, report: Report) -> None:
 
 def main() -> None:
     args = parse_args()
+    checks.check_whole('--num-workers', args.num_workers, 0)
     cfg = load_config(args)
     problems = []
     for split in args.splits:

@@ -24,6 +24,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    checks.check_whole('--max-iters', args.max_iters, 1)
     cfg = Config.fromfile(ROOT / 'configs/kat_t_upernet_sample.py')
     cfg.work_dir = args.work_dir
     cfg.launcher = 'none'

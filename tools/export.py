@@ -50,9 +50,8 @@ def main() -> None:
     args = parse_args()
     for format in args.format:
         check_format(format)
-    for name, values in (('--size', args.size), ('--batch', [args.batch or 1])):
-        if any(value < 1 for value in values or ()):
-            raise UserError(f'{name} {values} must be whole numbers from 1')
+    checks.check_whole('--size', args.size, 1)
+    checks.check_whole('--batch', args.batch, 1)
     if args.size and args.dynamic_size:
         raise UserError('--size and --dynamic-size exclude each other')
     cfg = load_config(args)

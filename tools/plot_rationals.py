@@ -57,6 +57,7 @@ def count_inputs(cfg: Config, checkpoint: str, num_images: int) -> tuple[nn.Modu
 
 def main() -> None:
     args = parse_args()
+    checks.check_whole('--num-images', args.num_images, 1)
     if args.config:
         model, inputs = count_inputs(load_config(args), args.checkpoint, args.num_images)
         state, starts = model.state_dict(), starting_fits(model)

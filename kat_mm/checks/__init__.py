@@ -3,6 +3,7 @@
 from .checkpoint import check_checkpoint, check_pretrained
 from .config import check_config
 from .model import build_model, check_channels
+from .options import check_whole
 from .prepare import prepare
 from .work_dir import check_out_dir, check_work_dir
 
@@ -13,6 +14,7 @@ __all__ = [
     'check_config',
     'check_out_dir',
     'check_pretrained',
+    'check_whole',
     'check_work_dir',
     'prepare',
 ]

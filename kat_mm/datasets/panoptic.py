@@ -60,8 +60,8 @@ def check_segments(
             raise UserError(
                 f'panoptic picture {path} has {what}: {len(lacking)} of ids '
                 f'{some(sorted(lacking))} (an id is R + 256 G + 65536 B). Picture and annotations '
-                'must be of one export; write the picture again without loss (PNG, no resizing), or '
-                'mend segments_info'
+                'must be of one export; write the picture again without loss (PNG, no resizing), '
+                'or mend segments_info'
             )
 
 
