@@ -23,6 +23,7 @@ from torch import nn
 import kat_mm  # noqa: F401
 from kat_mm.errors import UserError
 
+PLOT = 'throughput.png'
 # Name in timm and here, and batch sizes. Steps of the smallest model are so short that the host may
 # not keep up with the GPU; the larger batch tells.
 SIZES = {'T': ('tiny', (256, 512)), 'S': ('small', (256,)), 'B': ('base', (128,))}
@@ -195,10 +196,11 @@ def run(out_dir: Path, sizes: list[str], tasks: list[str], modes: list[str]) -> 
     for case in cases:
         results['entries'].append(compare(*case))
         save(results, out_dir / 'results.json')
-    plot(results, out_dir / 'throughput.png')
+    draw(results, out_dir)
 
 
-def plot(results: dict, path: Path) -> None:
+def draw(results: dict, out_dir: Path) -> None:
+    """Speed over timm's ViT by size, task and mode."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -226,5 +228,6 @@ def plot(results: dict, path: Path) -> None:
     figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False)
     device = results['machine']['device']
     figure.suptitle(f'{device}, bfloat16 autocast, 224x224; by size and batch', fontsize=9)
+    path = out_dir / PLOT
     figure.savefig(path, dpi=150)
     print(f'plot: {path}')

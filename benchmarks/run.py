@@ -40,6 +40,7 @@ from kat_mm.errors import UserError
 
 RESULTS = Path(__file__).parent / 'results'
 REDRAWN = {
+    'model': model.draw,
     'segmentation': segmentation.draw,
     'detection': detection_step.draw,
     'memory': memory.write_page,

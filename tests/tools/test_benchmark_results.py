@@ -47,10 +47,15 @@ def test_earlier_units_are_converted(timing, tmp_path):
     )
 
 
-@pytest.mark.parametrize('what', ['segmentation', 'detection'])
-def test_pictures_are_redrawn_from_the_files_that_are_there(what, run_benchmark, tmp_path):
+@pytest.mark.parametrize(
+    'what, picture',
+    [('model', 'throughput.png'), ('segmentation', 'steps.png'), ('detection', 'steps.png')],
+)
+def test_pictures_are_redrawn_from_files_of_earlier_versions(
+    what, picture, run_benchmark, tmp_path
+):
     (tmp_path / 'o').mkdir()
     source = BENCHMARKS / 'results' / what / 'results.json'
     (tmp_path / 'o' / 'results.json').write_text(source.read_text())
     assert run_benchmark('run.py', what, '--redraw', '--out-dir', 'o') == 0
-    assert (tmp_path / 'o' / 'steps.png').read_bytes().startswith(b'\x89PNG')
+    assert (tmp_path / 'o' / picture).read_bytes().startswith(b'\x89PNG')
