@@ -64,6 +64,7 @@ def _activation_forward_kernel(
     COLUMN_TILES: tl.constexpr,
     LOOPS: tl.constexpr,
 ):
+    """y = act(x + bias), or act(gate) value, where the halves of x + bias are gate and value."""
     WIDTH: tl.constexpr = 2 * CHANNELS if GATED else CHANNELS
     slot = (tl.program_id(0) % COLUMN_TILES) * SLOTS + tl.arange(0, SLOTS)[None, :, None]
     channel = slot * VECTOR + tl.arange(0, VECTOR)[None, None, :]
@@ -109,6 +110,9 @@ def _activation_backward_kernel(
     COLUMN_TILES: tl.constexpr,
     LOOPS: tl.constexpr,
 ):
+    """grad_x = grad act'(x + bias), or, where the halves of x + bias are gate and value, of the
+    halves grad value act'(gate) and grad act(gate); for the bias the sums over this program's
+    rows."""
     WIDTH: tl.constexpr = 2 * CHANNELS if GATED else CHANNELS
     slot = (tl.program_id(0) % COLUMN_TILES) * SLOTS + tl.arange(0, SLOTS)[None, :, None]
     channel = slot * VECTOR + tl.arange(0, VECTOR)[None, None, :]

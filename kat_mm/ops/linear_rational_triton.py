@@ -80,6 +80,7 @@ def _linear_rational_kernel(
     BAND: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
+    """hidden = x weight^T, where it is kept, and y = F(hidden + bias), tile by tile."""
     COLUMN_TILES: tl.constexpr = (HIDDEN + COLUMNS - 1) // COLUMNS
     WIDTH: tl.constexpr = COLUMNS // 2**LEVELS
     if DESCRIPTORS:

@@ -76,6 +76,7 @@ def _rotate_kernel(
     COLUMN_TILES: tl.constexpr,
     LOOPS: tl.constexpr,
 ):
+    """(a, b) = (a cos - b sin, b cos + a sin) for each plane of queries and keys, in place."""
     part = tl.program_id(0) % 2
     column_tile = (tl.program_id(0) // 2) % COLUMN_TILES
     program_row = tl.program_id(0) // (2 * COLUMN_TILES)
@@ -129,6 +130,8 @@ def _join_rotated_kernel(
     COLUMN_TILES: tl.constexpr,
     LOOPS: tl.constexpr,
 ):
+    """joined[b n, part h d] = part[b, h, n, d], of queries and keys turned back: (a cos + b sin,
+    b cos - a sin) for each plane; and for the reduction the sums over this program's rows."""
     part = tl.program_id(0) % 3
     if part == 0:
         source_ptr = q_ptr
