@@ -5,8 +5,12 @@ vote.
 """
 
 import argparse
+import copy
+
+from mmengine.config import Config
 
 from kat_mm import checks
+from kat_mm.datasets.wrappers import inner_datasets, type_name
 from kat_mm.engine.launch import add_common_arguments, build_runner, load_config, run_tool
 from kat_mm.errors import UserError
 from kat_mm.evaluation.knn import extract_features, knn_scores
@@ -25,6 +29,17 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def known_images(cfg: Config) -> dict:
+    """A loader of the training images without augmentation, each once."""
+    dataset = copy.deepcopy(cfg.train_dataloader.dataset)
+    while type_name(dataset) in ('RepeatDataset', 'ClassBalancedDataset'):
+        dataset = dataset['dataset']
+    pipeline = next(inner_datasets(cfg.val_dataloader.dataset))['pipeline']
+    for inner in inner_datasets(dataset):
+        inner['pipeline'] = pipeline
+    return {**cfg.val_dataloader, 'dataset': dataset}
+
+
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
@@ -33,9 +48,6 @@ def main() -> None:
     if cfg.get('default_scope') != 'mmpretrain':
         raise UserError(f'{args.config} is no config of a classifier (default_scope mmpretrain)')
     cfg.load_from = args.checkpoint
-    # Training images without augmentation, each once.
-    known = {**cfg.val_dataloader, 'dataset': dict(cfg.train_dataloader.dataset)}
-    known['dataset']['pipeline'] = cfg.val_dataloader.dataset.pipeline
     checks.prepare(cfg, ('train', 'val'), cfg.load_from, strict=False, work_dir=cfg.work_dir)
     runner = build_runner(cfg)
     if not cfg.load_from:
@@ -43,7 +55,7 @@ def main() -> None:
     runner.load_or_resume()
     images = [
         extract_features(runner.model, runner.build_dataloader(loader, seed=0))
-        for loader in (known, dict(cfg.val_dataloader))
+        for loader in (known_images(cfg), dict(cfg.val_dataloader))
     ]
     (features, labels), (queries, truth) = images
     if not 1 <= args.k <= len(features):

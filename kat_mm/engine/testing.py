@@ -106,8 +106,8 @@ def augment(cfg: Config) -> None:
     tta_model = cfg.get('tta_model') or _TTA_MODELS.get(scope)
     if tta_model is None:
         raise UserError(f'--tta: there is no model of {scope} for it; give tta_model in the config')
-    dataset = next(inner_datasets(cfg.test_dataloader.dataset))
-    dataset['pipeline'] = cfg.get('tta_pipeline') or _mirrored(dataset['pipeline'])
+    for dataset in inner_datasets(cfg.test_dataloader.dataset):
+        dataset['pipeline'] = cfg.get('tta_pipeline') or _mirrored(dataset['pipeline'])
     cfg.test_dataloader.collate_fn = dict(type='pseudo_collate')
     cfg.model = dict(tta_model, module=model)
 

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
 from kat_mm.backbones import KAT
-from kat_mm.datasets.wrappers import inner_datasets
+from kat_mm.datasets.wrappers import inner_datasets, type_name
 from kat_mm.errors import UserError
 from kat_mm.installed import is_installed
 from kat_mm.version import __version__
@@ -257,9 +257,7 @@ def _normalisation(model: nn.Module) -> tuple[list[float], list[float], str]:
 
 def _classifier_resize(cfg: Config) -> dict | None:
     """What the test pipeline does to an image, where it is the usual resize and crop."""
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
-    pipeline = (loader.get('dataset') or {}).get('pipeline') or []
-    steps = {step['type'].rpartition('.')[2]: step for step in pipeline}
+    steps = {type_name(step): step for step in _test_dataset(cfg).get('pipeline') or []}
     edge, crop = steps.get('ResizeEdge'), steps.get('CenterCrop')
     if edge is None:
         return None
@@ -269,10 +267,15 @@ def _classifier_resize(cfg: Config) -> dict | None:
     return dict(mode='crop', short_side=side, interpolation=edge.get('interpolation', 'bilinear'))
 
 
+def _test_dataset(cfg: Config) -> dict:
+    """What a model is tested on, without wrappers; empty where the config names nothing."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    return next(inner_datasets(loader.get('dataset') or {}))
+
+
 def metainfo(cfg: Config) -> dict:
     """Classes and palette, from the config or the data set's class."""
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
-    dataset = next(inner_datasets(loader.get('dataset') or {}))
+    dataset = _test_dataset(cfg)
     own = dict(dataset.get('metainfo') or {})
     with DATASETS.switch_scope_and_registry(None) as registry:  # that of the default scope
         cls = registry.get(dataset['type']) if 'type' in dataset else None

@@ -87,6 +87,16 @@ def test_a_pipeline_of_ones_own_is_taken():
     assert cfg.test_dataloader.dataset.pipeline == cfg.tta_pipeline
 
 
+def test_every_data_set_inside_of_a_wrapper_is_mirrored():
+    cfg = read_config('kat_t_upernet_sample')
+    inner = cfg.test_dataloader.dataset
+    repeated = D(type='RepeatDataset', times=2, dataset=copy.deepcopy(inner))
+    cfg.test_dataloader.dataset = D(type='ConcatDataset', datasets=[inner, repeated])
+    augment(cfg)
+    first, second = cfg.test_dataloader.dataset.datasets
+    assert types(first.pipeline)[-1] == types(second.dataset.pipeline)[-1] == 'TestTimeAug'
+
+
 def test_masks_cannot_be_merged():
     with pytest.raises(UserError, match='mmdet merges boxes alone'):
         augment(read_config('kat_t_mask_rcnn_sample'))

@@ -4,6 +4,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from tools_runner import ROOT, run_tool
 
 from kat_mm.evaluation import knn
@@ -45,3 +46,25 @@ def test_the_tool_classifies_images_by_those_that_are_known(tmp_path):
     assert found and 0 <= float(found[1]) <= float(found[2]) <= 100
     result = run_tool(*args, '--k', 99, *options)
     assert result.status == 1 and '--k 99 must lie from 1 to 20' in result.last_line
+
+
+def test_wrapped_training_images_are_taken_once_and_as_they_are(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    from knn import known_images
+
+    def images(name):
+        return dict(type='ImageNet', data_prefix=name, pipeline=[dict(type='RandomFlip')])
+
+    joined = dict(type='ConcatDataset', datasets=[images('a'), images('b')])
+    val = dict(images('val'), pipeline=[dict(type='CenterCrop')])
+    cfg = Config(
+        dict(
+            train_dataloader=dict(dataset=dict(type='RepeatDataset', times=3, dataset=joined)),
+            val_dataloader=dict(batch_size=4, dataset=dict(type='RepeatDataset', dataset=val)),
+        )
+    )
+    loader = known_images(cfg)
+    assert loader['batch_size'] == 4 and loader['dataset']['type'] == 'ConcatDataset'
+    for name, dataset in zip('ab', loader['dataset']['datasets'], strict=True):
+        assert dataset == dict(images(name), pipeline=[dict(type='CenterCrop')])
+    assert cfg.train_dataloader.dataset.dataset.datasets[0].pipeline[0].type == 'RandomFlip'
