@@ -100,7 +100,9 @@ def launch(
     aligned, goes to the driver.
     """
     if isinstance(tensors[0], FunctionalTensor):  # traced by a compiler, to launch it later
-        torch.library.wrap_triton(kernel)[programs,](*tensors, *numbers, **plan)
+        from .tracing import trace  # with modules that nothing else needs
+
+        trace(kernel, programs, tensors, numbers, plan)
         return
     device = tensors[0].device
     # Kernels run on the current device, which need not be that of the tensors.
