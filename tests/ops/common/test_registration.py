@@ -11,6 +11,7 @@ import torch
 import triton
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
+from torch._higher_order_ops import triton_kernel_wrap
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -221,6 +222,24 @@ def test_a_compiled_program_for_a_gpu_calls_the_kernels_themselves(
         if call.target is KERNEL:
             changed = [call.kwargs['kwargs'][name] for name in call.kwargs['tensors_to_clone']]
             assert not set(changed) & set(given)
+
+
+@pytest.mark.skipif(INTERPRETED, reason='kernels that are interpreted cannot be compiled')
+def test_pytorch_looks_at_a_kernel_once_for_all_its_calls(compile_for_gpu, monkeypatch):
+    looked_at = []
+    generate = triton_kernel_wrap.generate_ttir
+
+    def record(kernel, *others):
+        looked_at.append(kernel.fn.__name__)
+        return generate(kernel, *others)
+
+    monkeypatch.setattr(triton_kernel_wrap, 'generate_ttir', record)
+    x, act = empty(3, 11, 48), (empty(1, 6), empty(8, 4))
+    calls = compile_for_gpu(
+        lambda x: group_rational(group_rational(x, *act) + 1, *act), x, dynamic=False
+    )
+    assert sum(call.target is KERNEL for call in calls) == 2
+    assert looked_at == ['_rational_forward_kernel']
 
 
 def machine_code(kernel, constants, dtype):
