@@ -2,7 +2,8 @@
 
 Each model is compiled in processes of its own with empty caches of torch.compile and Triton: once
 for the time, with PyTorch's own clocks of the stages, and once more under cProfile, which slows it,
-for the functions that look through Triton kernels for what they change.
+for the functions that look through Triton kernels for what they change: once for each kernel and
+its sizes (``kat_mm/ops/common/tracing.py``), not once for each call and stage.
 """
 
 import argparse
@@ -38,8 +39,8 @@ STAGES = {
     'loading of generated code': 'PyCodeCache.load_by_key_path',
     'waiting for compiled kernels': 'async_compile.wait',
 }
-# Of torch._higher_order_ops.triton_kernel_wrap: once for each call of a kernel, without a cache.
-ANALYSIS = ('identify_mutated_tensors', 'generate_ttir')
+# Of torch._higher_order_ops.triton_kernel_wrap: the first up to PyTorch 2.11, the second in 2.14.
+ANALYSIS = ('identify_mutated_tensors', 'identify_accessed_tensors', 'generate_ttir')
 
 
 def run(out_dir: Path, quick: bool) -> None:
@@ -125,9 +126,9 @@ def timed(step) -> float:
 
 def analysis(profile: cProfile.Profile) -> dict[str, dict]:
     """Calls and cumulative seconds of the functions of ANALYSIS."""
-    found = {name: dict(calls=0, seconds=0.0) for name in ANALYSIS}
+    found = {}
     for (file, _, name), (_, calls, _, seconds, _) in pstats.Stats(profile).stats.items():
-        if name in found and file.endswith('triton_kernel_wrap.py'):
+        if name in ANALYSIS and file.endswith('triton_kernel_wrap.py'):
             found[name] = dict(calls=calls, seconds=round(seconds, 3))
     return found
 

@@ -15,7 +15,7 @@ def test_the_first_step_is_taken_apart(run_benchmark, tmp_path):
         assert 0 < stages[stage] < found['first_step_seconds']
     assert found['second_step_seconds'] < found['first_step_seconds']
     # A CPU runs no kernel of Triton.
-    assert {one['calls'] for one in found['profile']['analysis'].values()} == {0}
+    assert found['profile']['analysis'] == {}
 
 
 def test_calls_of_the_analysis_are_counted(run_benchmark):
