@@ -5,7 +5,6 @@ host wait for their number, here every image has as many slots as it may need, a
 are taken is a tensor too.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,36 +16,9 @@ from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.samplers import RandomSampler
 from torch import Tensor
 
+from .transfer import constant, send
+
 _MOST_GROWTH = abs(math.log(16 / 1000))  # of a box over its prior, as a logarithm
-
-
-@functools.lru_cache(256)
-def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of a few numbers, copied to a device once: a copy waits for the device."""
-    return torch.tensor(values, dtype=dtype).to(device)
-
-
-def send(values: Sequence, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of numbers that differ from step to step, without waiting for the device."""
-    tensor = torch.tensor(values, dtype=dtype)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor
-
-
-class Receive:
-    """Numbers on their way from a device, to be asked for when there is no more to launch."""
-
-    def __init__(self, tensor: Tensor):
-        self._host, self._event = tensor, None
-        if tensor.is_cuda:
-            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._host.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-
-    def list(self) -> list:
-        if self._event is not None:
-            self._event.synchronize()
-        return self._host.tolist()
 
 
 def pad_rows(rows: Sequence[Tensor], least: int = 0) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn.modules.utils import _pair
 from kat_mm.ops import suppress
 
 from . import detection_boxes as boxes_
+from . import transfer
 from .detection_masks import PaddedMasks
 from .detection_rpn import Proposals, _tensor, box_loss, is_plain_nms
 
@@ -60,7 +61,7 @@ class FastRoIHead(StandardRoIHead):
         labels = boxes_.pad_rows([own.labels for own in instances], least=1)
         priors, assigned = self._assign(truths, counts, *_proposals(rpn_results_list))
         samples = boxes_.sample(assigned, self.bbox_sampler)
-        num_positive = boxes_.Receive(samples.num_positive)
+        num_positive = transfer.Receive(samples.num_positive)
         boxes = boxes_.take(priors, samples.index)
         number = (assigned.gather(1, samples.index) - 1).clamp_(min=0)
 
@@ -77,7 +78,7 @@ class FastRoIHead(StandardRoIHead):
         """Priors (B, N, 4), of which the first may be truths, and the truth of each (B, N)."""
         most = truths.shape[1]
         number = torch.arange(1, most + 1, device=boxes.device)
-        has_truths = boxes_.send([[count] for count in counts], torch.long, boxes.device)
+        has_truths = transfer.send([[count] for count in counts], torch.long, boxes.device)
         is_truth = number <= has_truths
         boxes = boxes.to(truths.dtype)
         overlaps = boxes_.overlaps(truths, boxes)
@@ -137,7 +138,7 @@ class FastRoIHead(StandardRoIHead):
         boxes: Tensor,
         number: Tensor,
         labels: Tensor,
-        num_positive: boxes_.Receive,
+        num_positive: transfer.Receive,
         masks: 'Tensor | list',
     ) -> dict:
         """The loss of the mask head, of the positive samples alone."""
@@ -185,7 +186,7 @@ class FastRoIHead(StandardRoIHead):
         boxes = boxes_.decode(priors[:, :, None], deltas, head.bbox_coder, limits)
         if rescale:
             factors = [[1 / factor for factor in meta['scale_factor']] for meta in batch_img_metas]
-            factors = boxes_.send(factors, boxes.dtype, boxes.device).repeat(1, 2)
+            factors = transfer.send(factors, boxes.dtype, boxes.device).repeat(1, 2)
             boxes = boxes * factors[:, None, None]
         boxes = boxes.expand(-1, -1, scores.shape[2], -1).flatten(1, 2)
         candidates = (scores > rcnn_test_cfg.score_thr) & valid[..., None]
@@ -221,7 +222,7 @@ def _proposals(given: Sequence) -> tuple[Tensor, Tensor]:
     if isinstance(given, Proposals):
         return given.boxes, given.valid
     boxes = [_tensor(own.bboxes) for own in given]
-    lengths = boxes_.send([[len(own)] for own in boxes], torch.long, boxes[0].device)
+    lengths = transfer.send([[len(own)] for own in boxes], torch.long, boxes[0].device)
     boxes = boxes_.pad_rows(boxes, least=1)
     return boxes, torch.arange(boxes.shape[1], device=boxes.device) < lengths
 

@@ -6,9 +6,9 @@ begun. Here a training batch of one size is put together in pinned memory, trave
 beside the work, and is converted at once, by the same arithmetic.
 """
 
-import torch
-from mmengine.structures import BaseDataElement
-from torch import Tensor, nn
+from torch import nn
+
+from .transfer import pinned, send_joined
 
 
 def preprocess(self: nn.Module, data: dict, training: bool = False) -> dict:
@@ -17,7 +17,7 @@ def preprocess(self: nn.Module, data: dict, training: bool = False) -> dict:
         self._non_blocking = True
         if training and _is_whole(self, data):
             return _training_batch(self, data)
-        data = _pinned(data)
+        data = pinned(data)
     return type(self).forward(self, data, training)
 
 
@@ -47,9 +47,9 @@ def _is_whole(preprocessor: nn.Module, data: dict) -> bool:
 
 
 def _training_batch(preprocessor: nn.Module, data: dict) -> dict:
-    images = _to_device(data['inputs'], preprocessor.device)
-    labels = _to_device(
-        [sample.gt_sem_seg.data for sample in data['data_samples']], preprocessor.device
+    images = send_joined([image[None] for image in data['inputs']], preprocessor.device)
+    labels = send_joined(
+        [sample.gt_sem_seg.data[None] for sample in data['data_samples']], preprocessor.device
     )
     if preprocessor._channel_conversion and images.shape[1] == 3:
         images = images.flip(1)
@@ -71,26 +71,3 @@ def _training_batch(preprocessor: nn.Module, data: dict) -> dict:
         )
         samples.append(moved)
     return dict(inputs=images, data_samples=samples)
-
-
-def _to_device(tensors: list[Tensor], device: torch.device) -> Tensor:
-    """Tensors of one shape, stacked on the device."""
-    first = tensors[0]
-    shape = len(tensors), *first.shape
-    stacked = torch.empty(shape, dtype=first.dtype, pin_memory=device.type == 'cuda')
-    return torch.stack(tuple(tensors), out=stacked).to(device, non_blocking=True)
-
-
-def _pinned(data):
-    """Batches with their tensors in pinned memory."""
-    if isinstance(data, Tensor):
-        return data if data.is_cuda or data.is_pinned() else data.pin_memory()
-    if isinstance(data, BaseDataElement):
-        pinned = data.new()
-        pinned.set_data({name: _pinned(value) for name, value in data.items()})
-        return pinned
-    if isinstance(data, dict):
-        return type(data)((name, _pinned(value)) for name, value in data.items())
-    if type(data) in (list, tuple):
-        return type(data)(map(_pinned, data))
-    return data

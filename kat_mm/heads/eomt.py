@@ -11,16 +11,20 @@ from mmcv.ops import point_sample
 from mmdet.models.dense_heads import Mask2FormerHead
 from mmdet.models.dense_heads.anchor_free_head import AnchorFreeHead
 from mmdet.models.detectors import MaskFormer
+from mmdet.models.losses import CrossEntropyLoss, DiceLoss
 from mmdet.models.utils import get_uncertain_point_coords_with_randomness
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.utils import reduce_mean
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kat_mm.arguments import check_int
+from kat_mm.dense.transfer import constant, send
 from kat_mm.layers import LayerNorm2d
 
-from .matching import MatchCosts, Objects
+from .matching import MatchCosts
+from .objects import Objects, Regions, by_image, things_of
 
 
 class PartlyEncoded(NamedTuple):
@@ -48,7 +52,7 @@ class EoMTHead(Mask2FormerHead):
 
     The blocks are the backbone's own: they come with the features, and their weights stay where
     they are. Matching, sampled points and losses are those of mmdet's Mask2Former; with its own
-    assigner they are computed for all images of a batch at once.
+    assigner and losses they are computed for all predictions and images of a batch at once.
 
     In training a prediction is made before each of these blocks and behind the last one, and each
     has a loss. A query is masked with the probability that :meth:`set_mask_rates` gave for the
@@ -137,6 +141,19 @@ class EoMTHead(Mask2FormerHead):
             self.importance_sample_ratio = train_cfg.get('importance_sample_ratio', 0.75)
             self.match_costs = MatchCosts.of(self.assigner)
 
+    @property
+    def in_one_pass(self) -> bool:
+        """Whether assigner and losses are those of Mask2Former, and not of one's own."""
+        losses = self.loss_cls, self.loss_mask, self.loss_dice
+        return (
+            self.match_costs is not None
+            and [type(loss) for loss in losses] == [CrossEntropyLoss, CrossEntropyLoss, DiceLoss]
+            and [loss.use_sigmoid for loss in losses] == [False, True, True]
+            and not any(loss.reduction != 'mean' for loss in losses)
+            and not self.loss_cls.use_mask
+            and self.loss_cls.ignore_index is None
+        )
+
     def init_weights(self) -> None:
         """PyTorch's own, unless ``init_cfg`` says otherwise."""
         super(AnchorFreeHead, self).init_weights()
@@ -173,7 +190,7 @@ class EoMTHead(Mask2FormerHead):
                 f'EoMTHead: {len(rates)} rates of masking for num_blocks={self.num_blocks} blocks'
             )
         self._masked = tuple(rate > 0 for rate in rates)
-        self.mask_rates.copy_(torch.tensor(rates))
+        self.mask_rates.copy_(send(rates, torch.float32, self.mask_rates.device))
 
     def forward(
         self, x: PartlyEncoded, batch_data_samples: list | None = None
@@ -233,6 +250,27 @@ class EoMTHead(Mask2FormerHead):
         others = seen.new_ones(*seen.shape[:2], tokens.shape[1] - seen.shape[2])
         return torch.cat([others, seen | free], dim=2)[:, None]
 
+    def loss(self, x: PartlyEncoded, batch_data_samples: list) -> dict[str, Tensor]:
+        """Losses of data samples with instances and, for panoptic maps, ``gt_sem_seg``."""
+        instances = [sample.gt_instances for sample in batch_data_samples]
+        regions = None
+        if self.num_stuff_classes and 'gt_sem_seg' in batch_data_samples[0]:
+            maps = torch.cat([sample.gt_sem_seg.sem_seg for sample in batch_data_samples])
+            regions = Regions(maps, self.num_things_classes, self.num_classes - 1)
+        predictions = self(x, batch_data_samples)
+        labels, masks = things_of(instances)
+        images = [image for image, own in enumerate(instances) for _ in range(len(own))]
+        if regions is not None:
+            others, regions_labels, regions_masks = regions.found()
+            images += others
+            labels = torch.cat([labels, regions_labels])
+            masks = torch.cat([masks, regions_masks])
+        return self.loss_by_feat(
+            *predictions,
+            by_image(images, labels, masks, len(instances)),
+            [sample.metainfo for sample in batch_data_samples],
+        )
+
     def loss_by_feat(
         self,
         all_cls_scores: Sequence[Tensor],
@@ -252,68 +290,86 @@ class EoMTHead(Mask2FormerHead):
                     f'num_queries={self.num_queries} can find; set num_queries to the most that an '
                     'image has, or leave out the image'
                 )
-        if self.match_costs is None:
+        if not self.in_one_pass:
             return super().loss_by_feat(
                 all_cls_scores, all_mask_preds, batch_gt_instances, batch_img_metas
             )
         return self._batch_losses(all_cls_scores, all_mask_preds, batch_gt_instances)
 
     def _batch_losses(
-        self, classes: Sequence[Tensor], masks: Sequence[Tensor], instances: Sequence
+        self, classes: Sequence[Tensor], masks: Sequence[Tensor], instances: Sequence[InstanceData]
     ) -> dict[str, Tensor]:
-        """What mmdet computes image by image, all images at once."""
+        """What mmdet computes prediction by prediction and image by image, at once."""
         objects = Objects.of(instances)
-        queries = [objects.image] * len(masks)  # without objects, as empty
-        pending = []
+        queries = [[]] * len(masks)
         if objects.masks.numel():
             pending = [
                 self.match_costs(*prediction, objects, self.num_points)
                 for prediction in zip(classes, masks, strict=True)
             ]
+            queries = [costs.assign() for costs in pending]
+        queries = send(queries, torch.long, masks[0].device)
         # mmdet counts an image without objects as one with one.
         total = sum(max(count, 1) for count in objects.counts)
         total = reduce_mean(masks[0].new_full((1,), total))
-        losses = {}
-        for index, prediction in enumerate(zip(classes, masks, strict=True)):
-            # While the GPU computes the losses of one prediction, the host assigns the next.
-            if pending:
-                queries[index] = pending[index].assign()
-            prefix = '' if index == len(masks) - 1 else f'd{index}.'
-            found = self._prediction_losses(*prediction, objects, queries[index], total)
-            losses.update({f'{prefix}{name}': loss for name, loss in found.items()})
-        return losses
-
-    def _prediction_losses(
-        self, classes: Tensor, masks: Tensor, objects: Objects, queries: Tensor, total: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses of one prediction whose query ``queries[i]`` is object i's."""
-        labels = objects.labels.new_full(classes.shape[:2], self.num_classes)
-        labels[objects.image, queries] = objects.labels
-        labels = labels.flatten()
-        weights = classes.new_tensor(self.class_weight)
-        loss_cls = self.loss_cls(
-            classes.flatten(0, 1),
-            labels,
-            torch.ones_like(labels),
-            avg_factor=weights[labels].sum(),
+        found = dict(
+            loss_cls=self._class_losses(torch.stack(tuple(classes)), objects, queries),
+            **self._mask_losses(masks, objects, queries, total),
         )
-        own = masks.flatten(0, 1).index_select(0, objects.image * self.num_queries + queries)
-        if not len(own):
-            return dict(loss_cls=loss_cls, loss_mask=own.sum(), loss_dice=own.sum())
-        own = own[:, None]
+        unbound = {name: losses.unbind() for name, losses in found.items()}
+        last = len(masks) - 1
+        return {
+            f'd{index}.{name}' if index < last else name: losses[index]
+            for index in range(len(masks))
+            for name, losses in unbound.items()
+        }
+
+    def _class_losses(self, classes: Tensor, objects: Objects, queries: Tensor) -> Tensor:
+        """(P,) of logits (P, B, Q, classes + 1) where ``queries[p, i]`` is object i's."""
+        labels = objects.labels.new_full(classes.shape[:3], self.num_classes)
+        prediction = torch.arange(len(queries), device=queries.device)[:, None]
+        labels[prediction, objects.image, queries] = objects.labels
+        weights = constant(tuple(self.class_weight), classes.dtype, classes.device)[labels]
+        # The weights that its module has would be copied to the device, and waited for.
+        losses = F.cross_entropy(classes.flatten(0, 2), labels.flatten(), reduction='none')
+        losses = self.loss_cls.loss_weight * losses.view_as(labels) * weights
+        return _average(losses.flatten(1), weights.flatten(1).sum(1))
+
+    def _mask_losses(
+        self, masks: Sequence[Tensor], objects: Objects, queries: Tensor, total: Tensor
+    ) -> dict[str, Tensor]:
+        """(P,) each, of logits (B, Q, H', W') of P predictions."""
+        rows = objects.image * self.num_queries + queries
+        own = torch.stack(
+            [
+                mask.flatten(0, 1).index_select(0, row)
+                for mask, row in zip(masks, rows.unbind(), strict=True)
+            ]
+        )
+        number, count = own.shape[:2]
+        if not count:
+            return dict(loss_mask=own.sum((1, 2, 3)), loss_dice=own.sum((1, 2, 3)))
+        own = own.flatten(0, 1)[:, None]
         with torch.no_grad():
             points = get_uncertain_point_coords_with_randomness(
                 own, None, self.num_points, self.oversample_ratio, self.importance_sample_ratio
             )
-            targets = point_sample(objects.masks, points)[:, 0]
+            # Each object's mask at the points of all predictions, and these in front again.
+            by_object = points.unflatten(0, (number, count)).transpose(0, 1).flatten(1, 2)
+            targets = point_sample(objects.masks, by_object)[:, 0]
+            targets = targets.unflatten(1, (number, -1)).transpose(0, 1).flatten(0, 1)
         logits = point_sample(own, points)[:, 0]
+        of_points = self.loss_mask(logits.flatten(), targets.flatten(), reduction_override='none')
+        of_objects = self.loss_dice(logits, targets, reduction_override='none')
         return dict(
-            loss_cls=loss_cls,
-            loss_mask=self.loss_mask(
-                logits.flatten(), targets.flatten(), avg_factor=total * self.num_points
-            ),
-            loss_dice=self.loss_dice(logits, targets, avg_factor=total),
+            loss_mask=_average(of_points.view(number, -1), total * self.num_points),
+            loss_dice=_average(of_objects.view(number, -1), total),
         )
+
+
+def _average(losses: Tensor, divisor: Tensor) -> Tensor:
+    """Of each row, as mmdet's losses do it."""
+    return losses.sum(1) / (divisor + torch.finfo(torch.float32).eps)
 
 
 class _Upscale(nn.Sequential):

@@ -1,10 +1,12 @@
 """EoMT for label maps, in mmseg's terms."""
 
+import torch
 from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads import Mask2FormerHead
 from torch import Tensor
 
 from .eomt import EoMTHead, PartlyEncoded, encode_partly
+from .objects import Regions, by_image
 
 
 class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
@@ -32,6 +34,27 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
         self.align_corners = align_corners
         self.ignore_index = ignore_index
         self.out_channels = num_classes
+
+    def loss(
+        self, x: PartlyEncoded, batch_data_samples: list, train_cfg: dict
+    ) -> dict[str, Tensor]:
+        """Losses of data samples with a label map, ``gt_sem_seg``.
+
+        Raises:
+            ValueError: A map has a label that is no class and not ``ignore_index``, or more classes
+                than there are queries.
+        """
+        maps = torch.cat([sample.gt_sem_seg.data for sample in batch_data_samples])
+        regions = Regions(maps, 0, self.num_classes - 1, self.ignore_index)
+        predictions = self(x, batch_data_samples)
+        metas = [sample.metainfo for sample in batch_data_samples]
+        for image in regions.images_with_others():
+            raise ValueError(
+                f'the label map of image {metas[image].get("img_path", "")} has a label that is '
+                f'neither one of num_classes={self.num_classes} classes, 0 to '
+                f'{self.num_classes - 1}, nor ignore_index={self.ignore_index}'
+            )
+        return self.loss_by_feat(*predictions, by_image(*regions.found(), len(maps)), metas)
 
 
 class EoMTSegmentor(EncoderDecoder):

@@ -5,7 +5,6 @@ an image costs the host one assignment: costs of a batch are a few launches, and
 beside the work that follows.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,37 +19,9 @@ from mmdet.models.task_modules import (
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from kat_mm.dense.transfer import Receive
 
-class Objects(NamedTuple):
-    """The objects of a batch, image after image."""
-
-    labels: Tensor
-    """(G,) classes."""
-    masks: Tensor
-    """(G, 1, H, W) float32, 0 or 1."""
-    counts: list[int]
-    """Objects of each image."""
-    image: Tensor
-    """(G,) the image of each."""
-    place: Tensor
-    """(G,) which of its image's objects each is."""
-
-    @classmethod
-    def of(cls, instances: Sequence) -> 'Objects':
-        """mmdet's instances of each image, whose masks have one size, (n, H, W)."""
-        counts = [len(one) for one in instances]
-        labels = torch.cat([one.labels for one in instances])
-        where = [(i, j) for i, count in enumerate(counts) for j in range(count)]
-        where = torch.tensor(where, dtype=torch.long).view(-1, 2)
-        image, place = to_device(where.T, labels.device)
-        masks = torch.cat([one.masks for one in instances]).float()[:, None]
-        return cls(labels, masks, counts, image, place)
-
-    def by_image(self, values: Tensor) -> Tensor:
-        """(G, ...) to (B, most objects of an image, ...), with zeros where there is none."""
-        padded = values.new_zeros(len(self.counts), max(self.counts), *values.shape[1:])
-        padded[self.image, self.place] = values
-        return padded
+from .objects import Objects
 
 
 class MatchCosts(NamedTuple):
@@ -114,28 +85,12 @@ class PendingCosts:
     """Costs (B, Q, objects) on their way to the host, which waits for these alone."""
 
     def __init__(self, cost: Tensor, counts: list[int]):
-        self._counts, self._event, self._device = counts, None, cost.device
-        if cost.is_cuda:
-            self._cost = torch.empty(cost.shape, dtype=cost.dtype, pin_memory=True)
-            self._cost.copy_(cost, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-        else:
-            self._cost = cost
+        self._cost, self._counts = Receive(cost), counts
 
-    def assign(self) -> Tensor:
-        """(G,) the query of each object, so that the sum of costs is the least."""
-        if self._event is not None:
-            self._event.synchronize()
+    def assign(self) -> list[int]:
+        """Of each object its query, so that the sum of costs is the least."""
         queries = []
-        for cost, count in zip(self._cost.numpy(), self._counts, strict=True):
+        for cost, count in zip(self._cost.get().numpy(), self._counts, strict=True):
             # Objects as rows: fewer than queries, and each is assigned.
             queries += linear_sum_assignment(cost[:, :count].T)[1].tolist()
-        return to_device(torch.tensor(queries, dtype=torch.long), self._device)
-
-
-def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """A copy from the host that nobody waits for."""
-    if device.type == 'cuda':
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)
+        return queries

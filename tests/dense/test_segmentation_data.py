@@ -60,18 +60,6 @@ def test_other_batches_are_left_to_mmseg():
     assert not is_whole(make(), dict(inputs=batch()['inputs'], data_samples=None))
 
 
-def test_what_is_pinned_keeps_its_structure(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, 'is_pinned', lambda self: False)
-    monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda self: self + 1)
-    data = dict(batch(), other=('a', 3))
-    pinned = segmentation_data._pinned(data)
-    assert torch.equal(pinned['inputs'][0], data['inputs'][0] + 1)
-    assert pinned['other'] == ('a', 3)
-    for before, after in zip(data['data_samples'], pinned['data_samples'], strict=True):
-        assert after.metainfo == before.metainfo
-        assert torch.equal(after.gt_sem_seg.data, before.gt_sem_seg.data + 1)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize('training', [True, False])
 def test_the_host_does_not_wait_for_the_gpu(training):

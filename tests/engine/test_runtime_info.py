@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper
 
 from kat_mm.engine import LateRuntimeInfoHook, runtime_info
 
@@ -33,13 +34,18 @@ def events(monkeypatch):
     return made
 
 
+class Loader:
+    def __len__(self):
+        return 1000
+
+
 def make_runner(request, interval=10, iterations=100):
     hub = MessageHub.get_instance(request.node.name)
     return SimpleNamespace(
         iter=0,
         max_iters=iterations,
         message_hub=hub,
-        train_dataloader=range(1000),
+        train_dataloader=Loader(),
         hooks=[LoggerHook(interval=interval)],
     )
 
@@ -116,3 +122,31 @@ def test_losses_on_a_gpu_are_not_waited_for(request):
         torch.cuda.set_sync_debug_mode('default')
     hook.before_val(runner)
     assert logged(runner) == [1.5, 1.5]
+
+
+@pytest.mark.parametrize('kind', ['norm', 'value'])
+def test_the_norm_of_clipped_gradients_comes_with_the_losses(events, request, kind):
+    parameter = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    limit = dict(max_norm=1.0) if kind == 'norm' else dict(clip_value=1.0)
+    wrapper = OptimWrapper(torch.optim.SGD([parameter], lr=1.0), clip_grad=dict(type=kind, **limit))
+    hook, runner = LateRuntimeInfoHook(), make_runner(request)
+    runner.optim_wrapper, runner.epoch, runner.max_epochs = wrapper, 0, 1
+    runner.train_dataloader.dataset = None
+    wrapper.message_hub = runner.message_hub
+    hook.before_train(runner)
+    for iteration in range(2):
+        wrapper.update_params((parameter**2).sum() / 2)
+        hook.after_train_iter(runner, iteration, outputs=dict(loss=torch.tensor(1.0)))
+    start = torch.tensor([3.0, 4.0])
+    first = start / 5 if kind == 'norm' else torch.ones(2)
+    second = start - first - (first if kind == 'norm' else 1.0)
+    torch.testing.assert_close(parameter.data, second)
+    assert 'train/grad_norm' not in runner.message_hub.log_scalars
+    for event in events:
+        event.happened = True
+    train(hook, runner, 1)
+    if kind == 'norm':
+        norms = runner.message_hub.log_scalars['train/grad_norm'].data[0]
+        assert list(norms) == pytest.approx([5.0, 4.0])
+    else:
+        assert 'train/grad_norm' not in runner.message_hub.log_scalars
