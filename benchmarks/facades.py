@@ -13,8 +13,8 @@ CUDA_VISIBLE_DEVICES:
 UperNet (polygons as label images) learns from scratch. EoMT (instances) and Mask R-CNN, the latter
 with three seeds, start from the backbone of UperNet of the same model, which is trained first where
 it is missing; mask_rcnn_scratch starts from nothing, to see what that is worth. --iterations
-shortens a run with all of its schedule; --options go to tools/train.py, for a trial at a small
-size.
+shortens a run with all of its schedule, --validations says how many points its curve has;
+--options go to tools/train.py, for a trial at a small size.
 
 ``gather`` writes results.json (AP of boxes and masks of each class, mIoU), curves_HEAD.png, and
 predictions as instances.jpg and labels.jpg, of the runs that are complete. AP and mIoU are those of
@@ -114,6 +114,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('runs', nargs='*', help=f'default: all, {", ".join(RUNS)}')
     parser.add_argument('--data', type=Path, default=Path('data/facade'))
     parser.add_argument('--iterations', type=int, help="of each run; default: its config's")
+    parser.add_argument('--validations', type=int, default=4, help='of a run with --iterations')
     parser.add_argument('--options', nargs='+', default=[], help='for tools/train.py')
     parser.add_argument('--work-dirs', type=Path, default=Path('work_dirs/facades'))
     parser.add_argument('--out-dir', type=Path, default=Path('benchmarks/results/facades'))
@@ -131,7 +132,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
         return
     options = [f'randomness.seed={run.seed}', *data_options(run, args.data), *args.options]
     if args.iterations:
-        options += shorten(Config.fromfile(run.config), args.iterations)
+        options += shorten(Config.fromfile(run.config), args.iterations, args.validations)
     if run.start:
         train(run.start, args)
         checkpoint = find_latest_checkpoint(str(args.work_dirs / str(run.start)))
@@ -159,10 +160,10 @@ def data_options(run: Run, data: Path) -> list[str]:
     return options
 
 
-def shorten(cfg: Config, iterations: int) -> list[str]:
-    """Options for a run of so many iterations, its schedule in proportion, four validations."""
+def shorten(cfg: Config, iterations: int, validations: int) -> list[str]:
+    """Options for a run of so many iterations and validations, its schedule in proportion."""
     whole = cfg.train_cfg.max_iters
-    interval = -(-iterations // 4)
+    interval = -(-iterations // validations)
 
     def scaled(value: int | list[int]) -> int | str:
         if isinstance(value, int):

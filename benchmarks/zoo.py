@@ -4,9 +4,11 @@ Every config of KAT-S for COCO and ADE20K and its ViT twin, which take turns, as
 tools/test.py build them: raw images and objects come from the host, losses and predictions go back.
 Detectors and panoptic heads get images of one size whatever their config's, label maps of another.
 Images, objects and weights are random, so that heads which suppress overlaps or keep confident
-queries have as much to do as an untrained model gives them.
+queries have as much to do as an untrained model gives them. A run that was stopped goes on with the
+configs that its file lacks.
 """
 
+import json
 from pathlib import Path
 
 import detection
@@ -41,15 +43,22 @@ def run(out_dir: Path, quick: bool) -> None:
     if not quick:
         names += sorted(path.stem for path in CONFIGS.glob('kat_s_*_ade20k.py'))
     images = 1 if quick else 4
-    turns = dict(rounds=1, steps=1) if quick else dict(rounds=3, steps=3)
+    turns = dict(rounds=1, steps=1) if quick else dict(rounds=3, steps=2)
     sizes = dict.fromkeys(SIZES, 64) if quick else SIZES
     results = dict(
         settings=dict(sizes=sizes, images=images, dtype='bfloat16 autocast', **turns),
         machine=machine(),
         configs={},
     )
+    path = out_dir / 'results.json'
+    if path.exists():  # of a run that was stopped
+        before = json.loads(path.read_text())
+        if all(before[key] == results[key] for key in ('settings', 'machine')):
+            results['configs'] = before['configs']
     for name in names:
         pair = (name, name.replace('kat_', 'vit_', 1))
+        if all(one in results['configs'] for one in pair):
+            continue
         models = {one: Model(one, sizes, images, quick) for one in pair}
         found = {one: model.measure() for one, model in models.items()}
         for key in ('train', 'predict'):
@@ -59,7 +68,7 @@ def run(out_dir: Path, quick: bool) -> None:
         results['configs'].update(found)
         for one in pair:
             print(row(one, found[one]), flush=True)
-        save(results, out_dir / 'results.json')
+        save(results, path)
         del models, functions
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
