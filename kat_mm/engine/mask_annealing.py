@@ -3,6 +3,8 @@ from collections.abc import Sequence
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from kat_mm.arguments import check_int, check_number
+
 
 class MaskAnnealingHook(Hook):
     """Turn the masked attention of EoMT off, block by block (Kerssies et al. 2025, section 3.3).
@@ -17,6 +19,15 @@ class MaskAnnealingHook(Hook):
     """
 
     def __init__(self, begin: Sequence[int], end: Sequence[int], power: float = 0.9):
+        for name, value in (('begin', begin), ('end', end)):
+            if not isinstance(value, Sequence):
+                raise ValueError(
+                    f'MaskAnnealingHook: {name}={value!r} must be iterations, one for each block '
+                    'that queries go through'
+                )
+            for iteration in value:
+                check_int('MaskAnnealingHook', name, iteration, least=0)
+        check_number('MaskAnnealingHook', 'power', power, above=0)
         if len(begin) != len(end) or any(b > e for b, e in zip(begin, end, strict=False)):
             raise ValueError(
                 f'MaskAnnealingHook: begin={tuple(begin)} and end={tuple(end)} must be as many '

@@ -19,7 +19,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kat_mm.arguments import check_int
+from kat_mm.arguments import check_int, check_number, check_rate
 from kat_mm.dense.transfer import constant, send
 from kat_mm.layers import LayerNorm2d
 
@@ -95,6 +95,8 @@ class EoMTHead(Mask2FormerHead):
         check_int('EoMTHead', 'num_queries', num_queries, least=2)
         check_int('EoMTHead', 'num_blocks', num_blocks, least=1)
         check_int('EoMTHead', 'patch_size', patch_size, least=1)
+        check_int('EoMTHead', 'num_things_classes', num_things_classes, least=0)
+        check_int('EoMTHead', 'num_stuff_classes', num_stuff_classes, least=0)
         self.in_channels = in_channels
         self.num_things_classes = num_things_classes
         self.num_stuff_classes = num_stuff_classes
@@ -123,7 +125,14 @@ class EoMTHead(Mask2FormerHead):
         self, loss_cls: dict, loss_mask: dict, loss_dice: dict, train_cfg: dict | None
     ) -> None:
         """What Mask2FormerHead's methods read."""
-        self.class_weight = loss_cls['class_weight']
+        losses = dict(loss_cls=loss_cls, loss_mask=loss_mask, loss_dice=loss_dice)
+        for name, loss in losses.items():
+            if not isinstance(loss, dict):
+                raise ValueError(
+                    f'EoMTHead: {name}={loss!r} must be the config of a loss; '
+                    '_base_/models/mask2former_loss.py has those of Mask2Former'
+                )
+        self.class_weight = loss_cls.get('class_weight') or ()
         if len(self.class_weight) != self.num_classes + 1:
             raise ValueError(
                 f'EoMTHead: loss_cls.class_weight has {len(self.class_weight)} numbers; it must '
@@ -133,6 +142,7 @@ class EoMTHead(Mask2FormerHead):
         self.loss_mask = MODELS.build(loss_mask)
         self.loss_dice = MODELS.build(loss_dice)
         self.train_cfg = train_cfg
+        self.match_costs = None
         if train_cfg:
             self.assigner = TASK_UTILS.build(train_cfg['assigner'])
             self.sampler = TASK_UTILS.build(train_cfg['sampler'], default_args=dict(context=self))
@@ -140,6 +150,14 @@ class EoMTHead(Mask2FormerHead):
             self.oversample_ratio = train_cfg.get('oversample_ratio', 3.0)
             self.importance_sample_ratio = train_cfg.get('importance_sample_ratio', 0.75)
             self.match_costs = MatchCosts.of(self.assigner)
+            check_int('EoMTHead', 'num_points', self.num_points, least=1)
+            check_rate('EoMTHead', 'importance_sample_ratio', self.importance_sample_ratio)
+            check_number('EoMTHead', 'oversample_ratio', self.oversample_ratio)
+            if self.oversample_ratio < 1:
+                raise ValueError(
+                    f'EoMTHead: oversample_ratio={self.oversample_ratio} must be 1 or more: so many '
+                    'points are drawn for each that is kept'
+                )
 
     @property
     def in_one_pass(self) -> bool:
@@ -182,6 +200,15 @@ class EoMTHead(Mask2FormerHead):
                 raise ValueError(
                     f'EoMT: {argument}={own} of the head must be {theirs}, that of backbone {name}'
                 )
+        for index in range(backbone.num_layers - self.num_blocks, backbone.num_layers):
+            attention = backbone.blocks[index].attn
+            for argument in ('window_size', 'use_rel_pos'):
+                if value := getattr(attention, argument, False):
+                    raise ValueError(
+                        f'EoMT: block {index} of backbone {name} has {argument}={value}; the last '
+                        f'{self.num_blocks} blocks, through which queries go, must attend to all '
+                        'tokens, without relative positions'
+                    )
 
     def set_mask_rates(self, rates: Sequence[float]) -> None:
         """Set the probability, for each block, with which a query is masked in training."""
@@ -189,6 +216,8 @@ class EoMTHead(Mask2FormerHead):
             raise ValueError(
                 f'EoMTHead: {len(rates)} rates of masking for num_blocks={self.num_blocks} blocks'
             )
+        for index, rate in enumerate(rates):
+            check_rate('EoMTHead', f'rate of masking of block {index}', rate)
         self._masked = tuple(rate > 0 for rate in rates)
         self.mask_rates.copy_(send(rates, torch.float32, self.mask_rates.device))
 
@@ -199,6 +228,11 @@ class EoMTHead(Mask2FormerHead):
 
         In training one of each for each block's input, and the last; otherwise the last alone.
         """
+        if not isinstance(x, PartlyEncoded):
+            raise ValueError(
+                f'{type(self).__name__} runs blocks of the backbone itself; the model must be of '
+                'type kat_mm.EoMT, or kat_mm.EoMTSegmentor in mmseg'
+            )
         backbone, tokens, grid, size = x
         queries = self.query_feat.weight.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([queries, tokens], dim=1)
@@ -290,6 +324,11 @@ class EoMTHead(Mask2FormerHead):
                     f'num_queries={self.num_queries} can find; set num_queries to the most that an '
                     'image has, or leave out the image'
                 )
+        if not self.train_cfg:
+            raise ValueError(
+                'EoMTHead: without train_cfg it can predict alone; for losses give the model '
+                'train_cfg with assigner and sampler, as _base_/models/mask2former_loss.py has them'
+            )
         if not self.in_one_pass:
             return super().loss_by_feat(
                 all_cls_scores, all_mask_preds, batch_gt_instances, batch_img_metas
@@ -421,6 +460,25 @@ class EoMT(MaskFormer):
             init_cfg=init_cfg,
         )
         self.panoptic_head.check_backbone(self.backbone)
+        self._check_fusion()
+
+    def _check_fusion(self) -> None:
+        """Refuse what would be wrong, or fail, at the first validation."""
+        head, fusion = self.panoptic_head, self.panoptic_fusion_head
+        for name in ('num_things_classes', 'num_stuff_classes'):
+            own, theirs = getattr(fusion, name), getattr(head, name)
+            if own != theirs:
+                raise ValueError(
+                    f'EoMT: panoptic_fusion_head.{name}={own} must be {theirs}, as of panoptic_head'
+                )
+        options = self.test_cfg or {}
+        most = options.get('max_per_image', 100)
+        pairs = head.num_queries * head.num_classes
+        if options.get('instance_on', False) and most > pairs:
+            raise ValueError(
+                f'EoMT: test_cfg.max_per_image={most} must be at most {pairs}, the number of '
+                f'queries, {head.num_queries}, times that of classes, {head.num_classes}'
+            )
 
     def extract_feat(self, batch_inputs: Tensor) -> PartlyEncoded:
         """Images (B, 3, H, W) to tokens before the blocks that the head runs."""

@@ -49,6 +49,20 @@ def test_schedules_that_do_not_fit_are_refused(begin, end):
         MaskAnnealingHook(begin, end)
 
 
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(begin=1), 'begin=1 must be iterations, one for each block'),
+        (dict(end=[2.5]), 'end=2.5 must be a whole number'),
+        (dict(begin=[-1]), 'begin=-1 must be a whole number'),
+        (dict(power=-1.0), 'power=-1.0 must be a finite number above 0'),
+    ],
+)
+def test_what_is_no_schedule_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MaskAnnealingHook(**{'begin': [1], 'end': [2], **options})
+
+
 def test_draws_follow_the_rate_by_image_and_query():
     from mmengine.registry import MODELS, init_default_scope
 

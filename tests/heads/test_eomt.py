@@ -40,7 +40,7 @@ def config(backbone=None, head=None, **kwargs):
             type='MaskFormerFusionHead', num_things_classes=3, num_stuff_classes=2
         ),
         train_cfg=TRAIN_CFG,
-        test_cfg=dict(panoptic_on=True, instance_on=True, max_per_image=20),
+        test_cfg=dict(panoptic_on=True, instance_on=True, max_per_image=10),
         data_preprocessor=dict(
             type='DetDataPreprocessor', pad_mask=True, pad_seg=True, seg_pad_value=255
         ),
@@ -322,17 +322,71 @@ def test_a_backbone_without_run_blocks_is_refused():
         MODELS.build(cfg)
 
 
-def test_attention_in_windows_is_refused_by_its_mask():
+@pytest.mark.parametrize(
+    'options', [dict(window_size=2), dict(window_size=2, global_attn_indices=(3,))]
+)
+def test_windows_in_the_blocks_of_the_queries_are_refused(options):
+    with pytest.raises(ValueError, match=r'block 2 of backbone KAT has window_size=2; the last 2'):
+        build(backbone=dict(with_cls_token=False, out_type='featmap', **options))
+
+
+def test_relative_positions_in_the_blocks_of_the_queries_are_refused():
+    with pytest.raises(ValueError, match=r'block 2 of backbone KAT has use_rel_pos=True'):
+        build(backbone=dict(with_cls_token=False, out_type='featmap', use_rel_pos=True))
+
+
+def test_windows_in_the_blocks_before_are_no_matter():
     options = dict(window_size=2, with_cls_token=False, out_type='featmap')
-    model = build(backbone=options)
+    model = build(backbone=dict(options, global_attn_indices=(2, 3)))
     model.panoptic_head.set_mask_rates((1.0, 1.0))
-    with pytest.raises((ValueError, RuntimeError)):
-        run(model, torch.randn(1, 3, 64, 64))
+    classes, _ = run(model, torch.randn(1, 3, 64, 64))
+    assert len(classes) == 3
 
 
 def test_rates_of_another_number_of_blocks_are_refused():
     with pytest.raises(ValueError, match=r'3 rates of masking for num_blocks=2'):
         build().panoptic_head.set_mask_rates((1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize('rate', [-0.1, 1.5, float('nan')])
+def test_a_rate_that_is_no_probability_is_refused(rate):
+    with pytest.raises(ValueError, match=r'rate of masking of block 1=.* must lie in \[0, 1\]'):
+        build().panoptic_head.set_mask_rates((1.0, rate))
+
+
+@pytest.mark.parametrize(
+    ('part', 'options', 'message'),
+    [
+        ('train_cfg', dict(num_points=0), 'num_points=0 must be a whole number from 1 up'),
+        ('train_cfg', dict(oversample_ratio=0.5), 'oversample_ratio=0.5 must be 1 or more'),
+        ('train_cfg', dict(importance_sample_ratio=2), 'importance_sample_ratio=2 must lie in'),
+        ('panoptic_head', dict(loss_dice=None), 'loss_dice=None must be the config of a loss'),
+        ('panoptic_head', dict(num_stuff_classes=-1), 'num_stuff_classes=-1 must be'),
+        ('panoptic_fusion_head', dict(num_things_classes=1), 'num_things_classes=1 must be 3'),
+        ('panoptic_fusion_head', dict(num_stuff_classes=5), 'num_stuff_classes=5 must be 2'),
+        ('test_cfg', dict(max_per_image=100), 'max_per_image=100 must be at most 35'),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(part, options, message):
+    cfg = copy.deepcopy(config())
+    cfg[part].update(options)
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(cfg)
+
+
+def test_losses_without_train_cfg_are_refused():
+    cfg = config()
+    cfg.train_cfg = None
+    model = MODELS.build(cfg).train()
+    with pytest.raises(ValueError, match='without train_cfg it can predict alone'):
+        losses(model)
+
+
+def test_the_head_in_another_detector_is_refused():
+    cfg = config()
+    cfg.type = 'MaskFormer'
+    with pytest.raises(ValueError, match='the model must be of type kat_mm.EoMT'):
+        losses(MODELS.build(cfg))
 
 
 def test_checkpoints_keep_the_names_of_the_backbone():
