@@ -36,7 +36,8 @@ def check_panoptic(cfg: Config, dataset: dict, split: str) -> None:
     path, prefix = root / dataset['ann_file'], dataset.get('data_prefix') or {}
     content = _read(path)
     categories = {one['id']: one for one in content['categories']}
-    _check_classes(path, categories, dataset)
+    _check_classes(path, content['categories'], dataset)
+    _check_heads(cfg, dataset)
     images = {one['id']: one for one in content['images']}
     for what, names in (
         ('img', [one['file_name'] for one in images.values()]),
@@ -55,6 +56,7 @@ def check_panoptic(cfg: Config, dataset: dict, split: str) -> None:
     if without:
         print_log(f'{without} of {len(images)} images of {path} have no segment', 'current')
     if split == 'train':
+        _check_some_are_left(path, content, images, dataset.get('filter_cfg') or {})
         _check_queries(cfg, path, content, images)
     if 'seg' in prefix:
         _check_pixels(path, root / prefix['seg'], content['annotations'], images)
@@ -94,7 +96,9 @@ def _read(path: Path) -> dict:
                 [record[field] for field in fields]
         for one in content['annotations']:
             for segment in one['segments_info']:
-                [segment[field] for field in ('id', 'category_id', 'area', 'bbox')]
+                [segment[field] for field in ('id', 'category_id')]
+                x, y, width, height = segment['bbox']
+                [float(number) for number in (x, y, width, height, segment['area'])]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{path} is no panoptic annotation file of COCO ({type(error).__name__}: {error}); it '
@@ -103,13 +107,17 @@ def _read(path: Path) -> dict:
     return content
 
 
-def _check_classes(path: Path, categories: dict[int, dict], dataset: dict) -> None:
+def _classes(dataset: dict) -> dict:
     from mmdet.datasets import CocoPanopticDataset
 
-    meta = {**CocoPanopticDataset.METAINFO, **(dataset.get('metainfo') or {})}
-    known, given = set(meta['classes']), [one['name'] for one in categories.values()]
-    unknown = [name for name in given if name not in known]
-    lacking = [name for name in meta['classes'] if name not in given]
+    return {**CocoPanopticDataset.METAINFO, **(dataset.get('metainfo') or {})}
+
+
+def _check_classes(path: Path, categories: list[dict], dataset: dict) -> None:
+    meta = _classes(dataset)
+    classes, given = list(meta['classes']), [one['name'] for one in categories]
+    unknown = [name for name in given if name not in classes]
+    lacking = [name for name in classes if name not in given]
     if unknown or lacking:
         what = f'the categories {some(unknown)} of {path} are not among the classes of the config'
         if not unknown:
@@ -118,6 +126,37 @@ def _check_classes(path: Path, categories: dict[int, dict], dataset: dict) -> No
             f'{what}; set metainfo of the data set (classes, thing_classes, stuff_classes), and '
             'num_things_classes and num_stuff_classes of the heads'
         )
+    twice = [name for name, number in Counter(given).items() if number > 1]
+    if twice:
+        raise UserError(f'{path} has two categories of the name {twice[0]}; give each its own')
+    if given != classes:
+        # mmdet numbers them in the order of the file, and names them in that of the config.
+        index = next(i for i, name in enumerate(given) if name != classes[i])
+        raise UserError(
+            f'category {index} of {path} is {given[index]}, and class {index} of the config '
+            f'{classes[index]}; they must have one order, things first'
+        )
+    for one in categories:
+        if bool(one['isthing']) != (one['name'] in meta['thing_classes']):
+            kinds = ('stuff_classes', 'thing_classes')
+            raise UserError(
+                f'category {one["name"]} of {path} has isthing={one["isthing"]}, but is among '
+                f'{kinds[one["name"] in meta["thing_classes"]]} of the config'
+            )
+
+
+def _check_heads(cfg: Config, dataset: dict) -> None:
+    meta, model = _classes(dataset), cfg.get('model') or {}
+    for part in ('panoptic_head', 'semantic_head', 'panoptic_fusion_head'):
+        for key, classes in (
+            ('num_things_classes', 'thing_classes'),
+            ('num_stuff_classes', 'stuff_classes'),
+        ):
+            number = (model.get(part) or {}).get(key)
+            if number is not None and number != len(meta[classes]):
+                raise UserError(
+                    f'model.{part}.{key}={number}, but the data have {len(meta[classes])} {classes}'
+                )
 
 
 def _check_files(path: Path, what: str, folder: Path, names: Sequence[str]) -> None:
@@ -136,6 +175,12 @@ def _check_annotation(path: Path, one: dict, images: dict, categories: dict) -> 
             f'{path}: annotation {one["file_name"]} is of image {one["image_id"]}, which the file '
             'does not list'
         )
+    name = images[one['image_id']]['file_name'].replace('.jpg', '.png')
+    if one['file_name'] != name:
+        raise UserError(
+            f'{path}: the picture of image {images[one["image_id"]]["file_name"]} is '
+            f'{one["file_name"]}; mmdet looks for {name}, so it must have that name'
+        )
     ids = [segment['id'] for segment in one['segments_info']]
     if len(set(ids)) < len(ids):
         raise UserError(f'{path}: annotation {one["file_name"]} has two segments of one id')
@@ -145,6 +190,27 @@ def _check_annotation(path: Path, one: dict, images: dict, categories: dict) -> 
                 f'{path}: segment {segment["id"]} of {one["file_name"]} is of category '
                 f'{segment["category_id"]}, which the file does not list'
             )
+
+
+def _check_some_are_left(path: Path, content: dict, images: dict, filter_cfg: dict) -> None:
+    things = {one['id'] for one in content['categories'] if one['isthing']}
+    with_things = {
+        one['image_id']
+        for one in content['annotations']
+        if any(segment['category_id'] in things for segment in one['segments_info'])
+    }
+    least = filter_cfg.get('min_size', 0)
+    if not any(
+        min(one['width'], one['height']) >= least
+        and (key in with_things or not filter_cfg.get('filter_empty_gt', False))
+        for key, one in images.items()
+    ):
+        raise UserError(
+            f'no image of {path} is left to train on: filter_cfg={dict(filter_cfg)} leaves out all '
+            f'{len(images)}'
+        )
+    if not any(one['segments_info'] for one in content['annotations']):
+        raise UserError(f'{path} has no segment to learn from')
 
 
 def _check_queries(cfg: Config, path: Path, content: dict, images: dict) -> None:

@@ -155,8 +155,8 @@ class EoMTHead(Mask2FormerHead):
             check_number('EoMTHead', 'oversample_ratio', self.oversample_ratio)
             if self.oversample_ratio < 1:
                 raise ValueError(
-                    f'EoMTHead: oversample_ratio={self.oversample_ratio} must be 1 or more: so many '
-                    'points are drawn for each that is kept'
+                    f'EoMTHead: oversample_ratio={self.oversample_ratio} must be 1 or more: so '
+                    'many points are drawn for each that is kept'
                 )
 
     @property

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def root(tmp_path):
-    make_sample_data(['coco'], tmp_path, SampleSettings(3, 1, 48, 32))
+    make_sample_data(['coco'], tmp_path, SampleSettings(3, 1, 48, 40))
     return tmp_path / 'coco'
 
 
@@ -77,12 +77,50 @@ def test_sound_data_pass(root):
             'segments in its pixels that .*panoptic_train2017.json does not list',
         ),
         (lambda c: c['images'][0].update(width=7), 'pixels, but its image has 7x'),
+        (
+            lambda c: c['annotations'][0]['segments_info'][0].update(bbox=None),
+            'no panoptic annotation file',
+        ),
+        (
+            lambda c: c['categories'].append(dict(c['categories'][0], id=999)),
+            'two categories of the name person',
+        ),
+        (
+            lambda c: c['categories'].insert(0, c['categories'].pop(1)),
+            'category 0 of .* is bicycle, and class 0 of the config person',
+        ),
+        (
+            lambda c: c['categories'][0].update(isthing=0),
+            'category person of .* has isthing=0, but is among thing_classes',
+        ),
+        (
+            lambda c: [one.update(segments_info=[]) for one in c['annotations']],
+            'has no segment to learn from',
+        ),
+        (
+            lambda c: [one.update(height=30) for one in c['images']],
+            r'no image of .* is left to train on: .*min_size.*leaves out all 3',
+        ),
     ],
 )
 def test_what_a_run_would_fail_on_is_refused(root, edit, message):
     change(root, edit)
     with pytest.raises(UserError, match=message):
         check(root)
+
+
+def test_a_picture_of_another_name_is_refused(root):
+    folder = root / 'annotations/panoptic_train2017'
+    path = sorted(folder.iterdir())[0]
+    path.rename(folder / 'other.png')
+    change(root, lambda c: c['annotations'][0].update(file_name='other.png'))
+    with pytest.raises(UserError, match=f'is other.png; mmdet looks for {path.name}'):
+        check(root)
+
+
+def test_heads_of_other_numbers_of_things_are_refused(root):
+    with pytest.raises(UserError, match=r'panoptic_head.num_things_classes=79, .* have 80 thing'):
+        check(root, num_things_classes=79, num_stuff_classes=54)
 
 
 def test_a_picture_that_disagrees_is_refused(root):
