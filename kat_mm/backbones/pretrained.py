@@ -31,6 +31,7 @@ _logger = logging.getLogger(__name__)
 # Behind the maps that a backbone gives: heads, poolings and the norms of what was pooled.
 _HEADS = re.compile(r'(head|head_dist|fc_norm|attn_pool|pooler|pre_logits|neck)[./]')
 _LINEAR = re.compile(r'blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight')
+_NORM_BIAS = re.compile(r'(^|[._])norm\w*\.bias$')
 _MISMATCH = re.compile(r'size mismatch for (\S+): .*?Size\(\[(.*?)\]\).*?Size\(\[(.*?)\]\)')
 # Parts that a file or the backbone may lack, and what gives the backbone what the file has.
 _OPTIONS = {
@@ -144,6 +145,7 @@ def fit_state(
     fitted = shadow.state_dict()
     biases = [key for key in missing if re.search(r'(^|[._])bias$', key)]
     lacking = [key for key in missing if key not in biases and not ignored.match(key)]
+    _check_norms([key for key in biases if not ignored.match(key)], missing, path)
     _check_lacking(lacking, shadow, path, left_out)
     for key in [key for key, value in fitted.items() if value.is_meta]:
         if key in biases:  # adds nothing, which is the same function
@@ -210,6 +212,22 @@ def _check_dtypes(state: State, path: str | Path) -> None:
             f'checkpoint {path} has weights of {state[wrong[0]].dtype}, such as {wrong[0]}: they '
             'are quantised, and mean nothing without their scales. Take weights in float32, '
             'float16 or bfloat16'
+        )
+
+
+def _check_norms(biases: list[str], missing: list[str], path: str | Path) -> None:
+    """Refuse norms that have a weight and no bias: those are of another kind, mostly."""
+    norms = [
+        key
+        for key in biases
+        if _NORM_BIAS.search(key) and f'{key.removesuffix("bias")}weight' not in missing
+    ]
+    if norms:
+        raise UserError(
+            f'checkpoint {path} has norms without a bias, as RMSNorm is: it lacks '
+            f'{_summary(norms)}. The norms of the backbone are LayerNorm, which is another '
+            "function. If those of the file are LayerNorm too, say so: ignore=r'.*norm\\w*\\.bias' "
+            'in init_cfg'
         )
 
 

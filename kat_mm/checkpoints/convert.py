@@ -62,7 +62,9 @@ def split_model(state: State, prefix: str, path: str | Path) -> tuple[State, Sta
     if found[0] not in ('', prefix):
         _logger.info('The backbone is read below %r of the checkpoint', found[0])
     backbone = strip_prefix(state, found[0])
-    return backbone, keep_entries(state, lambda key: not key.startswith(found[0]))
+    rest = keep_entries(state, lambda key: not key.startswith(found[0]))
+    # Where transformers has the head, beside the backbone.
+    return backbone, rename(rest, {r'classifier\.(weight|bias)': rf'{MMPRETRAIN_HEAD}head.\1'})
 
 
 def convert_backbone(state: State, path: str | Path) -> State:

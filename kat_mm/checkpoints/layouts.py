@@ -6,6 +6,7 @@ mlp.act1,mlp.fc1,mlp.act2,mlp.fc2}.*``, ``norm.*``, ``head.*``. A ViT has no act
 """
 
 import logging
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -84,12 +85,30 @@ def _from_timm(state: State) -> State:
     if position is not None and position.dim() == 4:  # (1, H, W, C), as SAM has it
         state['pos_embed'] = position.flatten(1, 2)
         state._metadata = {'': {'grid_size': tuple(position.shape[1:3])}}
-    token = state.pop('dist_token', None)
-    if token is not None:
-        # Between class token and patches, as a register is, but with a position of its own.
-        state['reg_token'] = token + position[:, 1:2]
-        state['pos_embed'] = torch.cat([position[:, :1], position[:, 2:]], dim=1)
+    if 'dist_token' in state:
+        # Between class token and patches, as a register is.
+        state['reg_token'] = state.pop('dist_token')
+    _add_positions_of_registers(state)
     return state
+
+
+def _add_positions_of_registers(state: State) -> None:
+    """Add the positions that registers have in some models (distilled DeiT) to the tokens.
+
+    They stand between those of the class token and of the patches. Where they are is told by their
+    number: without them the patches would make no square.
+    """
+    tokens, positions = state.get('reg_token'), state.get('pos_embed')
+    noted = getattr(state, '_metadata', {}).get('', {}).get('grid_size')
+    if tokens is None or positions is None or noted is not None:
+        return
+    first, count = int('cls_token' in state), tokens.shape[1]
+    patches = positions.shape[1] - first - count
+    counts = patches, patches + count, patches + count + first
+    if [math.isqrt(max(number, 0)) ** 2 == number for number in counts] == [True, False, False]:
+        before, own, behind = positions.split([first, count, patches], dim=1)
+        state['reg_token'] = tokens + own
+        state['pos_embed'] = torch.cat([before, behind], dim=1)
 
 
 def _join_parts(state: State) -> None:
@@ -126,25 +145,24 @@ def count_blocks(state: State) -> int:
     return 1 + max(int(key.split('.')[1]) for key in state if key.startswith('blocks.'))
 
 
-# Hugging Face transformers: ViT, DINOv2 and DINOv3, and what DINOv2 calls differently.
+# Hugging Face transformers: ViT, DeiT, MAE, I-JEPA, DINOv2 and DINOv3. Files have the names of
+# version 4, which version 5 writes too; state dicts of its models have others.
+_BLOCK = r'(?:(?:encoder|model)\.)?layers?\.(\d+)\.'
 _TRANSFORMERS = {
     r'embeddings\.(cls_token|register_tokens|mask_token)': r'\1',
+    r'embeddings\.distillation_token': 'dist_token',
     r'embeddings\.position_embeddings': 'pos_embed',
     r'embeddings\.patch_embeddings\.(projection\.)?(.*)': r'patch_embed.proj.\2',
-    r'(encoder\.)?layer\.(\d+)\.(norm1|layernorm_before)\.(.*)': r'blocks.\2.norm1.\4',
-    r'(encoder\.)?layer\.(\d+)\.(norm2|layernorm_after)\.(.*)': r'blocks.\2.norm2.\4',
-    r'(encoder\.)?layer\.(\d+)\.attention\.attention\.([qkv])\w+\.(.*)': r'blocks.\2.attn.\3.\4',
-    r'(encoder\.)?layer\.(\d+)\.attention\.([qkv])_proj\.(.*)': r'blocks.\2.attn.\3.\4',
-    r'(encoder\.)?layer\.(\d+)\.attention\.(output\.dense|o_proj)\.(.*)': (
-        r'blocks.\2.attn.proj.\4'
-    ),
-    r'(encoder\.)?layer\.(\d+)\.layer_scale([12])\.lambda1': r'blocks.\2.ls\3.gamma',
-    r'(encoder\.)?layer\.(\d+)\.mlp\.gate_proj\.(.*)': r'blocks.\2.mlp.w1.\3',
-    r'(encoder\.)?layer\.(\d+)\.mlp\.weights_in\.(.*)': r'blocks.\2.mlp.w12.\3',
-    r'(encoder\.)?layer\.(\d+)\.(intermediate\.dense|mlp\.fc1)\.(.*)': r'blocks.\2.mlp.fc1.\4',
-    r'(encoder\.)?layer\.(\d+)\.(output\.dense|mlp\.(fc2|weights_out|down_proj))\.(.*)': (
-        r'blocks.\2.mlp.fc2.\5'
-    ),
+    rf'{_BLOCK}(norm1|layernorm_before)\.(.*)': r'blocks.\1.norm1.\3',
+    rf'{_BLOCK}(norm2|layernorm_after)\.(.*)': r'blocks.\1.norm2.\3',
+    rf'{_BLOCK}attention\.attention\.([qkv])(uery|ey|alue)\.(.*)': r'blocks.\1.attn.\2.\4',
+    rf'{_BLOCK}attention\.([qkv])_proj\.(.*)': r'blocks.\1.attn.\2.\3',
+    rf'{_BLOCK}attention\.(output\.dense|o_proj)\.(.*)': r'blocks.\1.attn.proj.\3',
+    rf'{_BLOCK}layer_scale([12])\.lambda1': r'blocks.\1.ls\2.gamma',
+    rf'{_BLOCK}mlp\.gate_proj\.(.*)': r'blocks.\1.mlp.w1.\2',
+    rf'{_BLOCK}mlp\.weights_in\.(.*)': r'blocks.\1.mlp.w12.\2',
+    rf'{_BLOCK}(intermediate\.dense|mlp\.fc1)\.(.*)': r'blocks.\1.mlp.fc1.\3',
+    rf'{_BLOCK}(output\.dense|mlp\.(fc2|weights_out|down_proj))\.(.*)': (r'blocks.\1.mlp.fc2.\4'),
     r'(layernorm|norm)\.(.*)': r'norm.\2',
     r'classifier\.(.*)': r'head.\1',
 }
@@ -152,11 +170,9 @@ _TRANSFORMERS = {
 
 def _from_transformers(state: State) -> State:
     state = rename(state, _TRANSFORMERS)
-    up = r'(?:encoder\.)?layer\.(\d+)\.mlp\.up_proj\.(.*)'
     gated = 'blocks.0.mlp.w1.weight' in state
-    return _from_timm(
-        rename(state, {up: r'blocks.\1.mlp.w2.\2' if gated else r'blocks.\1.mlp.fc1.\2'})
-    )
+    up = r'blocks.\1.mlp.w2.\2' if gated else r'blocks.\1.mlp.fc1.\2'
+    return _from_timm(rename(state, {rf'{_BLOCK}mlp\.up_proj\.(.*)': up}))
 
 
 # The image towers of CLIP and SigLIP there.
@@ -263,6 +279,7 @@ def _from_mmpretrain(state: State) -> State:
 
 
 _VIT_KEYS = ('blocks.0.norm1.weight', 'patch_embed.proj.weight')
+_TRANSFORMERS_PATCHES = 'embeddings.patch_embeddings.projection.weight'
 LAYOUTS = {
     'flashkat': Layout('FlashKAT', (*_VIT_KEYS, 'blocks.0.mlp.act1.numerator_v'), _from_flashkat),
     'kat': Layout('KAT', (*_VIT_KEYS, 'blocks.0.mlp.act1.weight_numerator'), lambda state: state),
@@ -278,12 +295,27 @@ LAYOUTS = {
     ),
     'transformers': Layout(
         'ViT or DINOv2 of Hugging Face transformers',
-        ('encoder.layer.0.attention.attention.query.weight', 'embeddings.cls_token'),
+        ('encoder.layer.0.attention.attention.query.weight', _TRANSFORMERS_PATCHES),
         _from_transformers,
     ),
     'transformers_dinov3': Layout(
         'DINOv3 of Hugging Face transformers',
-        ('layer.0.attention.q_proj.weight', 'embeddings.cls_token'),
+        ('layer.0.attention.q_proj.weight', 'embeddings.patch_embeddings.weight'),
+        _from_transformers,
+    ),
+    'transformers_5_vit': Layout(
+        'ViT of Hugging Face transformers 5',
+        ('layers.0.attention.q_proj.weight', _TRANSFORMERS_PATCHES),
+        _from_transformers,
+    ),
+    'transformers_5_dinov2': Layout(
+        'DINOv2 of Hugging Face transformers 5',
+        ('encoder.layer.0.attention.q_proj.weight', _TRANSFORMERS_PATCHES),
+        _from_transformers,
+    ),
+    'transformers_5_dinov3': Layout(
+        'DINOv3 of Hugging Face transformers 5',
+        ('model.layer.0.attention.q_proj.weight', 'embeddings.patch_embeddings.weight'),
         _from_transformers,
     ),
     'transformers_clip': Layout(
@@ -326,6 +358,7 @@ _OTHERS = {
     ): 'Swin Transformer',
     r'attn\.relative_position_(index|bias_table)|(^|\.)rel_pos_bias\.': 'BEiT',
     r'attn\.rel_pos\.|attn\.rel_pos_mlp\.': 'ViT with relative positions of its own (vit_relpos_*)',
+    r'patch_embed\.backbone\.': 'hybrid of a convolutional network and a ViT',
     r'visual\.transformer\.resblocks|(text|vision)_model\.': 'CLIP',
     r'in_proj_weight|encoder_layer_\d|self_attention': (
         'ViT on torch.nn.MultiheadAttention, as of torchvision or mmseg'

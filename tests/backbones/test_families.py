@@ -18,6 +18,7 @@ from torch import nn
 
 from kat_mm.backbones import KAT, load_pretrained
 from kat_mm.backbones.archs import resolve_arch
+from kat_mm.checkpoints import to_official
 from kat_mm.errors import UserError
 from kat_mm.layers import rope
 
@@ -285,6 +286,24 @@ def transformers_vit(state, prefix='vit.'):
     return {**state, 'classifier.weight': torch.ones(10, 768), 'classifier.bias': torch.ones(10)}
 
 
+def of_version_5(layout):
+    """State dicts of models of transformers 5; its files have the names of version 4."""
+
+    def renamed_layout(state):
+        return renamed(
+            layout(state),
+            (r'^layer\.', 'model.layer.'),
+            (r'attention\.attention\.(query|key|value)', lambda m: f'attention.{m[1][0]}_proj'),
+            (r'attention\.output\.dense', 'attention.o_proj'),
+            (r'vit\.encoder\.layer\.', 'vit.layers.'),
+            (r'intermediate\.dense', 'mlp.fc1'),
+            (r'(layers\.\d+)\.output\.dense', r'\1.mlp.fc2'),
+        )
+
+    renamed_layout.__name__ = f'{layout.__name__}_5'
+    return renamed_layout
+
+
 def transformers_clip(state):
     state = split(
         dict(state), r'attn\.qkv\.', 'self_attn.q_proj.', 'self_attn.k_proj.', 'self_attn.v_proj.'
@@ -395,6 +414,14 @@ LAYOUTS = [
     ('DeiT-III S', deit3_authors),
     ('MAE B', mae_authors),
     ('MAE B', transformers_vit),
+    *(
+        (family, of_version_5(layout))
+        for family, layout in (
+            ('DINOv2 S', transformers_dinov2),
+            ('DINOv3 S+', transformers_dinov3),
+            ('MAE B', transformers_vit),
+        )
+    ),
 ]
 
 
@@ -424,6 +451,40 @@ def test_rounded_periods_of_a_file_are_computed_with(tmp_path):
     torch.save(state, tmp_path / 'dinov3.pth')
     load_pretrained(plain, tmp_path / 'dinov3.pth')
     assert distance(features(model, images((64, 48))), features(plain, images((64, 48)))) > 1e-4
+
+
+@pytest.mark.parametrize('layout', [transformers_vit, of_version_5(transformers_vit)])
+def test_the_head_that_transformers_has_beside_the_backbone_is_the_head(layout):
+    state = layout(theirs('vit_base_patch16_224.mae', img_size=224).state_dict())
+    official, left_out = to_official(state, 'FILE')
+    assert torch.equal(official['head.weight'], state['classifier.weight'])
+    assert torch.equal(official['head.bias'], state['classifier.bias']) and not left_out
+
+
+def test_positions_of_registers_are_added_to_them(tmp_path):
+    reference = theirs('test_vit2', img_size=64)  # a register, no class token: 17 positions
+    torch.save(reference.state_dict(), tmp_path / 'vit.pth')
+    arch = dict(embed_dims=64, num_layers=DEPTH, num_heads=2, feedforward_channels=192)
+    options = dict(with_cls_token=False, num_registers=1, layer_scale=1.0, img_size=64)
+    options.update(arch=arch, ffn_cfg=dict(type='MLP'), out_type='featmap', final_norm=False)
+    model = KAT(**options).double().eval()
+    load_pretrained(model, tmp_path / 'vit.pth')
+    x = images((64, 64))
+    assert distance(features(model, x), features(reference, x)) < 1e-12
+
+
+def test_norms_without_a_bias_are_refused_since_another_kind_has_none(tmp_path):
+    state = theirs('test_vit4', img_size=64).state_dict()  # with RMSNorm
+    torch.save(state, tmp_path / 'vit.pth')
+    arch = dict(embed_dims=96, num_layers=DEPTH, num_heads=3, feedforward_channels=288)
+    options = dict(with_cls_token=False, num_registers=1, layer_scale=1.0, img_size=64)
+    options.update(arch=arch, ffn_cfg=dict(type='MLP'), out_type='featmap', final_norm=False)
+    model = KAT(**options)
+    with pytest.raises(UserError, match=r'RMSNorm is: it lacks blocks\.\*\.norm1\.bias'):
+        load_pretrained(model, tmp_path / 'vit.pth')
+    nn.init.ones_(model.blocks[0].norm1.bias)
+    load_pretrained(model, tmp_path / 'vit.pth', ignore=r'.*norm\w*\.bias')
+    assert not model.blocks[0].norm1.bias.any()
 
 
 @pytest.mark.parametrize(

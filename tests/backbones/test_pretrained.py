@@ -163,12 +163,12 @@ def test_position_embedding_of_another_size_is_resized(trained, tmp_path):
 
 
 def test_log_names_what_is_missing_and_left_out(trained, tmp_path, caplog):
-    del trained['norm.bias']
+    del trained['patch_embed.proj.bias']
     torch.save({**trained, **head(), 'surplus': torch.ones(1)}, tmp_path / 'weights.pth')
     with caplog.at_level(logging.INFO, 'kat_mm'):
         load_pretrained(small(), tmp_path / 'weights.pth', ignore='surplus')
     lines = {record.getMessage() for record in caplog.records}
-    assert {'Missing: norm.bias', 'Left out: head.weight, head.bias, surplus'} <= lines
+    assert {'Missing: patch_embed.proj.bias', 'Left out: head.weight, head.bias, surplus'} <= lines
 
 
 def test_weights_of_other_shapes_are_refused_and_named(trained, tmp_path):
