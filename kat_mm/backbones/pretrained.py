@@ -19,7 +19,7 @@ from kat_mm.checkpoints.convert import (
     split_model,
 )
 from kat_mm.checkpoints.layouts import State, count_blocks
-from kat_mm.checkpoints.state_dict import check_finite, keep_entries
+from kat_mm.checkpoints.state_dict import keep_entries
 from kat_mm.errors import UserError, some
 from kat_mm.layers import find_positions
 from kat_mm.weights import read_weights
@@ -75,7 +75,6 @@ def load_pretrained(
     """
     state, rest = split_model(find_state_dict(read_weights(path)), prefix, path)
     state = convert_backbone(state, path)
-    check_finite(state, path)
     fitted, left_out = fit_state(state, backbone, path, ignore)
     backbone.load_state_dict(fitted, strict=False)
     own = backbone.state_dict().keys()
@@ -116,7 +115,6 @@ def fit_state(
     """
     _check_size(state, backbone, path)
     _check_grid(state, backbone, path)
-    _check_dtypes(state, path)
     patterns = [ignore] if isinstance(ignore, str) else ignore
     ignored = re.compile('|'.join(f'(?:{pattern})' for pattern in patterns) or '(?!)')
     left_out = [key for key in state if _HEADS.match(key) or ignored.match(key)]
@@ -133,8 +131,8 @@ def fit_state(
         ]
         raise UserError(
             f'checkpoint {path} has weights of other shapes than the backbone: '
-            f'{some(wrong or [error], 3, "; ")}. Choose the arch, ffn_cfg and attn_cfg that it was '
-            'trained with'
+            f'{some(wrong or [error], 3, "; ")}. Choose the arch, in_channels, ffn_cfg and attn_cfg '
+            'that it was trained with'
         ) from error
     if left_over:
         raise UserError(
@@ -198,20 +196,6 @@ def _check_grid(state: State, backbone: nn.Module, path: str | Path) -> None:
             f'checkpoint {path} has a position embedding for {count - has_cls_token} patches, '
             'which make no square: its grid is unknown, and it cannot be resized. Load it with the '
             'img_size and patch_size that it was trained with'
-        )
-
-
-def _check_dtypes(state: State, path: str | Path) -> None:
-    wrong = [
-        key
-        for key, value in state.items()
-        if not value.is_floating_point() or value.element_size() < 2
-    ]
-    if wrong:
-        raise UserError(
-            f'checkpoint {path} has weights of {state[wrong[0]].dtype}, such as {wrong[0]}: they '
-            'are quantised, and mean nothing without their scales. Take weights in float32, '
-            'float16 or bfloat16'
         )
 
 

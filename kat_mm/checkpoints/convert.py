@@ -20,7 +20,14 @@ from .layouts import (
     recognise,
     rename,
 )
-from .state_dict import add_prefix, check_finite, find_state_dict, keep_entries, strip_prefix
+from .state_dict import (
+    add_prefix,
+    check_storage,
+    check_weights,
+    find_state_dict,
+    keep_entries,
+    strip_prefix,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +82,7 @@ def convert_backbone(state: State, path: str | Path) -> State:
         path: Where it comes from, for messages.
 
     Raises:
-        UserError: It has none of these layouts, or tokens that KAT lacks.
+        UserError: It has none of these layouts, or values that are no weights.
     """
     name = recognise(state)
     if name is None:
@@ -90,14 +97,17 @@ def convert_backbone(state: State, path: str | Path) -> State:
             )
             + f'Known are {"; ".join(layout.title for layout in LAYOUTS.values())}'
         )
+    check_storage(state, path)
     try:
-        return LAYOUTS[name].to_official(state)
+        official = LAYOUTS[name].to_official(state)
     except KeyError as error:
         raise UserError(
             f'checkpoint {path} is incomplete: as a {LAYOUTS[name].title} it must have {error}'
         ) from error
     except UserError as error:
         raise UserError(f'checkpoint {path} cannot be converted: {error}') from error
+    check_weights(official, path)
+    return official
 
 
 def to_official(content: dict, path: str | Path, prefix: str = 'backbone.') -> tuple[State, list]:
@@ -117,7 +127,6 @@ def to_official(content: dict, path: str | Path, prefix: str = 'backbone.') -> t
     """
     backbone, rest = split_model(find_state_dict(content), prefix, path)
     official = convert_backbone(backbone, path)
-    check_finite(official, path)
     head = strip_prefix(rest, f'{MMPRETRAIN_HEAD}head.')
     official.update(add_prefix(head, 'head.'))
     return official, [key for key in rest if not key.startswith(f'{MMPRETRAIN_HEAD}head.')]

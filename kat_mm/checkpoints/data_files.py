@@ -89,8 +89,9 @@ def checkpoint_globals() -> list:
             np.dtype,
             *(
                 getattr(np.dtypes, f'{name}DType')
-                for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')
+                for name in ('Bool', *(f'Int{bits}' for bits in (8, 16, 32, 64)), 'UInt8')
             ),
+            *(getattr(np.dtypes, f'Float{bits}DType') for bits in (16, 32, 64)),
             *(
                 (getattr(multiarray, function), f'numpy.{core}.multiarray.{function}')
                 for function in ('_reconstruct', 'scalar')

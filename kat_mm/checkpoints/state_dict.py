@@ -30,6 +30,8 @@ _NESTED = (
 )
 # What wrappers of a model or of a part put into names.
 _WRAPPERS = re.compile(r'(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
+# What torch.optim.swa_utils.AveragedModel has beside them.
+_COUNTERS = ('n_averaged',)
 
 
 def find_state_dict(content: dict) -> dict[str, Tensor]:
@@ -48,7 +50,7 @@ def find_state_dict(content: dict) -> dict[str, Tensor]:
     for key, value in content.items():
         if type(value).__module__ == 'numpy' and getattr(value, 'dtype', 'O') != 'O':
             value = torch.as_tensor(value)
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and key not in _COUNTERS:
             half = value.dtype in (torch.float16, torch.bfloat16)
             state[unwrapped(key)] = value.float() if half else value
     state._metadata = {
@@ -94,6 +96,54 @@ def add_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, value in getattr(state, '_metadata', {}).items()
     }
     return prefixed
+
+
+def check_storage(state: dict[str, Tensor], path: str | Path) -> None:
+    """Refuse tensors with which nothing can be computed: quantised, sparse, or without values.
+
+    Args:
+        state: What a file holds.
+        path: Where it comes from, for messages.
+
+    Raises:
+        UserError: There are such tensors.
+    """
+    for key, value in state.items():
+        if value.is_meta:
+            raise UserError(
+                f'checkpoint {path} has shapes alone (device meta), such as {key}, and no values. '
+                'Save the model where its weights are loaded'
+            )
+        if value.layout != torch.strided:
+            raise UserError(
+                f'checkpoint {path} has sparse tensors, such as {key}. Save them as to_dense()'
+            )
+        if value.is_quantized or (value.is_floating_point() and value.element_size() < 2):
+            raise _quantised(key, value, path)
+
+
+def check_weights(state: dict[str, Tensor], path: str | Path) -> None:
+    """Refuse what are no weights: other than floating-point numbers, NaN, or infinite.
+
+    Args:
+        state: Weights alone.
+        path: Where they come from, for messages.
+
+    Raises:
+        UserError: There are such.
+    """
+    for key, value in state.items():
+        if not value.is_floating_point():
+            raise _quantised(key, value, path)
+    check_finite(state, path)
+
+
+def _quantised(key: str, value: Tensor, path: str | Path) -> UserError:
+    return UserError(
+        f'checkpoint {path} has weights of {value.dtype}, such as {key}: they are quantised or of '
+        'another kind, and mean nothing without their scales. Take weights in float32, float16 or '
+        'bfloat16'
+    )
 
 
 def check_finite(state: dict[str, Tensor], path: str | Path) -> None:

@@ -251,16 +251,34 @@ def test_values_of_numpy_and_of_half_precision_are_converted(trained, tmp_path):
         load_pretrained(reference, file_of(expected, tmp_path))
         # Resized in float32, whatever the file has.
         assert_holds(model, reference.state_dict())
+    for dtype in (torch.float32, torch.float16):
+        arrays = {key: value.to(dtype).numpy() for key, value in trained.items()}
+        model = small()
+        load_pretrained(model, file_of(arrays, tmp_path))
+        assert_holds(model, {key: value.to(dtype).float() for key, value in trained.items()})
+
+
+def test_the_counter_of_averaged_models_is_no_weight(trained, tmp_path):
+    averaged = torch.optim.swa_utils.AveragedModel(small())
+    averaged.module.load_state_dict(trained)
     model = small()
-    load_pretrained(
-        model, file_of({key: value.numpy() for key, value in trained.items()}, tmp_path)
-    )
+    load_pretrained(model, file_of(averaged.state_dict(), tmp_path))
     assert_holds(model, trained)
 
 
 @pytest.mark.parametrize(
     'value, words',
     [
+        (
+            torch.ones(48, 16).to(torch.float8_e4m3fn),
+            'weights of torch.float8_e4m3fn, such as blocks.0.*quantised',
+        ),
+        (
+            torch.quantize_per_tensor(torch.ones(48, 16), 0.1, 0, torch.qint8),
+            'weights of torch.qint8, such as blocks.0.*quantised',
+        ),
+        (torch.ones(48, 16).to_sparse(), 'sparse tensors, such as blocks.0'),
+        (torch.ones(48, 16, device='meta'), 'shapes alone .* such as blocks.0'),
         (
             torch.ones(48, 16, dtype=torch.int8),
             'weights of torch.int8, such as blocks.0.*quantised',
@@ -275,6 +293,8 @@ def test_values_that_mean_nothing_are_refused_by_name(value, words, trained, tmp
     trained['blocks.0.attn.qkv.weight'] = value
     with pytest.raises(UserError, match=f'weights.pth has {words}'):
         load_pretrained(small(), file_of(trained, tmp_path))
+    with pytest.raises(UserError, match=f'FILE has {words}'):
+        convert_for_model(trained, Classifier(), 'FILE')
 
 
 # Sizes
