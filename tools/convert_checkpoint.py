@@ -72,11 +72,12 @@ def main() -> None:
             official = to_kat(official, args.act, args.groups)
         except UserError as error:
             raise UserError(f'checkpoint {args.source} becomes no KAT: {error}') from error
-    write_checkpoint(from_official(official, args.layout), args.target)
+    written = from_official(official, args.layout)
+    write_checkpoint(written, args.target)
     print(f'{args.source} is {describe(official)}')
     if left_out:
         print(f'left out: {", ".join(left_out)}')
-    print(f'wrote {args.target}: {len(official)} tensors')
+    print(f'wrote {args.target}: {len(written)} tensors')
 
 
 if __name__ == '__main__':

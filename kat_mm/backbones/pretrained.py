@@ -131,8 +131,8 @@ def fit_state(
         ]
         raise UserError(
             f'checkpoint {path} has weights of other shapes than the backbone: '
-            f'{some(wrong or [error], 3, "; ")}. Choose the arch, in_channels, ffn_cfg and attn_cfg '
-            'that it was trained with'
+            f'{some(wrong or [error], 3, "; ")}. Choose the arch, in_channels, ffn_cfg and '
+            'attn_cfg that it was trained with'
         ) from error
     if left_over:
         raise UserError(

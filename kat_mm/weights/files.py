@@ -72,8 +72,14 @@ def find_weights(source: str | Path, allow_pickle: bool = False) -> Path:
 def _address(source: str) -> str | None:
     if source in PUBLISHED:
         return PUBLISHED[source].url
-    if source.startswith(('http://', 'https://')):
-        return source
+    scheme, found, rest = source.partition('://')
+    if found and scheme.lower() not in ('http', 'https'):
+        raise UserError(
+            f'checkpoint {source} is an address of {scheme}; it is to be a name, a file, or an '
+            'address of http or https'
+        )
+    if found:
+        return f'{scheme.lower()}://{rest}'
     if os.path.exists(source) or os.path.splitext(source)[1] or os.sep in source:
         return None
     for begin, how in GATED.items():

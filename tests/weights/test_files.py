@@ -55,6 +55,12 @@ def test_files_are_taken_as_they_are(tmp_path, monkeypatch):
         read_weights('missing.pth')
 
 
+@pytest.mark.parametrize('address', ['ftp://host/a.pth', 's3://bucket/a.pth', 'file:///tmp/a.pth'])
+def test_an_address_of_another_kind_is_refused_as_such(address):
+    with pytest.raises(UserError, match=f'{address} is an address of .* http or https'):
+        find_weights(address)
+
+
 def test_a_name_that_is_none_is_refused_with_the_nearest():
     with pytest.raises(UserError, match='did you mean kat_s_in1k. Names are kat_t_in1k, '):
         find_weights('kat_s_in')
