@@ -75,10 +75,6 @@ def export_model(
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = revert_sync_batchnorm(model).cpu().float().eval()
     network = make_network(model, features)
-    if dynamic_size and network.task == 'detection':
-        raise UserError(
-            '--dynamic-size is not for detectors: anchors and windows are of one size; use --size'
-        )
     multiple = _multiple(model)
     size = tuple(size or default_size(cfg, model))
     if any(side % multiple for side in size):

@@ -24,10 +24,11 @@ def window_partition(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
         x = window_partition(x, grid, window)
         return torch.cat([first.repeat_interleave(x.shape[0] // batch, dim=0), x], dim=1)
     x = x.reshape(batch, *grid, channels)
-    right, bottom = -grid[1] % window, -grid[0] % window
-    if right or bottom:
+    rows, columns = _counts(grid, window)
+    right, bottom = columns * window - grid[1], rows * window - grid[0]
+    # A program for any size pads at every size, whatever the one that it is traced with.
+    if isinstance(right + bottom, torch.SymInt) or right or bottom:
         x = F.pad(x, (0, 0, 0, right, 0, bottom))
-    rows, columns = (grid[0] + bottom) // window, (grid[1] + right) // window
     x = x.view(batch, rows, window, columns, window, channels).transpose(2, 3)
     return x.reshape(batch * rows * columns, window * window, channels)
 
@@ -47,14 +48,22 @@ def window_unpartition(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     if not window:
         return x
     height, width = grid
-    rows, columns = -(-height // window), -(-width // window)
+    rows, columns = _counts(grid, window)
     extra = x.shape[1] - window * window
     if extra:
         first = x[:: rows * columns, :extra]
         return torch.cat([first, window_unpartition(x[:, extra:], grid, window)], dim=1)
-    x = x.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
-    x = x.reshape(x.shape[0], rows * window, columns * window, *x.shape[5:])
+    # The batch is written out: an exporter knows the quotient, and would have to guess a -1.
+    batch = x.shape[0] // (rows * columns)
+    x = x.unflatten(1, (window, window)).unflatten(0, (batch, rows, columns)).transpose(2, 3)
+    x = x.reshape(batch, rows * window, columns * window, *x.shape[5:])
     return x[:, :height, :width].flatten(1, 2)
+
+
+def _counts(grid: tuple[int, int], window: int) -> tuple[int, int]:
+    """Windows in a column and in a row of a grid of tokens."""
+    # No quotient of negative numbers, which ONNX rounds the other way.
+    return (grid[0] + window - 1) // window, (grid[1] + window - 1) // window
 
 
 def window_attention(

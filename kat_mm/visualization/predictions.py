@@ -13,6 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 _LEAST_SIDE = 480
 _GREY = (128, 128, 128)
+# Colours that are nearer in RGB than this look alike once they are mixed with an image; of many,
+# so far apart there is no room for, _ROOM divided by the cube root of their number.
+_NEAR, _ROOM = 60, 160
 
 
 class Shape(NamedTuple):
@@ -29,7 +32,8 @@ class Classes:
 
     Args:
         names: Their names; without, numbers stand for them.
-        palette: RGB of each; without, colours are drawn that stay the same from run to run.
+        palette: RGB of each; without, colours are drawn that stay the same from run to run. Of
+            colours that look alike the first one stays.
     """
 
     def __init__(self, names: Sequence[str] | None = None, palette: Sequence | None = None):
@@ -65,9 +69,33 @@ class Classes:
         """RGB of a label."""
         if not self.knows(label):
             return _GREY
+        if label < len(self._colors):
+            return self._colors[label]
+        return self._given(label)
+
+    @functools.cached_property
+    def _colors(self) -> list[tuple[int, int, int]]:
+        count = len(self.palette or ()) if self.names is None else len(self.names)
+        return _told_apart([self._given(label) for label in range(count)])
+
+    def _given(self, label: int) -> tuple[int, int, int]:
         if isinstance(self.palette, Sequence) and label < len(self.palette):
             return tuple(int(value) for value in self.palette[label])
         return tuple(np.random.default_rng(label).integers(40, 256, 3).tolist())
+
+
+def _told_apart(colors: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Colours in which those near to an earlier one are replaced by what is far from all."""
+    levels = np.linspace(0, 255, 6)
+    candidates = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
+    taken = np.array([*colors, _GREY, (255, 255, 255), (0, 0, 0)], float)
+    near = min(_NEAR, _ROOM / max(len(colors), 1) ** (1 / 3))
+    for i in range(1, len(colors)):
+        if np.linalg.norm(taken[:i] - taken[i], axis=1).min() < near:
+            others = np.delete(taken, i, axis=0)
+            apart = np.linalg.norm(candidates[:, None] - others, axis=2).min(1)
+            taken[i] = candidates[apart.argmax()]
+    return [tuple(color) for color in taken[: len(colors)].astype(int).tolist()]
 
 
 def draw_labels(image: np.ndarray, labels: np.ndarray, classes: Classes) -> np.ndarray:

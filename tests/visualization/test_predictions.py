@@ -1,6 +1,7 @@
 """What is to be seen in pictures of predictions."""
 
 import numpy as np
+import pytest
 
 from kat_mm.visualization.predictions import (
     Classes,
@@ -93,10 +94,21 @@ def test_colours_without_a_palette_stay_the_same():
 
 
 def test_classes_chosen_from_a_known_data_set_have_its_colours():
-    known = dict(classes=('a', 'b', 'c'), palette=[[1, 1, 1], [2, 2, 2], [3, 3, 3]])
+    known = dict(classes=('a', 'b', 'c'), palette=[[90, 1, 1], [1, 90, 2], [1, 3, 90]])
     of_mmdet = dict(classes=('c', 'new'), palette=known['palette'])  # of all, whatever was chosen
     found = Classes.of(of_mmdet, known)
-    assert found.color(0) == (3, 3, 3) and found.color(1) == Classes().color(1)
-    own = Classes.of(dict(classes=('c', 'new'), palette=[[8, 8, 8], [9, 9, 9]]), known)
-    assert [own.color(0), own.color(1)] == [(8, 8, 8), (9, 9, 9)]
-    assert Classes.of({}, known).color(1) == (2, 2, 2)
+    assert found.color(0) == (1, 3, 90) and found.color(1) == Classes().color(1)
+    own = Classes.of(dict(classes=('c', 'new'), palette=[[80, 8, 8], [9, 90, 9]]), known)
+    assert [own.color(0), own.color(1)] == [(80, 8, 8), (9, 90, 9)]
+    assert Classes.of({}, known).color(1) == (1, 90, 2)
+
+
+@pytest.mark.parametrize('number', [4, 19, 133])
+def test_of_colours_that_look_alike_the_first_stays(number):
+    palette = np.random.default_rng(0).integers(0, 256, (number, 3)).tolist()
+    palette[2] = [value - 3 if value > 3 else value + 3 for value in palette[0]]
+    classes = Classes([str(i) for i in range(number)], palette)
+    colors = np.array([classes.color(i) for i in range(number)])
+    assert tuple(colors[0]) == tuple(palette[0])
+    apart = np.linalg.norm(colors[:, None] - colors[None], axis=2) + 1000 * np.eye(number)
+    assert apart.min() >= (60 if number < 20 else 30)
