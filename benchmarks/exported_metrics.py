@@ -1,11 +1,11 @@
 """Metrics of exported files beside those of the checkpoints, over a whole validation set.
 
-    python benchmarks/exported_metrics.py --folder FOLDER              # needs kat_mm[export]
+    python benchmarks/exported_metrics.py --folder FOLDER      # needs kat_mm[export]
 
 Small models are trained on sample data by tools/train.py, exported with sizes that are dynamic by
-tools/export.py, and evaluated by tools/test.py: the checkpoint, then each file, with the config's own
-pipeline and metrics. What lies in FOLDER already, sample data and checkpoints, is not made again. On
-two cores the trainings take some ten minutes.
+tools/export.py, and evaluated by tools/test.py: the checkpoint, then each file, with the config's
+own pipeline and metrics. What lies in FOLDER already, sample data and checkpoints, is not made
+again. On two cores the trainings take some ten minutes.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from export_tables import PAGE, RESULTS, write_tables
 from timing import machine, save, version
 
 from kat_mm.export.convert import SUFFIXES
@@ -36,18 +37,18 @@ model = dict(
     data_preprocessor=dict(batch_augments=None),
     backbone=dict(
         arch=dict(
-            _delete_=True, embed_dims=96, num_layers=6, num_heads=3, feedforward_channels=384
+            _delete_=True, embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384
         ),
         img_size=scale[::-1],
         patch_size=8,
         init_cfg=dict(checkpoint=None),
     ),
-    panoptic_head=dict(in_channels=96, patch_size=8, num_queries=60, num_blocks=2),
-    train_cfg=dict(num_points=1024),
-    test_cfg=dict(object_mask_thr=0.3),
+    panoptic_head=dict(in_channels=96, patch_size=8, num_queries=40, num_blocks=2),
+    train_cfg=dict(num_points=512),
+    test_cfg=dict(object_mask_thr=0.2, iou_thr=0.5),
 )
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     persistent_workers=False,
     dataset=dict(
@@ -72,13 +73,13 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=0.1),
 )
-max_iters = 300
+max_iters = 240
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=20),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=20, end=max_iters),
 ]
 custom_hooks = [
-    hook if hook['type'] != 'MaskAnnealingHook' else dict(hook, begin=[100, 150], end=[200, 250])
+    hook if hook['type'] != 'MaskAnnealingHook' else dict(hook, begin=[80, 120], end=[140, 180])
     for hook in _base_.custom_hooks
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
@@ -147,9 +148,11 @@ def measure(name: str, folder: Path, formats: list[str]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--models', nargs='+', choices=list(TRAINED), default=list(TRAINED))
-    parser.add_argument('--formats', nargs='+', choices=list(SUFFIXES), default=['onnx', 'openvino'])
+    parser.add_argument(
+        '--formats', nargs='+', choices=list(SUFFIXES), default=['onnx', 'openvino']
+    )
     parser.add_argument('--folder', type=Path, default=Path('work_dirs/exported_metrics'))
-    parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results' / 'export')
+    parser.add_argument('--out', type=Path, default=RESULTS)
     args = parser.parse_args()
     file, folder = args.out / 'metrics.json', args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,6 +164,8 @@ def main() -> None:
             print(name, kind, values, flush=True)
         results = json.loads(file.read_text()) if file.is_file() else {}
         save({**results, name: result}, file)
+    if args.out == RESULTS:
+        write_tables(PAGE, RESULTS)
 
 
 if __name__ == '__main__':

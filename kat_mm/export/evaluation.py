@@ -115,11 +115,10 @@ class _Runner:
         exact = described.task in ('classification', 'segmentation')
         fits = wanted == own if exact else all(map(operator.ge, wanted, size))
         if not fits:
-            hint = '--size' if described.task == 'detection' else '--size or --dynamic-size'
             raise UserError(
                 f'{described.file} takes images of {"" if exact else "up to "}{wanted[0]} x '
                 f"{wanted[1]} (height x width), and the config's pipeline gives {size[0]} x "
-                f'{size[1]}; export it with {hint}'
+                f'{size[1]}; export it with --size or --dynamic-size'
             )
         return wanted
 

@@ -12,7 +12,7 @@ from kat_mm.arguments import check_choice, check_pair
 from kat_mm.ops import Rotation, backend, rotate
 from kat_mm.ops.common.registration import Operator
 
-from .windows import window_partition
+from .windows import count_windows, window_partition
 
 COORDINATES = ('centers', 'indices')
 ROTATIONS = ('halves', 'pairs')
@@ -220,8 +220,8 @@ def _empty_tables(
     grid, window, num_extra_tokens, periods, coordinates, reference_size, dtype, device
 ) -> tuple[Tensor, Tensor]:
     if window:
-        windows = (-(-grid[0] // window)) * (-(-grid[1] // window))
-        shape = windows, 1, num_extra_tokens + window**2, 2 * len(periods)
+        rows, columns = count_windows(grid, window)
+        shape = rows * columns, 1, num_extra_tokens + window**2, 2 * len(periods)
     else:
         shape = num_extra_tokens + grid[0] * grid[1], 2 * len(periods)
     empty = torch.empty(shape, dtype=dtype, device=device)

@@ -24,7 +24,7 @@ def window_partition(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
         x = window_partition(x, grid, window)
         return torch.cat([first.repeat_interleave(x.shape[0] // batch, dim=0), x], dim=1)
     x = x.reshape(batch, *grid, channels)
-    rows, columns = _counts(grid, window)
+    rows, columns = count_windows(grid, window)
     right, bottom = columns * window - grid[1], rows * window - grid[0]
     # A program for any size pads at every size, whatever the one that it is traced with.
     if isinstance(right + bottom, torch.SymInt) or right or bottom:
@@ -48,7 +48,7 @@ def window_unpartition(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     if not window:
         return x
     height, width = grid
-    rows, columns = _counts(grid, window)
+    rows, columns = count_windows(grid, window)
     extra = x.shape[1] - window * window
     if extra:
         first = x[:: rows * columns, :extra]
@@ -60,7 +60,7 @@ def window_unpartition(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     return x[:, :height, :width].flatten(1, 2)
 
 
-def _counts(grid: tuple[int, int], window: int) -> tuple[int, int]:
+def count_windows(grid: tuple[int, int], window: int) -> tuple[int, int]:
     """Windows in a column and in a row of a grid of tokens."""
     # No quotient of negative numbers, which ONNX rounds the other way.
     return (grid[0] + window - 1) // window, (grid[1] + window - 1) // window

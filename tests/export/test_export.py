@@ -179,14 +179,23 @@ def test_a_segmenter_with_dynamic_sizes_and_its_normalisation_inside(tmp_path):
     assert (labels == logits.argmax(0).numpy()).mean() > 0.99
 
 
-@pytest.mark.parametrize('kind', ['mask', pytest.param('cascade', marks=pytest.mark.slow)])
-def test_a_detector_finds_what_mmdet_finds(tmp_path, kind):
+@pytest.mark.parametrize(
+    'kind, format',
+    [
+        ('mask', 'onnx'),
+        ('mask', 'openvino'),
+        pytest.param('cascade', 'onnx', marks=pytest.mark.slow),
+        pytest.param('cascade', 'openvino', marks=pytest.mark.slow),
+    ],
+)
+def test_a_detector_finds_what_mmdet_finds(tmp_path, kind, format):
+    pytest.importorskip(format)
     from mmdet.structures import DetDataSample
 
     cfg = detector_config(kind)
     model = random_model(cfg)
-    path = tmp_path / 'model.onnx'
-    (described,) = export(cfg, model, path, size=(64, 96))
+    files = export_model(cfg, model, tmp_path / 'model', [format], size=(64, 96), report=quietly)
+    ((path, described),) = files.items()
     assert any(entry['inputs'] == 'padded images' for entry in described.differences)
     image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     meta = dict(img_shape=(60, 90), ori_shape=(60, 90), scale_factor=(1.0, 1.0))
@@ -204,6 +213,23 @@ def test_a_detector_finds_what_mmdet_finds(tmp_path, kind):
     apart += 1000 * (labels[0, :number, None] != expected.labels.numpy()[None])
     assert apart.min(1).max() < 1e-2 and set(apart.argmin(1)) == set(order)
     assert masks.shape[:2] == boxes.shape[:2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('format', ['onnx', 'openvino', 'torch'])
+def test_a_detector_with_dynamic_sizes_pads_and_cuts_windows_at_every_size(tmp_path, format):
+    if format == 'openvino':
+        pytest.importorskip('openvino')
+    cfg = detector_config('mask')
+    (path,) = export_model(
+        cfg, random_model(cfg), tmp_path / 'm', [format], dynamic_size=True, report=quietly
+    )
+    model = load(path)
+    shapes = {tuple(entry['shape'][2:]) for entry in model.description.differences}
+    # Sides of 9 patches, as traced, are full windows of 3; others end in one.
+    window = cfg.model.backbone.window_size * cfg.model.backbone.patch_size
+    assert len({side % window for shape in shapes for side in shape}) >= 3
+    assert model(image(), score_threshold=0).masks.shape[1:] == (70, 99)
 
 
 @pytest.mark.parametrize('kind', ['onnx', 'openvino'])
@@ -241,8 +267,6 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path):
 def test_what_does_not_export_is_named(tmp_path):
     cfg = detector_config('mask')
     model = random_model(cfg)
-    with pytest.raises(UserError, match='dynamic-size is not for detectors'):
-        export_model(cfg, model, tmp_path / 'm.onnx', dynamic_size=True)
 
     class MultiScaleDeformableAttention(torch.nn.Module):
         pass

@@ -90,7 +90,8 @@ def test_pictures_stand_side_by_side_below_their_titles():
 
 
 def test_colours_without_a_palette_stay_the_same():
-    assert Classes().color(7) == Classes(('a',) * 8).color(7)
+    for names in (None, ('a',) * 8):
+        assert Classes(names).color(7) == Classes(names).color(7)
 
 
 def test_classes_chosen_from_a_known_data_set_have_its_colours():
