@@ -147,8 +147,9 @@ def draw_shapes(image: np.ndarray, shapes: Sequence[Shape], classes: Classes) ->
             x1, y1, x2, y2 = (factor * value for value in shape.box)
             draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=thick)
         elif shape.mask is not None and shape.mask.any():
-            rows, columns = shape.mask.nonzero()
-            x1, y1 = factor * columns.mean(), factor * rows.mean()
+            x1, y1 = (factor * (value + 0.5) for value in _innermost(shape.mask))
+            _, _, width, height = draw.textbbox((0, 0), text, font)
+            x1, y1 = x1 - width / 2, y1 + height / 2
         else:
             continue
         _write(draw, (x1, y1), text, color, font, size)
@@ -220,6 +221,13 @@ def _fill(picture: np.ndarray, where: np.ndarray, classes: Classes, label: int) 
         where = where & ((rows + columns) % 12 < 4)
     color = np.array(classes.color(label))
     picture[where] = (0.5 * picture[where] + 0.5 * color).astype(np.uint8)
+
+
+def _innermost(mask: np.ndarray) -> tuple[int, int]:
+    """Column and row of the pixel that is farthest from the border of a mask."""
+    inside = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    row, column = np.unravel_index(inside.argmax(), mask.shape)
+    return int(column), int(row)
 
 
 def _write(draw, corner: tuple[float, float], text: str, color: tuple, font, size: tuple) -> None:

@@ -1,10 +1,12 @@
 """The ImageNet recipe on a folder laid out as ImageNet: train, test, resume, processes, chain."""
 
 import json
+import pickle
 import re
 import shutil
 import signal
 
+import cv2
 import pytest
 import timm
 import torch
@@ -111,6 +113,26 @@ def test_testing_gives_top1_and_top5_as_json(config, trained, tmp_path):
         assert 0 <= saved[name] <= 100
         assert saved[name] == expected[name]
         assert re.search(rf'{name}: [\d.]+', result.stdout)
+
+
+def test_testing_writes_predictions_and_pictures_and_averages_mirror_images(
+    config, trained, tmp_path
+):
+    checkpoint, scores = next(trained.glob('epoch_2.pth')), []
+    for number, options in enumerate(([], ['--tta'])):
+        out, show = tmp_path / f'{number}.pkl', tmp_path / f'show{number}'
+        options = [*options, '--out', out, '--show-dir', show, '--work-dir', tmp_path / 'work']
+        result = run_tool('test.py', config, checkpoint, *options)
+        assert result.status == 0, result.stderr
+        samples = pickle.loads(out.read_bytes())
+        assert len(samples) == 10
+        # As many pictures, each an image with its scores and the truth below.
+        assert len(list(show.iterdir())) == 10
+        for path in show.iterdir():
+            assert cv2.imread(str(path)).shape[0] > 48
+        scores.append(torch.stack([sample['pred_score'] for sample in samples]))
+        torch.testing.assert_close(scores[-1].sum(1), torch.ones(10))
+    assert (scores[0] - scores[1]).abs().max() > 1e-5
 
 
 def test_a_killed_run_resumes_to_the_losses_and_weights_of_one_never_stopped(

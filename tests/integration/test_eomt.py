@@ -1,5 +1,6 @@
 """EoMT as a user runs it, on each task: training, evaluation, resuming, two processes, mistakes."""
 
+import pickle
 import shutil
 import signal
 
@@ -120,6 +121,21 @@ def test_a_checkpoint_is_tested_with_the_result_of_its_validation(trained, tmp_p
     (line,) = [line for line in read_scalars(work_dir) if metric in line]
     (file,) = tmp_path.glob('*/*.json')
     assert f'"{metric}": {line[metric]}' in file.read_text()
+
+
+def test_predictions_go_to_a_file_and_pictures_to_a_folder(trained, tmp_path):
+    task, config, work_dir = trained
+    out, show = tmp_path / 'found.pkl', tmp_path / 'show'
+    options = '--out', out, '--show-dir', show, '--work-dir', tmp_path / 'work'
+    result = run_tool('test.py', config, work_dir / 'iter_6.pth', *options)
+    assert result.status == 0, result.stderr
+    samples = pickle.loads(out.read_bytes())
+    key = dict(ade20k='pred_sem_seg', instance_coco='pred_instances')
+    assert len(samples) == 3
+    assert all(key.get(task, 'pred_panoptic_seg') in sample for sample in samples)
+    pictures = [cv2.imread(str(path)) for path in show.iterdir()]
+    # Truth and prediction side by side.
+    assert len(pictures) == 3 and all(p.shape[1] > 1.5 * p.shape[0] for p in pictures)
 
 
 def test_a_killed_run_resumes_as_if_it_had_never_been_stopped(trained, tmp_path):

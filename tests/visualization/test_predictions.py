@@ -113,3 +113,13 @@ def test_of_colours_that_look_alike_the_first_stays(number):
     assert tuple(colors[0]) == tuple(palette[0])
     apart = np.linalg.norm(colors[:, None] - colors[None], axis=2) + 1000 * np.eye(number)
     assert apart.min() >= (60 if number < 20 else 30)
+
+
+def test_the_name_of_a_segment_lies_on_it():
+    mask = np.zeros((600, 600), bool)
+    mask[:, 500:] = mask[500:] = True  # its mean lies in between
+    classes = Classes(['a'], [[255, 0, 0]])
+    picture = draw_shapes(np.zeros((600, 600, 3), np.uint8), [Shape(0, mask=mask)], classes)
+    plate = (picture[:600] == (255, 0, 0)).all(-1) & ~mask
+    thick = 4  # the outline
+    assert not plate[: 500 - thick, : 500 - thick].any()
