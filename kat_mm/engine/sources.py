@@ -16,6 +16,8 @@ from kat_mm.datasets.image_files import decoding_problem
 from kat_mm.errors import UserError
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
+# What FFmpeg says of a damaged video is said by us; read when OpenCV first opens one.
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 # Seconds that a server may take to answer.
 TIMEOUT = 30
 

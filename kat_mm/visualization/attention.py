@@ -127,7 +127,8 @@ def plot_attention(
     num_extra_tokens = rows[0][2].shape[-1] - grid[0] * grid[1]
     for row, (name, block, weights) in zip(axes, rows, strict=True):
         row[0].imshow(image, extent=extent)
-        row[0].set_ylabel(f'{name}\nblock {block}')
+        # As long as the row is high, whatever the name.
+        row[0].set_ylabel(f'{name}\nblock {block}', fontsize=min(10, 240 / len(name)))
         row[0].set_title('image', fontsize='small')
         if query >= num_extra_tokens:
             y, x = divmod(query - num_extra_tokens, grid[1])

@@ -149,6 +149,7 @@ def test_models_are_drawn_below_each_other(run, options, tmp_path):
         ('none.png', ['karat'], (), ['none.png', 'no image']),
         ('broken.png', ['karat'], (), ['broken.png', 'no image']),
         ('image.png', ['nothing'], (), ['config nothing.py does not exist']),
+        ('image.png', ['kat_t_in1k_sampel'], (), ['did you mean kat_t_in1k_sample?']),
         ('image.png', ['karat', 'large'], (), ['differ', '(4, 4)', '(6, 6)']),
         ('image.png', ['karat'], ('--query', '4', '0'), ['--query 4 0', '4 x 4']),
         ('image.png', ['karat'], ('--blocks', '7'), ['karat.py', 'block 7 does not exist']),
