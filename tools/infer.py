@@ -9,7 +9,7 @@ from kat_mm import checks
 from kat_mm.engine.inference import Predictor
 from kat_mm.engine.launch import add_common_arguments, load_config, run_tool
 from kat_mm.engine.results import Results
-from kat_mm.engine.sources import find_images
+from kat_mm.engine.sources import Image, find_images
 from kat_mm.errors import UserError, some
 
 # Seconds between two lines of progress.
@@ -71,13 +71,15 @@ def predict(
     began = told = time.monotonic()
     images = find_images(args.inputs)
     while chunk := list(itertools.islice(images, args.batch_size)):
+        taken, data = [], []
         for image in chunk:
-            if image.pixels is None:
-                damaged.append(image.problem)
-                print(f'skipped: {image.problem}', file=sys.stderr)
-        chunk = [image for image in chunk if image.pixels is not None]
-        samples = predictor([image.pixels for image in chunk])
-        for image, sample in zip(chunk, samples, strict=True):
+            try:
+                data.append(prepare(predictor, image))
+                taken.append(image)
+            except UserError as error:
+                damaged.append(str(error))
+                print(f'skipped: {error}', file=sys.stderr)
+        for image, sample in zip(taken, predictor.predict(data), strict=True):
             results.add(image, sample)
             if not args.no_pictures:
                 drawn = predictor.draw(image.pixels, sample, args.score_threshold)
@@ -87,6 +89,20 @@ def predict(
             told = now
             print(_progress(len(results.entries), now - began), flush=True)
     print(f'{_progress(len(results.entries), time.monotonic() - began)}, in {args.out}')
+
+
+def prepare(predictor: Predictor, image: Image) -> dict:
+    """An image as the model takes it.
+
+    Raises:
+        UserError: It cannot be read or prepared.
+    """
+    if image.pixels is None:
+        raise UserError(image.problem)
+    try:
+        return predictor.prepare(image.pixels)
+    except UserError as error:
+        raise UserError(f'{image.name}: {error}') from error
 
 
 def _progress(count: int, seconds: float) -> str:

@@ -58,7 +58,6 @@ class Predictor:
         self.pipeline = Compose(steps)
         self.classes = classes_of(cfg, dataset)
 
-    @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray | str | Path]) -> list:
         """Predictions (the library's data samples, at the images' sizes).
 
@@ -67,9 +66,31 @@ class Predictor:
                 and segmenters whose images have other sizes once they are prepared.
 
         Raises:
-            UserError: A file is no image.
+            UserError: A file is no image, or the config's pipeline does not take one.
         """
-        data = [self._prepare(read_image(image)) for image in images]
+        return self.predict([self.prepare(read_image(image)) for image in images])
+
+    def prepare(self, image: np.ndarray) -> dict:
+        """What the config's pipeline makes of a BGR image (H, W, 3), uint8.
+
+        Raises:
+            UserError: It does not take the image, such as one of which no row is left once it is
+                resized.
+        """
+        size = image.shape[:2]
+        sample = dict(img=image, img_shape=size, ori_shape=size, img_path='', img_id=0)
+        try:
+            return self.pipeline(sample)
+        except (cv2.error, ValueError, ArithmeticError) as error:
+            text = ' '.join(str(error).split())
+            raise UserError(
+                f"the config's pipeline does not take an image of {size[0]} x {size[1]} pixels "
+                f'(height x width): {text}'
+            ) from error
+
+    @torch.inference_mode()
+    def predict(self, data: list[dict]) -> list:
+        """Predictions for images as :meth:`prepare` gives them."""
         # Detectors alone pad images to a common size.
         alike = [self.task in ('detection', 'panoptic') or d['inputs'].shape for d in data]
         results = [None] * len(data)
@@ -88,10 +109,6 @@ class Predictor:
         rgb = cv2.cvtColor(read_image(image), cv2.COLOR_BGR2RGB)
         picture = draw_prediction(rgb, sample, self.classes, score_threshold)
         return cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-
-    def _prepare(self, image: np.ndarray) -> dict:
-        size = image.shape[:2]
-        return self.pipeline(dict(img=image, img_shape=size, ori_shape=size, img_path='', img_id=0))
 
 
 def read_image(image: np.ndarray | str | Path) -> np.ndarray:

@@ -120,3 +120,13 @@ def test_a_device_that_is_not_there_is_named(trained, device, message):
     _, cfg, checkpoint = trained
     with pytest.raises(UserError, match=message):
         Predictor(cfg, checkpoint, device)
+
+
+def test_an_image_of_which_no_row_is_left_is_named(tmp_path):
+    cfg = detector_config('mask')
+    checks.check_config(cfg, ())
+    checkpoint = tmp_path / 'model.pth'
+    torch.save(dict(state_dict=checks.build_model(cfg).state_dict()), checkpoint)
+    predictor = Predictor(cfg, checkpoint, device='cpu')
+    with pytest.raises(UserError, match='does not take an image of 2 x 6000 pixels'):
+        predictor([np.zeros((2, 6000, 3), np.uint8)])
