@@ -13,8 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 _LEAST_SIDE = 480
 _GREY = (128, 128, 128)
-# Colours that are nearer in RGB than this look alike once they are mixed with an image; of many,
-# so far apart there is no room for, _ROOM divided by the cube root of their number.
+# Luminance of ITU-R BT.601.
+_LUMINANCE = np.array((0.299, 0.587, 0.114))
+# Colours nearer than this in RGB, weighted by what is seen of each part, look alike once they are
+# mixed with an image; of many, so far apart there is no room for, _ROOM divided by the cube root of
+# their number.
 _NEAR, _ROOM = 60, 160
 
 
@@ -85,17 +88,23 @@ class Classes:
 
 
 def _told_apart(colors: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Colours in which those near to an earlier one are replaced by what is far from all."""
-    levels = np.linspace(0, 255, 6)
+    """Colours in which one near to an earlier one gives way to the next that is far from all."""
+    levels = np.linspace(0, 255, 11)
     candidates = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
-    taken = np.array([*colors, _GREY, (255, 255, 255), (0, 0, 0)], float)
+    weights = np.sqrt(3 * _LUMINANCE)
+    candidates = candidates * weights
+    taken = np.array([*colors, _GREY, (255, 255, 255), (0, 0, 0)]) * weights
     near = min(_NEAR, _ROOM / max(len(colors), 1) ** (1 / 3))
     for i in range(1, len(colors)):
         if np.linalg.norm(taken[:i] - taken[i], axis=1).min() < near:
             others = np.delete(taken, i, axis=0)
             apart = np.linalg.norm(candidates[:, None] - others, axis=2).min(1)
-            taken[i] = candidates[apart.argmax()]
-    return [tuple(color) for color in taken[: len(colors)].astype(int).tolist()]
+            moved = np.linalg.norm(candidates - taken[i], axis=1)
+            far = apart >= near
+            place = np.where(far, moved, np.inf).argmin() if far.any() else apart.argmax()
+            taken[i] = candidates[place]
+    colors = (taken[: len(colors)] / weights).round().astype(int)
+    return [tuple(color) for color in colors.tolist()]
 
 
 def draw_labels(image: np.ndarray, labels: np.ndarray, classes: Classes) -> np.ndarray:
@@ -288,8 +297,7 @@ def _text_size(size: tuple[int, int]) -> int:
 
 
 def _readable_on(color: tuple[int, int, int]) -> str:
-    # Luminance of ITU-R BT.601.
-    return 'black' if np.dot(color, (0.299, 0.587, 0.114)) > 140 else 'white'
+    return 'black' if np.dot(color, _LUMINANCE) > 140 else 'white'
 
 
 @functools.cache
