@@ -36,6 +36,29 @@ from kat_mm.ops.resampled_argmax import Taps
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 KERNEL = torch.ops.higher_order.triton_kernel_wrapper_functional
+# Of the cases below; feed_forward_half is feed_forward in half precision.
+NAMES = [
+    'activation',
+    'activation_backward',
+    'group_rational',
+    'group_rational_backward',
+    'add_layer_norm',
+    'add_layer_norm_backward',
+    'feed_forward',
+    'feed_forward_backward',
+    'feed_forward_half',
+    'linear_rational',
+    'linear_rational_backward',
+    'fourier_low_rank',
+    'fourier_low_rank_backward',
+    'resize',
+    'resize_backward',
+    'resized_cross_entropy',
+    'resized_cross_entropy_backward',
+    'resampled_argmax',
+    'suppress',
+]
+WITHOUT_KERNELS = {'rotary_tables'}
 
 
 @pytest.fixture
@@ -139,6 +162,11 @@ def cases():
             (q, q, coefficients),
             1,
         ),
+        'fourier_low_rank_backward': (
+            lambda *inputs: operators.fourier_low_rank_backward(*inputs, 0.25),
+            (empty(2, 3, 7, 12, dtype=torch.bfloat16), q, q, coefficients),
+            2,
+        ),
         'resize': (lambda x: resize(x, (9, 8)), (maps,), 1),
         'resize_backward': (lambda x: operators.resize_backward(x, [2, 3], False), (maps,), 1),
         'resized_cross_entropy': (
@@ -164,6 +192,12 @@ def cases():
     }
 
 
+def test_every_operator_is_among_the_cases():
+    names = [name.split('::') for name in torch._C._dispatch_get_all_op_names()]
+    registered = {name for family, name in names if family == 'kat_mm'}
+    assert registered == {*NAMES, *WITHOUT_KERNELS} - {'feed_forward_half'}
+
+
 @pytest.mark.skipif(not INTERPRETED, reason='the tests below run in this process')
 def test_the_same_in_a_process_without_the_interpreter():
     result = subprocess.run(
@@ -176,29 +210,7 @@ def test_the_same_in_a_process_without_the_interpreter():
 
 
 @pytest.mark.skipif(INTERPRETED, reason='kernels that are interpreted cannot be compiled')
-@pytest.mark.parametrize(
-    'name',
-    [
-        'activation',
-        'activation_backward',
-        'group_rational',
-        'group_rational_backward',
-        'add_layer_norm',
-        'add_layer_norm_backward',
-        'feed_forward',
-        'feed_forward_backward',
-        'feed_forward_half',
-        'linear_rational',
-        'linear_rational_backward',
-        'fourier_low_rank',
-        'resize',
-        'resize_backward',
-        'resized_cross_entropy',
-        'resized_cross_entropy_backward',
-        'resampled_argmax',
-        'suppress',
-    ],
-)
+@pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('dynamic', [False, True])
 def test_a_compiled_program_for_a_gpu_calls_the_kernels_themselves(
     dynamic, name, compile_for_gpu, monkeypatch
