@@ -1,12 +1,16 @@
 """Parts of blocks: found by name, built by their contract, and known by nothing else."""
 
 import difflib
+import inspect
 
 from torch import nn
 
 from kat_mm import layers
 from kat_mm.installed import is_installed
 from kat_mm.layers import BlockSpec
+
+# What `forward` is called with, as BlockSpec describes it.
+_FORWARD = {'attn_cfg': ('x', 'grid', 'attn_mask'), 'ffn_cfg': ('x',)}
 
 
 def build_part(argument: str, cfg: dict, spec: BlockSpec) -> nn.Module:
@@ -20,7 +24,8 @@ def build_part(argument: str, cfg: dict, spec: BlockSpec) -> nn.Module:
         spec: Where the part stands.
 
     Raises:
-        ValueError: The type is missing, unknown, or no part; or the class refuses the spec.
+        ValueError: The type is missing, unknown, or no part of this place; or the class refuses the
+            spec.
         TypeError: The class has no such option.
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
@@ -46,7 +51,28 @@ def build_part(argument: str, cfg: dict, spec: BlockSpec) -> nn.Module:
             f'KAT: {argument} has type={kind!r}, which is no part of a block: it has no from_spec; '
             'kat_mm.layers.BlockSpec says what a part must have'
         )
-    return cls.from_spec(spec, **options)
+    part = cls.from_spec(spec, **options)
+    _check_part(argument, kind, part)
+    return part
+
+
+def _check_part(argument: str, kind: str | type, part: nn.Module) -> None:
+    """Refuse what a block cannot call: else it shows at the first image, as a missing argument."""
+    if not isinstance(part, nn.Module):
+        raise ValueError(
+            f'KAT: {argument} has type={kind!r}, whose from_spec returns {part!r}; '
+            'it must return a torch.nn.Module'
+        )
+    signature = inspect.signature(part.forward)
+    try:
+        signature.bind(*_FORWARD[argument])
+    except TypeError:
+        what = {'attn_cfg': 'an attention', 'ffn_cfg': 'a feed-forward'}[argument]
+        names = ', '.join(signature.parameters)
+        raise ValueError(
+            f'KAT: {argument} has type={kind!r}, whose forward takes ({names}); that of {what} '
+            f'takes ({", ".join(_FORWARD[argument])}), see kat_mm.layers.BlockSpec'
+        ) from None
 
 
 def _own() -> list[str]:

@@ -79,3 +79,33 @@ def test_a_part_of_the_default_scope_is_found_behind_the_root():
 def test_an_option_that_a_part_does_not_have_is_named():
     with pytest.raises(TypeError, match="'num_group'"):
         build(ffn_cfg=dict(type='GRKAN', num_group=4))
+
+
+@pytest.mark.parametrize(
+    'cfg, message',
+    [
+        (
+            dict(ffn_cfg=dict(type='SoftmaxAttention')),
+            r"ffn_cfg has type='SoftmaxAttention', whose forward takes \(x, grid, attn_mask\); "
+            r'that of a feed-forward takes \(x\)',
+        ),
+        (
+            dict(attn_cfg=dict(type='MLP')),
+            r"attn_cfg has type='MLP', whose forward takes \(x\); "
+            r'that of an attention takes \(x, grid, attn_mask\)',
+        ),
+    ],
+)
+def test_a_part_in_the_place_of_the_other_is_refused(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        build(**cfg)
+
+
+def test_a_class_that_builds_no_module_is_refused():
+    class Empty(nn.Module):
+        @classmethod
+        def from_spec(cls, spec):
+            cls()
+
+    with pytest.raises(ValueError, match='whose from_spec returns None'):
+        build(ffn_cfg=dict(type=Empty))
