@@ -1,5 +1,6 @@
 """Time of the operators over the floor: a copy on the device that moves the same bytes."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -47,18 +48,28 @@ def gradient_errors(shape: tuple[int, ...]) -> dict[str, float]:
     }
 
 
-def run(out_dir: Path) -> None:
-    """Measure, print and write results.json and the plot."""
-    require_gpu()
-    results = {'machine': machine(), 'unit': 'ms', 'targets': TARGETS}
+def measure_entries(names: Iterable[str]) -> dict[str, list[dict]]:
+    """Measure and print all cases of some entries."""
+    results = {}
     print(f'{"":44} {"ms":>8} {"ratio":>6} {"target":>6}')
-    for name, entry in OPERATORS.items():
+    for name in names:
         results[name] = []
-        for case in entry(False):
+        for case in OPERATORS[name](False):
             result = measure(case)
             results[name].append(result)
             print_case(name, case, result)
         torch.cuda.empty_cache()
+    return results
+
+
+def run(out_dir: Path, names: Sequence[str] | None = None) -> None:
+    """Measure, print and write results.json and the plot; of some entries, measure and print."""
+    require_gpu()
+    if names:
+        measure_entries(names)
+        return
+    results = {'machine': machine(), 'unit': 'ms', 'targets': TARGETS}
+    results |= measure_entries(OPERATORS)
     results['coefficient_gradient_errors'] = [
         {'shape': shape, **gradient_errors(shape)} for shape in GRADIENT_SHAPES
     ]

@@ -15,7 +15,8 @@
 
 Each prints a table and writes results.json to benchmarks/results/; some draw plots too. --sizes,
 --tasks and --modes choose among the cases of model and foundation, --configs among those of
-segmentation and memory. --redraw measures nothing: plots and pages are made from results.json.
+segmentation and memory. ops --operators measures some alone, and writes nothing. --redraw measures
+nothing: plots and pages are made from results.json.
 """
 
 import argparse
@@ -94,6 +95,13 @@ def main() -> None:
     )
     parser.add_argument('--configs', nargs='+', help='of segmentation and memory')
     parser.add_argument(
+        '--operators',
+        nargs='+',
+        choices=list(ops.OPERATORS),
+        metavar='NAME',
+        help='of ops: these alone, printed and not written',
+    )
+    parser.add_argument(
         '--redraw', action='store_true', help=f'only plots and pages: {", ".join(REDRAWN)}'
     )
     detection_step.add_arguments(parser)
@@ -102,7 +110,7 @@ def main() -> None:
     if args.redraw:
         redraw(args.what, out_dir)
     elif args.what == 'ops':
-        ops.run(out_dir)
+        ops.run(out_dir, args.operators)
     elif args.what == 'foundation':
         foundation.run(out_dir, args.sizes, args.modes, args.quick)
     elif args.what in ('cpu', 'preflight'):

@@ -10,6 +10,20 @@ import kat_mm.ops  # noqa: F401  registers the operators
 
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 PRODUCTS = {'linear', 'qkv_linear', 'low_rank_attend'}
+ENTRIES = [
+    'group_rational',
+    'add_layer_norm',
+    'feed_forward',
+    'linear_rational',
+    'activation',
+    'rotary_tables',
+    'fourier_low_rank',
+    'resize',
+    'resized_cross_entropy',
+    'resampled_argmax',
+    'suppress',
+    *sorted(PRODUCTS),
+]
 
 
 @pytest.fixture
@@ -27,23 +41,11 @@ def test_every_operator_and_every_product_is_measured(operators):
     assert operators.OPERATORS.keys() == forward | PRODUCTS
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        'group_rational',
-        'add_layer_norm',
-        'feed_forward',
-        'linear_rational',
-        'activation',
-        'rotary_tables',
-        'fourier_low_rank',
-        'resize',
-        'resized_cross_entropy',
-        'resampled_argmax',
-        'suppress',
-        *sorted(PRODUCTS),
-    ],
-)
+def test_the_tests_below_are_of_every_entry(operators):
+    assert set(ENTRIES) == operators.OPERATORS.keys()
+
+
+@pytest.mark.parametrize('name', ENTRIES)
 def test_everything_that_an_entry_times_can_be_called(operators, name):
     for case in operators.OPERATORS[name](True):
         assert case.settings['shape']
@@ -68,3 +70,19 @@ def test_earlier_results_can_be_plotted(operators, tmp_path):
     results = json.loads((BENCHMARKS / 'results/ops/results.json').read_text())
     ops.plot(results, tmp_path / 'time.png')
     assert (tmp_path / 'time.png').stat().st_size > 10_000
+
+
+def test_some_operators_are_measured_alone_and_results_of_all_stay(
+    operators, monkeypatch, tmp_path, capsys
+):
+    import ops
+
+    monkeypatch.setattr(ops, 'require_gpu', lambda: None)
+    monkeypatch.setattr(ops, 'copy_of', lambda num_bytes: lambda: None)
+    monkeypatch.setattr(
+        ops, 'kernel_times', lambda functions: dict.fromkeys(functions, {'median': 2.0})
+    )
+    ops.run(tmp_path, ['rotary_tables'])
+    printed = capsys.readouterr().out
+    assert 'rotary_tables' in printed and 'group_rational' not in printed
+    assert not list(tmp_path.iterdir())
