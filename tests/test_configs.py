@@ -72,7 +72,7 @@ def test_vit_twins_differ_from_kat_in_the_feed_forward_and_their_start(path):
 
 def test_every_vit_has_a_twin():
     names = {path.stem for path in CONFIGS}
-    assert len(TWINS) == 7
+    assert len(TWINS) >= 7
     assert {path.stem.replace('vit_', 'kat_') for path in TWINS} <= names
 
 

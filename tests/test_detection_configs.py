@@ -230,7 +230,7 @@ def test_vit_twins_differ_from_kat_in_the_feed_forward_and_their_start(path):
 def test_every_vit_has_a_twin():
     names = {path.stem.replace('vit_', 'kat_') for path in TWINS}
     assert names == {path.stem for path in DETECTORS if path.name.startswith('kat_')}
-    assert len(names) == 9
+    assert len(names) >= 9
 
 
 def test_augmentation_depends_on_the_position_in_training_alone():
