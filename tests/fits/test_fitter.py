@@ -1,6 +1,8 @@
 """The packaged fits and the fitter, against the exact functions in float64."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +71,13 @@ def test_every_function_has_a_fit_of_order_5_4():
     assert available_fits() == tuple(FUNCTIONS) == tuple(EXACT)
     assert all(get_fit(name).order == (5, 4) for name in EXACT)
     assert all(get_fit(name).interval == TABLE_INTERVALS[name] for name in EXACT)
+
+
+def test_the_page_of_the_backbone_names_every_function():
+    page = (Path(__file__).parents[2] / 'docs' / 'backbone.md').read_text()
+    (names,) = re.findall('`act_init` names any of (.*?)\\.', page, re.DOTALL)
+    names = re.sub(r'\(.*?\)', '', names, flags=re.DOTALL)
+    assert tuple(re.findall(r'\w+', names)) == available_fits()
 
 
 @names
