@@ -20,6 +20,8 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.version import Version
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / 'results/compatibility/results.json'
 PAGE = ROOT / 'docs/compatibility.md'
@@ -38,6 +40,8 @@ MMCV = dict(
     onedl=('onedl-mmcv==2.3.6', 'setuptools>=80,<82'), openmmlab=('mmcv==2.1.0', 'setuptools<70')
 )
 NO_OPERATORS = 'not run: mmcv was not compiled here'
+# numpy 2.4 refuses int() of an array of one number, as Triton's interpreter asked until 3.6.
+OLD_INTERPRETER = 'numpy<2.4'
 
 
 class Combination(NamedTuple):
@@ -56,7 +60,7 @@ class Combination(NamedTuple):
 
 COMBINATIONS = [
     # The floor that requirements/runtime.txt states, the lock, and the newest.
-    Combination('3.10', '2.8.0', operators=True),
+    Combination('3.10', '2.8.0'),
     Combination('3.12', '2.8.0'),
     Combination('3.10', '2.11.0', 'onedl', 'pins'),
     Combination('3.11', '2.11.0', 'onedl', 'pins', operators=True),
@@ -89,6 +93,8 @@ def install(combination: Combination, folder: Path, interpreter: str) -> str | N
     torch = [f'torch=={combination.torch}', 'torchvision']
     files = ['--requirements', ROOT / 'requirements/runtime.txt']
     files += ['--requirements', ROOT / f'requirements/{combination.family}.txt']
+    if Version(combination.torch) < Version('2.14'):
+        files += [OLD_INTERPRETER]
     if combination.constraints:
         files += ['--constraints', ROOT / f'requirements/{combination.constraints}.txt']
     steps = [
@@ -151,16 +157,30 @@ def measure(combination: Combination, interpreter: str, parts: list[str]) -> dic
         problem = install(combination, Path(folder) / 'env', interpreter)
         if problem:
             return dict(problem=problem.replace(folder, ''))
-        result = dict(date=str(date.today()), versions=versions(python), tests={}, failures=[])
+        result = dict(date=str(date.today()), versions=versions(python), tests={}, failures={})
         operators = has_operators(python)
         for part in parts:
             if part == 'detection' and not operators:
                 result['tests'][part] = NO_OPERATORS
             else:
                 result['tests'][part], failures = test(python, TESTS[part])
-                result['failures'] += failures
+                if failures:
+                    result['failures'][part] = failures
             print(f'  {part}: {result["tests"][part]}', flush=True)
         return result
+
+
+def merge(before: dict, measured: dict) -> dict:
+    """What was measured, with the parts that were run before with the same versions."""
+    if 'problem' in measured or measured['versions'] != before.get('versions'):
+        return measured
+    kept = {part: text for part, text in before['tests'].items() if part in TESTS}
+    failures = {part: f for part, f in before['failures'].items() if part not in measured['tests']}
+    return dict(
+        measured,
+        tests={**kept, **measured['tests']},
+        failures={**failures, **measured['failures']},
+    )
 
 
 def write_page(results: dict[str, dict]) -> None:
@@ -213,7 +233,8 @@ def main() -> None:
         chosen = not args.words or any(word in combination.name for word in args.words)
         if chosen and not args.table:
             interpreter = args.pythons.format(combination.python)
-            results[combination.name] = measure(combination, interpreter, args.parts)
+            measured = measure(combination, interpreter, args.parts)
+            results[combination.name] = merge(results.get(combination.name, {}), measured)
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=1) + '\n')
     write_page(results)
