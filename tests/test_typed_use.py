@@ -12,7 +12,17 @@ from kat_mm.fits import RationalFit, get_fit
 from kat_mm.layers import GRKAN
 from kat_mm.ops import add_layer_norm, group_rational, linear, qkv_linear, resize
 
-PACKAGES = ('ops', 'fits', 'layers', 'backbones', 'necks')
+PACKAGES = (
+    'ops',
+    'fits',
+    'layers',
+    'backbones',
+    'necks',
+    'checkpoints',
+    'weights',
+    'heads',
+    'export',
+)
 
 
 def activate(x: Tensor, name: str) -> Tensor:

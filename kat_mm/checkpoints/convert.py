@@ -143,10 +143,12 @@ def _to_kat_mm(state: State) -> State:
 def fold_layer_scale(state: State) -> State:
     """The same function without LayerScale: gamma (W x + b) = (gamma W) x + gamma b."""
     folded = keep_entries(state, lambda key: not _GAMMA.fullmatch(key))
-    for key in state.keys() - folded.keys():
-        block, branch = _GAMMA.fullmatch(key).groups()
+    for key, gamma in state.items():
+        match = _GAMMA.fullmatch(key)
+        if not match:
+            continue
+        block, branch = match.groups()
         linear = block + {'1': 'attn.proj', '2': 'mlp.fc2'}[branch]
-        gamma = state[key]
         folded[f'{linear}.weight'] = gamma[:, None] * folded[f'{linear}.weight']
         if f'{linear}.bias' in folded:
             folded[f'{linear}.bias'] = gamma * folded[f'{linear}.bias']

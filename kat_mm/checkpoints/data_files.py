@@ -66,7 +66,8 @@ def _data_globals() -> dict:
 
     from mmengine.structures import BaseDataElement, InstanceData
 
-    known = dict(reversed(item) for item in checkpoint_globals() if isinstance(item, tuple))
+    renamed = [item for item in checkpoint_globals() if isinstance(item, tuple)]
+    known = {name: item for item, name in renamed}
     structures = BaseDataElement, InstanceData
     for item in (*checkpoint_globals(), *structures, OrderedDict, set, frozenset, encode):
         if not isinstance(item, tuple):
@@ -79,7 +80,7 @@ def _data_globals() -> dict:
 @functools.cache
 def checkpoint_globals() -> list:
     """What a checkpoint holds besides tensors: arguments of a script, and the logs of mmengine."""
-    names = [argparse.Namespace]
+    names: list = [argparse.Namespace]
     if is_installed('numpy'):
         import numpy as np
 

@@ -60,7 +60,7 @@ def _read(path: str, allow_pickle: bool) -> dict:
         kinds = (kind for start, kind in _NO_CHECKPOINTS.items() if re.match(start, beginning))
         raise UserError(
             f'checkpoint {path} is {next(kinds, "of an unknown format")}, no checkpoint: it begins '
-            f'with {beginning[:30]}. Get it again, as a file of torch.save, .safetensors or .npz'
+            f'with {beginning[:30]!r}. Get it again, as a file of torch.save, .safetensors or .npz'
         )
     if path.endswith('.npz'):
         import numpy as np

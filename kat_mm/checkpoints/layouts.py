@@ -383,7 +383,7 @@ def recognise(state: State) -> str | None:
 
 def find_prefixes(state: State) -> list[str]:
     """Where in a state dict there are weights of a known layout: what stands before their keys."""
-    found = {}
+    found: dict[str, None] = {}
     for layout in LAYOUTS.values():
         first, *others = layout.keys
         for key in state:

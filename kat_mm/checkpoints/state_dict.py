@@ -39,14 +39,11 @@ def find_state_dict(content: dict) -> dict[str, Tensor]:
 
     Values of numpy become tensors, and those in half precision float32.
     """
-    found = True
-    while found:
-        found = [key for key in _NESTED if isinstance(content.get(key), Mapping)]
-        if found:
-            content = content[found[0]]
-            if len(found) > 1:
-                _logger.info('The checkpoint has %s; %s is read', ' and '.join(found), found[0])
-    state = OrderedDict()
+    while found := [key for key in _NESTED if isinstance(content.get(key), Mapping)]:
+        content = content[found[0]]
+        if len(found) > 1:
+            _logger.info('The checkpoint has %s; %s is read', ' and '.join(found), found[0])
+    state: OrderedDict[str, Tensor] = OrderedDict()
     for key, value in content.items():
         if type(value).__module__ == 'numpy' and getattr(value, 'dtype', 'O') != 'O':
             value = torch.as_tensor(value)

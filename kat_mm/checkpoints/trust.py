@@ -22,7 +22,7 @@ import sys
 from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import FrameType, ModuleType, SimpleNamespace
 
 import torch
 from torch import nn
@@ -148,7 +148,7 @@ def _reason(error: Exception) -> str:
 
 def _callers() -> Iterator[tuple[str, dict]]:
     """Each function of the libraries that is at work, from within: its name, its variables."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get('__name__', '').partition('.')[0] in _LIBRARIES:
             yield frame.f_code.co_name, frame.f_locals

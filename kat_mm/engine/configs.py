@@ -89,8 +89,9 @@ def _splitting(get_package_and_cfg_path):
     @functools.wraps(get_package_and_cfg_path)
     def split(cfg_path: str) -> tuple[str, str]:
         if cfg_path.startswith(PREFIX):
-            path = _find_own(cfg_path)
-            return 'kat_mm', str(path.relative_to(config_root() / 'configs'))
+            path, root = _find_own(cfg_path), config_root()
+            assert root is not None  # or there was no file
+            return 'kat_mm', str(path.relative_to(root / 'configs'))
         return get_package_and_cfg_path(cfg_path)
 
     return split

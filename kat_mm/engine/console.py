@@ -57,4 +57,4 @@ def _print_tables_alone(module: ModuleType) -> None:
         if str(values[0]).startswith(' '):
             print(*values)
 
-    module.print = print_line
+    vars(module)['print'] = print_line

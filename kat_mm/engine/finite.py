@@ -42,9 +42,9 @@ class FiniteLossHook(Hook):
         check_bools('FiniteLossHook', stop=stop)
         self.patience = patience
         self.stop = stop
-        self._in_a_row = None
+        self._in_a_row: torch.Tensor | None = None
         # Of the latest iterations, for schedules may have ended when it is looked.
-        self._rates = collections.deque(maxlen=2 * patience)
+        self._rates: collections.deque[float] = collections.deque(maxlen=2 * patience)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None

@@ -48,6 +48,7 @@ class Results:
     def add(self, image: Image, sample) -> None:
         """Write what was predicted for an image, a data sample of the task's library."""
         described = getattr(self, f'_{self.task}')(image.name, sample)
+        assert image.pixels is not None  # or there were nothing to predict
         height, width = image.pixels.shape[:2]
         self.entries.append(dict(image=image.name, width=width, height=height, **described))
 
@@ -61,7 +62,7 @@ class Results:
         if name not in self._videos:
             path = folder / f'{name}.mp4'
             path.parent.mkdir(parents=True, exist_ok=True)
-            codec = cv2.VideoWriter_fourcc(*'mp4v')
+            codec = cv2.VideoWriter.fourcc(*'mp4v')
             self._videos[name] = cv2.VideoWriter(str(path), codec, rate, picture.shape[1::-1])
             self._sizes[name] = picture.shape[:2]
         # Legends differ in their height, and the frames of a video do not.
@@ -96,7 +97,7 @@ class Results:
         """COCO's panoptic format: a segment's number is its colour, R + 256 G + 256^2 B."""
         panoptic = label_map(sample.pred_panoptic_seg.sem_seg)
         numbers = np.zeros(panoptic.shape, np.int32)
-        segments = []
+        segments: list[dict] = []
         for value in np.unique(panoptic).tolist():
             label = value % OFFSET
             if self.classes.knows(label):

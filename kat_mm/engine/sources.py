@@ -50,7 +50,7 @@ def find_images(inputs: list[str]) -> Iterator[Image]:
     # Before the first prediction: none is lost for an input that is misspelt.
     for name in inputs:
         _check(name)
-    names = {}
+    names: dict[str, int] = {}
     for image in _find(inputs):
         stem, suffix = os.path.splitext(image.name)
         # What is written of them has other endings.

@@ -17,7 +17,7 @@ _OUTPUTS = {
     'CocoMetric': ('outfile_prefix', 'predictions'),
     'CocoPanopticMetric': ('outfile_prefix', 'predictions'),
 }
-_TTA_MODELS = {
+_TTA_MODELS: dict[str, dict] = {
     'mmpretrain': dict(type='AverageClsScoreTTA'),
     'mmseg': dict(type='SegTTAModel'),
     'mmdet': dict(

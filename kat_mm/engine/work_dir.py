@@ -14,7 +14,7 @@ from kat_mm.errors import UserError
 
 _STEP = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 # Held until the process ends.
-_locks = []
+_locks: list = []
 
 
 def checkpoint_folder(work_dir: str, out_dir: str | None) -> str:
@@ -38,7 +38,7 @@ def latest_checkpoint(work_dir: str, out_dir: str | None = None) -> str | None:
     steps = {
         path: int(match[1]) for path in _files(folder) if (match := _STEP.fullmatch(path.name))
     }
-    candidates = sorted(steps, key=steps.get, reverse=True)
+    candidates = sorted(steps, key=steps.__getitem__, reverse=True)
     with contextlib.suppress(OSError):
         last = folder / os.path.basename(Path(work_dir, 'last_checkpoint').read_text().strip())
         candidates = [last] + [path for path in candidates if path != last]

@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -176,9 +177,11 @@ def _translate(
             custom_translation_table=onnx_translations(),
             verbose=False,
         )
+    assert onnx_program is not None  # as only the exporter without dynamo returns
     # The exporter's notes: a stack trace, with this machine's paths, in every node.
     graph = onnx_program.model.graph
-    for noted in (onnx_program.model, graph, *graph.all_nodes(), *graph.initializers.values()):
+    noted_all: list[Any] = [onnx_program.model, graph, *graph.all_nodes()]
+    for noted in (*noted_all, *graph.initializers.values()):
         noted.metadata_props.clear()
     for node in graph.all_nodes():
         for value in node.outputs:

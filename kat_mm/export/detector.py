@@ -4,6 +4,8 @@ The steps are those of mmdet's RPNHead, StandardRoIHead and CascadeRoIHead. Wher
 of the boxes, here all are kept, and those not chosen have the score 0 and come last.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
@@ -111,8 +113,8 @@ class Detector(nn.Module):
             head(extract(extractor, maps, boxes)).unflatten(0, boxes.shape[:2]).sigmoid()
             for head, extractor in zip(heads, extractors, strict=True)
         ]
-        masks = torch.stack(masks).mean(0)
-        return masks[:, :, 0] if masks.shape[2] == 1 else _of_class(masks, labels)
+        mean = torch.stack(masks).mean(0)
+        return mean[:, :, 0] if mean.shape[2] == 1 else _of_class(mean, labels)
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
@@ -191,7 +193,7 @@ def extract(extractor: nn.Module, maps: tuple[Tensor, ...], boxes: Tensor) -> Te
     image = image[:, None, None].expand(-1, number, 1)
     rois = torch.cat([image, boxes], -1).flatten(0, 1)
     levels = extractor.map_roi_levels(rois, extractor.num_inputs)
-    total = 0.0
+    total: Any = 0.0
     for level in range(extractor.num_inputs):
         layer = extractor.roi_layers[level]
         mine = (levels == level)[:, None]

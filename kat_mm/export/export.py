@@ -247,8 +247,8 @@ def _normalisation(model: nn.Module) -> tuple[list[float], list[float], str]:
         mean, std = torch.zeros(3), torch.ones(3)
     # Images are read as BGR; mmengine's preprocessors, from which all come, note whether they turn.
     turned = getattr(preprocessor, '_channel_conversion', False)
-    numbers = [[round(float(x), 4) for x in values.flatten()] for values in (mean, std)]
-    return *numbers, 'rgb' if turned else 'bgr'
+    means, stds = ([round(float(x), 4) for x in values.flatten()] for values in (mean, std))
+    return means, stds, 'rgb' if turned else 'bgr'
 
 
 def _classifier_resize(cfg: Config) -> dict | None:

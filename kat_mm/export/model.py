@@ -17,7 +17,7 @@ from .postprocessing import (
     segment_by_queries,
     softmax,
 )
-from .sessions import open_session
+from .sessions import Session, open_session
 
 _RESAMPLING = dict(nearest=0, bilinear=2, bicubic=3)
 
@@ -65,7 +65,7 @@ class ExportedModel:
         session: Arrays to arrays.
     """
 
-    def __init__(self, description: Description, session):
+    def __init__(self, description: Description, session: Session):
         self.description = description
         self.session = session
 

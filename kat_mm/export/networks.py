@@ -1,6 +1,7 @@
 """Parts of OpenMMLab's models as functions of tensors alone, which is what can be exported."""
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Classifier(nn.Module):
     """Image (B, 3, H, W) to logits (B, classes) of an mmpretrain classifier."""
 
     task, inputs, outputs = 'classification', ('image',), ('logits',)
-    postprocessing = {}
+    postprocessing: dict = {}
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -73,7 +74,7 @@ class QuerySegmenter(nn.Module):
         else:
             cfg, self.head = model.panoptic_fusion_head.test_cfg, model.panoptic_head
             self.task = 'panoptic' if cfg.get('panoptic_on', True) else 'instance'
-            self.postprocessing = dict(
+            self.postprocessing = dict[str, Any](
                 num_things=self.head.num_things_classes,
                 object_threshold=cfg.get('object_mask_thr', 0.8),
                 overlap_threshold=cfg.get('iou_thr', 0.8),
@@ -90,7 +91,8 @@ class QuerySegmenter(nn.Module):
 class Features(nn.Module):
     """Image (B, 3, H, W) to the maps of backbone and neck."""
 
-    task, inputs, postprocessing = 'features', ('image',), {}
+    task, inputs = 'features', ('image',)
+    postprocessing: dict = {}
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -1,7 +1,7 @@
 """What becomes of a file's outputs, in NumPy: label maps, segments, masks."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +50,7 @@ class _Taps(NamedTuple):
 def resized_rows(
     maps: np.ndarray,
     size: tuple[int, int],
-    extent: tuple[float, float] | None = None,
+    extent: Sequence[float] | None = None,
     align_corners: bool = False,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Maps resized bilinearly, as PyTorch's interpolate, a few rows at a time.
@@ -93,7 +93,7 @@ def segment(
     Returns:
         (H, W), uint8, or int32 where there are more than 256 classes.
     """
-    labels = np.empty(size, _label_type(len(logits)))
+    labels: np.ndarray = np.empty(size, _label_type(len(logits)))
     for part, values in resized_rows(logits, size, align_corners=align_corners):
         if threshold is None:
             labels[part] = values.argmax(0)
@@ -123,7 +123,7 @@ def segment_by_queries(
     """
     classes = softmax(class_logits)[:, :-1]
     extent = tuple(math.ceil(side / stride) for side in used)
-    labels = np.empty(size, _label_type(classes.shape[1]))
+    labels: np.ndarray = np.empty(size, _label_type(classes.shape[1]))
     for part, values in resized_rows(mask_logits, size, extent):
         labels[part] = np.tensordot(classes, sigmoid(values), (0, 0)).argmax(0)
     return labels
@@ -175,7 +175,8 @@ def find_segments(
         inside[part] = np.take_along_axis(likely, winner[part][None], 0)[0]
     won = np.bincount(winner.ravel(), minlength=len(labels))
     place: dict[int, int] = {}  # of the segments of stuff
-    found_labels, found_scores = [], []
+    found_labels: list[int] = []
+    found_scores: list[float] = []
     for query, (label, score) in enumerate(zip(labels, scores, strict=True)):
         if not won[query] or not area[query] or won[query] / area[query] < overlap_threshold:
             continue

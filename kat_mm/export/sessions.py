@@ -52,7 +52,7 @@ def _openvino(path: Path, threads: int | None) -> Session:
     import openvino
 
     # New CPUs compute in bfloat16 otherwise, which is 1e-2 away.
-    options = dict(INFERENCE_PRECISION_HINT='f32')
+    options: dict = dict(INFERENCE_PRECISION_HINT='f32')
     if threads:
         options['INFERENCE_NUM_THREADS'] = threads
     model = openvino.Core().compile_model(str(path), 'CPU', options)

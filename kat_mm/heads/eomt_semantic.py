@@ -1,5 +1,7 @@
 """EoMT for label maps, in mmseg's terms."""
 
+from typing import Any
+
 import torch
 from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads import Mask2FormerHead
@@ -28,7 +30,7 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
         num_queries: int = 100,
         align_corners: bool = False,
         ignore_index: int = 255,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(in_channels, num_classes, 0, num_queries, **kwargs)
         self.align_corners = align_corners
