@@ -50,7 +50,7 @@ def test_trainings_from_scratch_have_the_numbers_of_their_files():
 def test_the_first_result_has_the_numbers_of_its_file():
     first = results('first_result')
     env, demo = (round(first[step]['wall_s']) for step in ('env', 'demo'))
-    assert f'mIoU over 12 classes: {first["demo"]["mIoU"]} %' in README
+    assert f'mIoU over 12 classes of {first["demo"]["mIoU"]} %' in README
     assert f'{env} seconds for the environment, {demo} for the demo' in README
 
 
