@@ -291,7 +291,7 @@ class EoMTHead(Mask2FormerHead):
         if self.num_stuff_classes and 'gt_sem_seg' in batch_data_samples[0]:
             maps = torch.cat([sample.gt_sem_seg.sem_seg for sample in batch_data_samples])
             regions = Regions(maps, self.num_things_classes, self.num_classes - 1)
-        predictions = self(x, batch_data_samples)
+        classes, mask_logits = self(x, batch_data_samples)
         labels, masks = things_of(instances)
         images = [image for image, own in enumerate(instances) for _ in range(len(own))]
         if regions is not None:
@@ -300,7 +300,8 @@ class EoMTHead(Mask2FormerHead):
             labels = torch.cat([labels, regions_labels])
             masks = torch.cat([masks, regions_masks])
         return self.loss_by_feat(
-            *predictions,
+            classes,
+            mask_logits,
             by_image(images, labels, masks, len(instances)),
             [sample.metainfo for sample in batch_data_samples],
         )
@@ -340,7 +341,7 @@ class EoMTHead(Mask2FormerHead):
     ) -> dict[str, Tensor]:
         """What mmdet computes prediction by prediction and image by image, at once."""
         objects = Objects.of(instances)
-        queries = [[]] * len(masks)
+        queries: list = [[]] * len(masks)
         if objects.masks.numel():
             pending = [
                 self.match_costs(*prediction, objects, self.num_points)

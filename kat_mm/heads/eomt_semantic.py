@@ -37,7 +37,7 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
         self.ignore_index = ignore_index
         self.out_channels = num_classes
 
-    def loss(
+    def loss(  # type: ignore[override]  # mmseg's, where mmdet's has no train_cfg
         self, x: PartlyEncoded, batch_data_samples: list, train_cfg: dict
     ) -> dict[str, Tensor]:
         """Losses of data samples with a label map, ``gt_sem_seg``.
@@ -48,7 +48,7 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
         """
         maps = torch.cat([sample.gt_sem_seg.data for sample in batch_data_samples])
         regions = Regions(maps, 0, self.num_classes - 1, self.ignore_index)
-        predictions = self(x, batch_data_samples)
+        classes, masks = self(x, batch_data_samples)
         metas = [sample.metainfo for sample in batch_data_samples]
         for image in regions.images_with_others():
             raise ValueError(
@@ -56,7 +56,7 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
                 f'neither one of num_classes={self.num_classes} classes, 0 to '
                 f'{self.num_classes - 1}, nor ignore_index={self.ignore_index}'
             )
-        return self.loss_by_feat(*predictions, by_image(*regions.found(), len(maps)), metas)
+        return self.loss_by_feat(classes, masks, by_image(*regions.found(), len(maps)), metas)
 
 
 class EoMTSegmentor(EncoderDecoder):
