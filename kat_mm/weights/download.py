@@ -133,8 +133,8 @@ def _reason(error: Exception) -> str:
             return f'there is no such file (HTTP {error.code})'
         if error.code in (401, 403):
             return f'the server asks for permission (HTTP {error.code}), which you may get from it'
-        reason = str(error.reason).partition('\n')[0]  # of redirects without end it has several
-        return f'the server answers HTTP {error.code}, {reason.rstrip(".")}. Try again later'
+        line = str(error.reason).partition('\n')[0]  # of redirects without end it has several
+        return f'the server answers HTTP {error.code}, {line.rstrip(".")}. Try again later'
     reason = getattr(error, 'reason', error)
     if isinstance(reason, TimeoutError):
         return f'the server has sent nothing for {TIMEOUT} s. Try again later'

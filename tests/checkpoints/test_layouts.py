@@ -116,16 +116,6 @@ def test_the_distillation_token_is_a_register(tmp_path):
         )
 
 
-def test_a_distillation_token_without_positions_has_no_place_and_is_refused_by_name(tmp_path):
-    state = randomised(
-        timm.create_model('deit_tiny_distilled_patch16_224', img_size=32)
-    ).state_dict()
-    del state['pos_embed']
-    torch.save({'model': state}, tmp_path / 'deit.pth')
-    with pytest.raises(UserError, match='dist_token'):
-        load_vit(tmp_path / 'deit.pth', 'tiny', 32, num_registers=1)
-
-
 # AugReg's .npz
 
 
