@@ -1,9 +1,15 @@
 """Files that are there whole or not at all, whatever ends the process that writes them."""
 
 import contextlib
+import glob
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+# Seconds without a written byte, after which a temporary file is of a process that is gone.
+_STALE = 3600
 
 
 def replace_whole(temporary: Path, path: Path) -> None:
@@ -26,14 +32,25 @@ def write_whole(path: Path) -> Iterator[Path]:
     """A path of the same ending to write to, in the same folder, which is made.
 
     The file takes the place of ``path`` at the end of the block. Where the block fails, it is
-    removed, and what was there before is left.
+    removed, and what was there before is left. Of several processes that write one file at once,
+    each has a path of its own, and the last to end leaves its file. What a killed process left is
+    removed by the next one that writes this file an hour later or more.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same, so that what a killed process left is written over.
-    temporary = path.with_name(f'.{path.stem}.tmp{path.suffix}')
+    _remove_stale(path)
+    temporary = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}')
     try:
         yield temporary
         replace_whole(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    # By age: the number of a process says nothing about one of another host or container.
+    pattern = f'.{glob.escape(path.stem)}.{"[0-9a-f]" * 8}.tmp{glob.escape(path.suffix)}'
+    for left_over in path.parent.glob(pattern):
+        with contextlib.suppress(OSError):  # another process is quicker
+            if time.time() - left_over.stat().st_mtime > _STALE:
+                left_over.unlink()

@@ -1,7 +1,6 @@
 """Pascal VOC's annotations, an XML file for each image, to COCO's, a JSON file for each split."""
 
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from xml.etree import ElementTree
 from kat_mm.datasets.image_files import file_problem, image_size
 from kat_mm.datasets.text_files import read_text
 from kat_mm.errors import UserError
+from kat_mm.whole_files import write_whole
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 # A line of VOC's own lists for single classes: an image, and whether the class is in it.
@@ -72,11 +72,9 @@ def voc_to_coco(
         contents[split], report[split] = _to_coco(read, classes)
     folder = root / 'annotations'
     try:
-        folder.mkdir(exist_ok=True)
         for split, content in contents.items():
-            temporary = folder / f'.{split}.json.{os.getpid()}'
-            temporary.write_text(json.dumps(content) + '\n')
-            temporary.replace(folder / f'{split}.json')
+            with write_whole(folder / f'{split}.json') as temporary:
+                temporary.write_text(json.dumps(content) + '\n')
     except OSError as error:
         raise UserError(f'cannot write to {folder}: {error.strerror}') from error
     return report

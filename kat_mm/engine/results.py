@@ -11,6 +11,7 @@ from kat_mm.engine.sources import Image
 from kat_mm.errors import UserError, some
 from kat_mm.visualization.data_samples import OFFSET, label_map
 from kat_mm.visualization.predictions import Classes
+from kat_mm.whole_files import write_whole
 
 
 class Results:
@@ -200,7 +201,8 @@ class _Numbers:
 
 
 def _write_json(path: Path, content: Sequence | dict) -> None:
-    path.write_text(json.dumps(content, indent=1) + '\n')
+    with write_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + '\n')
 
 
 def _write_image(path: Path, pixels: np.ndarray) -> None:
