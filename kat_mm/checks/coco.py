@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.logging import print_log
 
-from kat_mm.checks.coco_file import Content, as_json, read_coco
+from kat_mm.checks.coco_file import FIRST, FLAT, PARTS, Content, as_json, read_coco
 from kat_mm.checks.files import IMAGE_SUFFIXES
 from kat_mm.errors import UserError, some
 
@@ -137,6 +137,7 @@ class _Objects:
         columns = content.annotations
         self.path, self.classes, self.content = path, classes, content
         self.with_masks, self.bad_masks = columns.with_masks, columns.bad_masks
+        self.mask_remarks = columns.mask_remarks
         self.ids, self.image_ids = columns.ids, columns.image_ids
         number = len(self.ids)
         for kind, given, known in (
@@ -165,6 +166,7 @@ class _Objects:
         self._check_boxes()
         if self.with_masks:
             self._check_masks()
+            self._count_masks(evaluates)
         self._count(min_size, evaluates)
 
     def check_number(self, num_queries: int) -> None:
@@ -242,6 +244,46 @@ class _Objects:
             'its mask, as run lengths, lies outside of the box; boxes are [x, y, width, height], '
             'and run lengths go down the columns',
         )
+
+    def _count_masks(self, evaluates: bool) -> None:
+        """Say what is of no use in polygons, and refuse what fails later."""
+        used = self.relevant & self.has_area & ~self.ignored
+        rows = {
+            remark: [row for row, found in self.mask_remarks.items() if remark in found]
+            for remark in (FLAT, PARTS, FIRST)
+        }
+        flat = [row for row in rows[FLAT] if used[row] and not self.crowd[row]]
+        if flat and len(flat) == int((used & ~self.crowd).sum()):
+            raise UserError(
+                f'the polygons of all {len(flat)} objects of {self.path} have no area, since their '
+                f'points lie on one line (the first is annotation {self.ids[flat[0]]}); a mask '
+                'needs three points or more around an area'
+            )
+        if flat:
+            print_log(
+                f'{self.path}: {len(flat)} objects have polygons without area, their points on one '
+                f'line, of which an empty mask is learned: {self._names(flat)}. Draw them anew, or '
+                'remove them',
+                'current',
+            )
+        parts = [row for row in rows[PARTS] if used[row]]
+        if parts:
+            print_log(
+                f'{self.path}: {len(parts)} objects have polygons of fewer than three points, or '
+                'of an odd number of coordinates, beside others, which are left out: '
+                f'{self._names(parts)}',
+                'current',
+            )
+        # The evaluation reads all that are of a class.
+        first = [row for row in rows[FIRST] if self.relevant[row]] if evaluates else []
+        if first:
+            raise UserError(
+                f'{self._names(first)} of {self.path} begin with a polygon of fewer than three '
+                "points, on which COCO's evaluation fails; remove that polygon"
+            )
+
+    def _names(self, rows: Sequence[int]) -> str:
+        return f'annotations {some([str(self.ids[row]) for row in rows])}'
 
     def _refuse_mask(self, row: int, given: str, problem: str) -> None:
         name = f'annotation {self.ids[row]} of {self.path}'

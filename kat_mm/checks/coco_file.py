@@ -18,6 +18,8 @@ _LISTS = ('images', 'annotations', 'categories')
 _NO_MASK = (math.nan,) * 6
 # Beyond the sums of whatever may be in a file, and far below what float64 holds.
 _HUGE = 1e300
+# Square pixels that rounding leaves of three points on a line.
+_FLAT = 1e-6
 
 
 class Content(NamedTuple):
@@ -38,6 +40,7 @@ class Columns:
         # and of run lengths their height and width.
         self.numbers = array('d')
         self.bad_masks = {}  # by row
+        self.mask_remarks = {}  # by row: what of polygons is of no use
 
     def add(self, record: dict) -> None:
         row = len(self.ids)
@@ -49,6 +52,8 @@ class Columns:
             given = record.get('segmentation')
             try:
                 mask = _mask_numbers(given)
+                if type(given) is list and (remarks := _remarks(given)):
+                    self.mask_remarks[row] = remarks
             except (TypeError, ValueError, OverflowError) as error:
                 # Python's own texts of other errors would not help.
                 problem = str(error) if isinstance(error, ValueError) else ''
@@ -97,6 +102,41 @@ def _mask_numbers(given) -> tuple[float, ...]:
     if left == math.inf:
         raise ValueError
     return left, top, right, bottom, math.nan, math.nan
+
+
+# Of polygons: none has an area; mmdet leaves some out; COCO's evaluation fails on the first.
+FLAT, PARTS, FIRST = 'flat', 'parts', 'first'
+
+
+def _remarks(polygons: list[list[float]]) -> list[str]:
+    used = [part for part in polygons if len(part) >= 6 and len(part) % 2 == 0]
+    remarks = [FLAT]
+    for part in used:
+        if _has_area(part):
+            remarks = []
+            break
+    if len(used) < len(polygons):
+        remarks.append(PARTS)
+        if len(polygons[0]) <= 4:  # which it takes for a box
+            remarks.append(FIRST)
+    return remarks
+
+
+def _has_area(part: list[float]) -> bool:
+    """Whether points do not all lie on one line; what crosses itself has an area."""
+    # Three of the points tell it of most, of which COCO has a million.
+    one = len(part) // 6 * 2
+    x, y = part[:2]
+    twice = (part[one] - x) * (part[2 * one + 1] - y) - (part[2 * one] - x) * (part[one + 1] - y)
+    if abs(twice) > _FLAT:
+        return True
+    vectors = [(a - x, b - y) for a, b in zip(part[::2], part[1::2], strict=True)]
+    far_x, far_y = max(vectors, key=_length)
+    return any(abs(far_x * b - far_y * a) > _FLAT for a, b in vectors)
+
+
+def _length(vector: tuple[float, float]) -> float:
+    return abs(vector[0]) + abs(vector[1])
 
 
 def read_coco(path: str | Path, with_masks: bool) -> Content:

@@ -158,13 +158,70 @@ COMPRESSED = mask.encode(SQUARE)['counts'].decode()
     [
         [POLYGON],
         [POLYGON, [1.5, 2, 11, 2, 11, 10, 3, 4]],
-        [POLYGON, [1, 2, 3, 4]],  # mmdet takes the first alone
         dict(counts=[100, 5, 1095], size=[30, 40]),
         dict(counts=COMPRESSED, size=[30, 40]),
     ],
 )
 def test_masks_are_polygons_or_run_lengths(check, value):
     assert check(content(annotations=[annotation(segmentation=value)])) == []
+
+
+def with_mask(*polygons, **changes):
+    """A sound object, and one with polygons."""
+    box = dict(bbox=[0, 0, 25, 25], segmentation=list(polygons))
+    return content(annotations=[annotation(), annotation(id=8, **box, **changes)])
+
+
+BOW_TIE = [0, 0, 20, 20, 20, 0, 0, 20]
+COMB = [0, 0, 20, 10, 10, 5, 4, 20]  # the first, second and third of four on a line
+
+
+@pytest.mark.parametrize('polygons', [[BOW_TIE], [COMB], [POLYGON, BOW_TIE], [[1, 1] * 3, COMB]])
+def test_polygons_that_cross_themselves_have_a_mask(check, polygons):
+    assert check(with_mask(*polygons), evaluates=True) == []
+    assert mask.decode(mask.merge(mask.frPyObjects(polygons, 30, 40))).sum() > 15
+
+
+@pytest.mark.parametrize(
+    'polygon',
+    [
+        [5, 5] * 3,
+        [5, 5] * 4,
+        [1, 1, 20, 20, 1, 1],
+        [1, 5, 20, 5, 10, 5],
+        [0.1, 0.1, 0.7, 0.7, 20.3, 20.3, 4.9, 4.9],
+        [1, 1, 1, 1, 20, 10, 1, 1],
+    ],
+)
+def test_polygons_without_area_are_counted_and_alone_refused(check, polygon):
+    assert mask.decode(mask.merge(mask.frPyObjects([polygon], 30, 40))).sum() == 0
+    (message,) = check(with_mask(polygon))
+    assert '1 objects have polygons without area' in message
+    assert 'an empty mask is learned: annotations 8. Draw them anew' in message
+    value = content(annotations=[annotation(segmentation=[polygon], bbox=[0, 0, 25, 25])])
+    with pytest.raises(UserError, match='polygons of all 1 objects .* no area, .* annotation 1'):
+        check(value)
+
+
+def test_crowds_and_other_classes_may_have_polygons_without_area(check):
+    assert 'crowds' in check(with_mask([5, 5] * 3, iscrowd=1)).pop()
+    assert 'cow' in check(with_mask([5, 5] * 3, category_id=9)).pop()
+
+
+@pytest.mark.parametrize('part', [[1, 2, 3, 4], [1, 2], [], [*POLYGON, 7]])
+def test_polygons_that_mmdet_leaves_out_beside_others_are_counted(check, part):
+    (message,) = check(with_mask(POLYGON, part))
+    assert '1 objects have polygons of fewer than three points' in message
+    assert 'left out: annotations 8' in message
+
+
+@pytest.mark.parametrize('part', [[1, 2, 3, 4], [1, 2], []])
+def test_a_short_polygon_before_others_is_refused_where_cocos_evaluation_fails(check, part):
+    with pytest.raises(Exception, match='input type is not supported|incorrect type'):
+        mask.frPyObjects([part, POLYGON], 30, 40)
+    assert len(check(with_mask(part, POLYGON))) == 1
+    with pytest.raises(UserError, match='annotations 8 of .* begin with a polygon of fewer than'):
+        check(with_mask(part, POLYGON), evaluates=True)
 
 
 @pytest.mark.parametrize(
