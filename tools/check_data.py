@@ -33,7 +33,7 @@ def print_report(split: str, report: Report) -> None:
         number = len(report.many_bits)
         print(f'{name}: of {number} images the upper 8 bits are used: {some(report.many_bits)}')
     if report.absent:
-        print(f'{name}: no label image has a pixel of {some(report.absent)}')
+        print(f'{name}: no sample has a pixel or an object of {some(report.absent)}')
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Annotation files in COCO's layout, for mmdet's data sets."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from kat_mm.checks.coco_file import FIRST, FLAT, PARTS, Content, as_json, read_c
 from kat_mm.checks.files import IMAGE_SUFFIXES
 from kat_mm.errors import UserError, some
 
+# Before a file's name: folders, those of Windows, and the query of an address.
+_FOLDERS = re.compile(r'.*(/|\\|\?d=)')
+_HASH = re.compile(r'[0-9a-f]{8}[-_]{1,2}')  # what Label Studio puts before a name
 # Pixels by which tools that draw boxes differ at an image's edge.
 _EDGE = 1.0
 
@@ -104,9 +108,15 @@ def _check_images(path: str | Path, records: dict, images: set[str], folder: str
         if name not in images and not os.path.isfile(os.path.join(folder, name))
     ]
     if lacking:
-        base = lacking[0].replace('\\', '/').rpartition('/')[2]
-        found = next((name for name in images if name.rpartition('/')[2] == base), None)
+        base = _FOLDERS.sub('', lacking[0])
+        found = next((name for name in images if _FOLDERS.sub('', name) == base), None)
         hint = 'add the files, or remove them from the annotations'
+        hash_ = _HASH.match(base)
+        if not found and hash_ and base[hash_.end() :] in images:
+            hint = (
+                f"{base[hash_.end() :]} is there: take the folder and Label Studio's {hash_[0]} "
+                'out of file_name'
+            )
         if found:
             hint = f'{found} is there: mend file_name in the annotations, or data_prefix'
             if '\\' in lacking[0]:

@@ -168,7 +168,10 @@ def read_coco(path: str | Path, with_masks: bool) -> Content:
             if key != 'annotations' or not _is_annotation(value):
                 _check_record(path, key, value)
             if value['id'] in seen[key]:
-                raise UserError(f'annotation file {path} has two {key} of id {value["id"]}')
+                raise UserError(
+                    f'annotation file {path} has two {key} of id {value["id"]}; give each object a '
+                    'number of its own, and leave out what is there twice'
+                )
             seen[key].add(value['id'])
             if key == 'images':
                 size = value['width'], value['height']
@@ -219,7 +222,10 @@ def _check_record(path: str | Path, key: str, record: dict) -> None:
     for field, (is_right, right) in _FIELDS[key].items():
         if not is_right(record.get(field)):
             shown = as_json({name: record[name] for name in _FIELDS[key] if name in record})
-            has = f'has the {field} {as_json(record[field])}' if field in record else None
+            given = record.get(field)
+            has = f'has the {field} {as_json(given)}' if field in record else None
+            if right == _NUMBER[1] and isinstance(given, str):
+                right += ', without quotation marks'
             raise UserError(
                 f"annotation file {path} is not COCO's: one of its {key}, {shown}, "
                 f'{has or f"lacks {field}"}; {field} must be {right}'

@@ -25,7 +25,7 @@ class Report(NamedTuple):
         samples: How many samples were read.
         damaged: What is wrong with each sample that does not load.
         many_bits: Images of more than 8 bits per channel, of which the upper 8 are used.
-        absent: Names of classes of which no label image has a pixel.
+        absent: Names of classes of which no label image has a pixel, or no image an object.
     """
 
     dataset: dict
@@ -61,8 +61,7 @@ def _read(dataset: dict, split: str, num_workers: int) -> Report:
     with config_errors():
         samples = _Samples(DATASETS.build(loading))
     batches = DataLoader(samples, batch_size=16, num_workers=num_workers, collate_fn=list)
-    found = np.zeros(256, bool)
-    damaged, many_bits, seen = [], [], 0
+    damaged, many_bits, found, seen = [], [], set(), 0
     progress = Progress(f'samples of {split}')
     for batch in batches:
         for sample in batch:
@@ -71,18 +70,18 @@ def _read(dataset: dict, split: str, num_workers: int) -> Report:
             if sample.many_bits:
                 many_bits.append(sample.many_bits)
             if sample.labels is not None:
-                found |= sample.labels
+                found.update(sample.labels.tolist())
         seen += len(batch)
         progress(seen, len(samples))
     names = class_names(dataset, type(samples.dataset), split) or ()
-    absent = [name for name, is_there in zip(names, found, strict=False) if not is_there]
-    return Report(dataset, seen, damaged, many_bits, absent if found.any() else [])
+    absent = [name for label, name in enumerate(names) if label not in found] if found else []
+    return Report(dataset, seen, damaged, many_bits, absent)
 
 
 class _Sample(NamedTuple):
     problem: str | None
     many_bits: str | None
-    labels: np.ndarray | None  # (256,), whether each label is there
+    labels: np.ndarray | None  # those of its pixels or objects
 
 
 class _Samples(Dataset):
@@ -102,9 +101,10 @@ class _Samples(Dataset):
             results = self.dataset.pipeline(info)
         except UserError as error:
             return _Sample(str(error), None, None)
-        labels = (results or {}).get('gt_seg_map')
-        if labels is not None:
-            labels = np.bincount(labels.ravel(), minlength=256)[:256] > 0
+        results = results or {}
+        labels = results.get('gt_bboxes_labels')
+        if labels is None and (labels := results.get('gt_seg_map')) is not None:
+            labels = np.flatnonzero(np.bincount(labels.ravel()))
         if path is None or not os.path.isfile(path):
             return _Sample(None, None, labels)
         said = jpeg_problem(path)

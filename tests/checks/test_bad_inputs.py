@@ -9,8 +9,10 @@ import logging
 import re
 from pathlib import Path
 
+import labelling_tools as tools
 import numpy as np
 import pytest
+from labelling_tools import POLYGON as POINTS
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from PIL import Image
@@ -334,7 +336,7 @@ def coco():
 IMAGES = ((1, 'a'), (2, 'b'))
 
 
-def detection(root, content, num_classes=1, prefix='images'):
+def detection(root, content, num_classes=1, prefix='images', with_mask=True):
     text = content if isinstance(content, str | bytes) else json.dumps(content)
     (root / 'train.json').write_bytes(text if isinstance(text, bytes) else text.encode())
 
@@ -348,7 +350,7 @@ def detection(root, content, num_classes=1, prefix='images'):
             test_mode=split == 'val',
             pipeline=[
                 dict(type='LoadImageFromFile'),
-                dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+                dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask),
             ],
         )
         return dict(dataset=dataset)
@@ -469,59 +471,49 @@ def test_a_head_of_another_number_of_classes(examine, boxes):
     decide(examine, cfg, 'bbox_head.num_classes=80, but the train data set has 1 classes: cell')
 
 
-# What labelling tools write in COCO's format, from their documentation and code.
+# What labelling tools write in COCO's format.
 
 
-def exported(tool):
-    content = coco()
-    images, annotations = content['images'], content['annotations']
-    if tool == 'CVAT':
-        content.update(licenses=[dict(name='', id=0, url='')], info=dict(contributor='', year=''))
-        for image in images:
-            image.update(license=0, flickr_url='', coco_url='', date_captured=0)
-        for annotation in annotations:
-            annotation.update(attributes=dict(occluded=False, rotation=0.0))
-    elif tool == 'Label Studio':
-        content['info'] = dict(year=2024, version='1.0', contributor='Label Studio')
-        for number, (image, annotation) in enumerate(zip(images, annotations, strict=True)):
-            image.update(id=number, file_name=f'images/{image["file_name"]}')
-            annotation.update(id=number, image_id=number, category_id=0, ignore=0)
-        content['categories'] = [dict(id=0, name='cell')]
-    elif tool == 'Roboflow':
-        content['categories'].insert(0, dict(id=0, name='cells', supercategory='none'))
-        for number, annotation in enumerate(annotations):
-            annotation['id'] = number
-    elif tool == 'labelme':
-        content.update(type='instances', info=dict(description=None), licenses=[dict(id=0)])
-        content['categories'] = [dict(supercategory=None, id=0, name='cell')]
-        for number, (image, annotation) in enumerate(zip(images, annotations, strict=True)):
-            image.update(id=number, file_name=f'images/{image["file_name"]}', url=None, license=0)
-            annotation.update(id=number, image_id=number, category_id=0)
-    elif tool == 'VIA':
-        content['info'] = dict(description='VIA project exported to COCO format')
-        content['categories'][0]['supercategory'] = 'type'
-        for image in images:
-            image.update(license=0, flickr_url='a.jpg', coco_url='a.jpg', date_captured='')
-    return content
+def export_to(boxes, content, folder='.', rename='{}.jpg', with_mask=True):
+    """A config of an export, its annotations in the folder that the names of images begin at."""
+    (boxes / 'images').rename(boxes / 'raw')
+    (boxes / folder).mkdir(parents=True, exist_ok=True)
+    for name in 'ab':
+        target = boxes / folder / rename.format(name)
+        target.parent.mkdir(exist_ok=True)
+        (boxes / 'raw' / f'{name}.jpg').rename(target)
+    return detection(boxes, content, prefix=folder, with_mask=with_mask)
+
+
+NEVER_FOUND = 'annotation 0 is counted as never found'
+HASH = '1f0c24a7-{}.jpg'
 
 
 @pytest.mark.parametrize(
-    'tool, prefix, said',
+    'content, layout, said',
     [
-        ('CVAT', 'images', None),
-        ('Label Studio', '', 'annotation 0 is counted as never found'),
-        ('Roboflow', 'images', 'annotation 0 is counted as never found'),
-        ('labelme', '', 'annotation 0 is counted as never found'),
-        ('VIA', 'images', None),
+        (tools.cvat(), dict(folder='images'), None),
+        (tools.cvat('rectangle'), dict(folder='images', with_mask=False), None),
+        (tools.label_studio(), dict(rename='images/{}.jpg'), NEVER_FOUND),
+        (
+            tools.label_studio(name=f'images/{HASH}'),
+            dict(rename=f'images/{HASH}'),
+            NEVER_FOUND,
+        ),
+        (tools.label_studio('box'), dict(rename='images/{}.jpg', with_mask=False), NEVER_FOUND),
+        (tools.roboflow(), dict(folder='train'), NEVER_FOUND),
+        (tools.labelme(), dict(rename='JPEGImages/{}.jpg'), NEVER_FOUND),
+        (tools.via(), dict(folder='images'), None),
     ],
 )
-def test_exports_of_labelling_tools_are_read(examine, boxes, tool, prefix, said):
-    cfg = detection(boxes, exported(tool), prefix=prefix)
-    (boxes / 'train.json').rename(boxes / 'images' / 'train.json')  # beside the images, as some do
-    for split in ('train', 'val'):
-        cfg[f'{split}_dataloader'].dataset.ann_file = 'images/train.json'
-    cfg.val_evaluator.ann_file = str(boxes / 'images' / 'train.json')
-    decide(examine, cfg, None, said)
+def test_exports_of_labelling_tools_are_read(examine, boxes, content, layout, said):
+    decide(examine, export_to(boxes, content, **layout), None, said)
+
+
+def changed(content, *changes):
+    for change in changes:
+        change(content)
+    return content
 
 
 def windows(content):
@@ -529,28 +521,142 @@ def windows(content):
         image['file_name'] = image['file_name'].replace('/', '\\')
 
 
+def absolute(boxes):
+    return lambda c: [i.update(file_name=str(boxes / i['file_name'])) for i in c['images']]
+
+
+def test_paths_of_another_converter_of_labelme_are_read(examine, boxes):
+    content = tools.labelme(folder='images/')
+    cfg = detection(boxes, changed(content, absolute(boxes)))
+    decide(examine, cfg, None, NEVER_FOUND)
+
+
 @pytest.mark.parametrize(
-    'content, refused',
+    'content, layout, refused, said',
     [
-        # CVAT's attribute is_crowd.
+        # CVAT: a brush's masks are crowds; rectangles have no mask.
         (
-            lambda: [objects(iscrowd=1)(c := exported('CVAT')), c][1],
+            tools.cvat('brush'),
+            dict(folder='images'),
             'but 2 crowds .iscrowd=1; set it to 0 for single objects',
+            None,
         ),
-        # Label Studio on Windows; with data_prefix as it was, the path leads nowhere.
         (
-            lambda: [windows(c := exported('Label Studio')), c][1],
-            r"images/a.jpg is there: write / for Windows' \\ in file_name",
+            changed(tools.cvat('brush'), first(iscrowd=0)),
+            dict(folder='images'),
+            None,
+            '1 of 2 objects are crowds',
         ),
-        # VIA does not know the size of an image that it did not load, and writes points.
-        (lambda: [sizes(0, 0)(c := exported('VIA')), c][1], 'a whole number of pixels from 1'),
-        (lambda: [first(bbox=[], area=[])(c := exported('VIA')), c][1], r'has the bbox \[\]'),
+        (changed(tools.cvat('brush'), objects(iscrowd=0)), dict(folder='images'), None, None),
+        (tools.cvat('rectangle'), dict(folder='images'), 'no segmentation.* boxes alone', None),
+        # Label Studio: paths of its host, of Windows, and of images by their own names.
+        (
+            tools.label_studio(name='../../label-studio/data/media/upload/1/' + HASH),
+            dict(rename=HASH),
+            '1f0c24a7-a.jpg is there: mend file_name in the annotations, or data_prefix',
+            None,
+        ),
+        (
+            tools.label_studio(name='../../label-studio/data/media/upload/1/' + HASH),
+            {},
+            "a.jpg is there: take the folder and Label Studio's 1f0c24a7- out of file_name",
+            None,
+        ),
+        (
+            tools.label_studio(name='/data/local-files/?d={}.jpg'),
+            {},
+            'a.jpg is there: mend file_name',
+            None,
+        ),
+        (
+            changed(tools.label_studio(name='images/{}.jpg'), windows),
+            dict(rename='images/{}.jpg'),
+            r"images/a.jpg is there: write / for Windows' \\ in file_name",
+            None,
+        ),
+        (
+            changed(tools.label_studio(name='{}.jpg'), sizes(None, None)),
+            {},
+            'has the width null; width must be a whole number of pixels',
+            None,
+        ),
+        (tools.label_studio('box', name='{}.jpg'), {}, 'no segmentation.* boxes alone', None),
+        # Two annotators of one task.
+        (
+            changed(tools.label_studio(name='a.jpg'), lambda c: c['annotations'][0].update(id=5)),
+            {},
+            None,
+            'lists 1 images more than once: a.jpg',
+        ),
+        # Roboflow: a project of the name of its class.
+        (tools.roboflow('cell'), {}, "same name 'cell': of id 0 with 0 objects, 1 with 2", None),
+        # labelme: a rectangle's two corners are no polygon, alone or in a group.
+        (tools.labelme(POINTS[:4], folder=''), {}, 'must be polygons .* of three points', None),
+        (
+            tools.labelme(POINTS[:4], POINTS, folder=''),
+            {},
+            "begin with a polygon of fewer than three points, on which COCO's evaluation fails",
+            None,
+        ),
+        (
+            changed(tools.labelme(folder='JPEGImages/'), windows),
+            dict(rename='JPEGImages/{}.jpg'),
+            "write / for Windows'",
+            None,
+        ),
+        # VIA: images that it did not load, points, a region with two attributes, a circle at the
+        # edge, and what its first releases wrote.
+        (changed(tools.via(), sizes(0, 0)), {}, 'a whole number of pixels from 1', None),
+        (changed(tools.via(), sizes(-1, -1)), {}, 'a whole number of pixels from 1', None),
+        (
+            changed(tools.via(), first(segmentation=[[]], area=[], bbox=[])),
+            {},
+            r'has the bbox \[\]',
+            None,
+        ),
+        (
+            changed(tools.via(), lambda c: c['annotations'].append(c['annotations'][0])),
+            {},
+            'has two annotations of id 1; give each object a number of its own, and leave out what '
+            'is there twice',
+            None,
+        ),
+        (
+            changed(
+                tools.via(),
+                first(bbox=[30, 5, 14, 14], segmentation=[[44, 12, 37, 19, 30, 12, 37, 5]]),
+            ),
+            {},
+            None,
+            '1 boxes reach outside of their image',
+        ),
+        (changed(tools.via(), first(bbox=[24, 9, 11, 13])), {}, None, None),
+        (
+            changed(tools.via(), first(image_id='1')),
+            {},
+            'has the image_id "1"; image_id must be a number, without quotation marks',
+            None,
+        ),
+        (
+            changed(tools.via(), first(segmentation=POINTS)),
+            {},
+            r'it must be polygons \[\[x1, y1',
+            None,
+        ),
         # Without export, as the tools keep their own projects.
-        (lambda: {'a.jpg9': dict(filename='a.jpg', regions=[])}, 'a project of VIA: export its'),
-        (lambda: [dict(id=1, annotations=[], data={})], "Label Studio's tasks: export the proj"),
-        (lambda: dict(shapes=[], imagePath='a.jpg'), "labelme's file of one image"),
+        ({'a.jpg9': dict(filename='a.jpg', regions=[])}, {}, 'a project of VIA: export', None),
+        ([dict(id=1, annotations=[], data={})], {}, "Label Studio's tasks: export the", None),
+        (dict(shapes=[], imagePath='a.jpg'), {}, "labelme's file of one image", None),
     ],
 )
-def test_exports_that_must_be_changed_say_what(examine, boxes, content, refused):
-    prefix = '' if 'Windows' in refused else 'images'
-    decide(examine, detection(boxes, content(), prefix=prefix), refused)
+def test_exports_that_must_be_changed_say_what(examine, boxes, content, layout, refused, said):
+    decide(examine, export_to(boxes, content, **layout), refused, said)
+
+
+def test_a_class_without_an_object_as_a_tools_root_category_is_named(examine, boxes):
+    cfg = export_to(boxes, tools.roboflow())
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.metainfo.classes = ('cells', 'cell')
+    cfg.model.roi_head.bbox_head.num_classes = 2
+    problems, _, absent = examine(cfg)
+    assert (problems, absent) == ([], ['cells'] * 2)
