@@ -1,11 +1,13 @@
-"""Do two processes end as one does? Trains in two processes on CPUs, again and again.
+"""Do two processes end as one does? Trains in two processes, again and again.
 
-    python benchmarks/endings.py [--endings 100]
+    python benchmarks/endings.py [--endings 100]                  # on CPUs, with gloo
+    python benchmarks/endings.py [--endings 100] --backend nccl   # on two GPUs
 
-Each kind of ending is made that many times, the last two so that a thread of gloo waits for
-Python's lock when its process ends: whether it meets the end of the interpreter is then no matter
-of luck.
-Prints the exit statuses, and writes them to benchmarks/results/endings.
+Each kind of ending is made that many times, the last two so that a thread of the backend
+may wait for Python's lock when its process ends: whether it meets the end of the interpreter is
+then no matter of luck.
+Prints the exit statuses, and writes them to benchmarks/results/endings: gloo's to results.json,
+NCCL's to nccl.json.
 """
 
 import argparse
@@ -67,13 +69,16 @@ class LateHook(Hook):
             # bytecode, between which the lock changes hands, and so do no functions after it.
             atexit._clear()
             atexit.register(sum, range(100_000_000))
-        distributed.all_reduce(torch.ones(4), async_op=True)
+        device = next(runner.model.parameters()).device
+        distributed.all_reduce(torch.ones(4, device=device), async_op=True)
 
 
-def train(kind: str, rank: int, folder: str) -> None:
+def train(kind: str, backend: str, rank: int, folder: str) -> None:
     os.environ['LOCAL_RANK'] = str(rank)
+    if backend == 'nccl':
+        torch.cuda.set_device(rank)
     distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+        backend, init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
     runner = CheckpointRunner(
         model=Model(),
@@ -85,7 +90,7 @@ def train(kind: str, rank: int, folder: str) -> None:
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)),
         launcher='pytorch',
-        env_cfg=dict(dist_cfg=dict(backend='gloo')),
+        env_cfg=dict(dist_cfg=dict(backend=backend)),
         default_hooks=dict(checkpoint=None),
         custom_hooks=[] if kind == 'all is done' else [LateHook()],
         log_level='ERROR',
@@ -96,7 +101,7 @@ def train(kind: str, rank: int, folder: str) -> None:
         raise UserError('as it was told')
 
 
-def end(kind: str) -> list[int]:
+def end(kind: str, backend: str) -> list[int]:
     """Exit statuses of two processes, or the negative number of the signal that ended them."""
     folder = tempfile.mkdtemp()
     processes = []
@@ -107,7 +112,7 @@ def end(kind: str) -> list[int]:
             log = os.open(f'{folder}/{rank}.log', os.O_CREAT | os.O_WRONLY)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            run_tool(lambda rank=rank: train(kind, rank, folder))
+            run_tool(lambda rank=rank: train(kind, backend, rank, folder))
             sys.exit()
         processes.append(process)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
@@ -118,15 +123,20 @@ def end(kind: str) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--endings', type=int, default=100, help='of each kind (default: 100)')
+    parser.add_argument('--backend', choices=['gloo', 'nccl'], default='gloo')
     parser.add_argument('--out-dir', type=Path, default=RESULTS)
     args = parser.parse_args()
+    # Counts without CUDA, which no process may begin before it forks.
+    if args.backend == 'nccl' and torch.cuda.device_count() < 2:
+        raise UserError('--backend nccl needs two GPUs, one for each process')
     torch.set_num_threads(1)
     results = []
     for kind, expected in KINDS.items():
-        found = Counter(status for _ in range(args.endings) for status in end(kind))
+        found = Counter(status for _ in range(args.endings) for status in end(kind, args.backend))
         results.append(
             dict(
                 kind=kind,
+                backend=args.backend,
                 endings=args.endings,
                 expected=expected,
                 statuses={str(status): number for status, number in sorted(found.items())},
@@ -134,7 +144,8 @@ def main() -> None:
         )
         print(f'{args.endings} times, {kind}: statuses {dict(found)}, expected {expected}')
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    (args.out_dir / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    name = 'results.json' if args.backend == 'gloo' else f'{args.backend}.json'
+    (args.out_dir / name).write_text(json.dumps(results, indent=1) + '\n')
     if any(result['statuses'].keys() != {str(result['expected'])} for result in results):
         raise UserError('some processes did not end as expected')
 
