@@ -5,6 +5,14 @@ import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
+# Far above what models have; with more, building them would take all memory, or not end.
+MOST_CHANNELS = 2**16
+MOST_TOKENS = 2**20
+MOST_LAYERS = 1000
+MOST_FUNCTIONS = 256  # of a basis
+# Powers beyond this are far from what float32 can evaluate.
+MOST_DEGREE = 16
+
 
 def check_int(caller: str, name: str, value: int, least: int, most: int | None = None) -> None:
     """Raise a ValueError unless ``value`` is a whole number from ``least`` to ``most``."""
@@ -47,12 +55,15 @@ def check_choice(caller: str, name: str, value: str, choices: Iterable[str]) -> 
         )
 
 
-def check_pair(caller: str, name: str, value: Sequence[int], least: int, of: str) -> None:
-    """Raise a ValueError unless ``value`` is ``of``, two whole numbers from ``least`` up."""
-    if not _is_pair(value) or not all(_is_whole(v) and v >= least for v in value):
-        raise ValueError(
-            f'{caller}: {name}={value!r} must be {of}, two whole numbers from {least} up'
-        )
+def check_pair(
+    caller: str, name: str, value: Sequence[int], least: int, of: str, most: int | None = None
+) -> None:
+    """Raise a ValueError unless ``value`` is ``of``, two whole numbers in that range."""
+    if not _is_pair(value) or not all(
+        _is_whole(v) and v >= least and (most is None or v <= most) for v in value
+    ):
+        span = f'from {least} up' if most is None else f'from {least} to {most}'
+        raise ValueError(f'{caller}: {name}={value!r} must be {of}, two whole numbers {span}')
 
 
 def check_interval(caller: str, name: str, value: Sequence[float]) -> None:

@@ -221,3 +221,40 @@ def test_a_wrong_value_is_named(build, others, name, value, quick_build):
 )
 def test_right_values_are_taken_as_configs_give_them(build, arguments, quick_build):
     build(**arguments)
+
+
+HUGE = 10**9
+ARCH = dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=16)
+
+
+def small_kat(arch=(), **options):
+    return KAT(**dict(dict(img_size=32), arch={**ARCH, **dict(arch)}, **options))
+
+
+def small_karat(**options):
+    return small_kat(attn_cfg=dict(dict(rank=2), type='KArAt', **options))
+
+
+@pytest.mark.parametrize(
+    'build, name',
+    [
+        *((lambda key=key: small_kat({key: HUGE}), rf'arch\[{key!r}\]') for key in ARCH),
+        (lambda: small_kat(img_size=16 * 2**11), 'img_size'),
+        (lambda: small_kat(patch_size=HUGE), 'patch_size'),
+        (lambda: small_kat(in_channels=HUGE), 'in_channels'),
+        (lambda: small_kat(num_registers=HUGE), 'num_registers'),
+        (lambda: small_kat(out_indices=range(HUGE)), 'out_indices'),
+        (lambda: small_kat(ffn_cfg=dict(type='GRKAN', order=(HUGE, 4))), 'order'),
+        (lambda: small_kat(ffn_cfg=dict(type='GRKAN', order=(5, 17))), 'order'),
+        (lambda: small_kat(ffn_cfg=dict(type='GRKAN', num_groups=HUGE)), 'num_groups'),
+        (lambda: small_karat(basis=dict(type='fourier', grid=HUGE)), 'grid'),
+        (lambda: small_karat(basis=dict(type='bspline', grid=HUGE)), 'grid'),
+        (lambda: small_karat(basis=dict(type='bspline', grid=256, order=256)), 'order'),
+        (lambda: small_karat(basis=dict(type='rational', order=(4, HUGE))), 'order'),
+        (lambda: small_karat(depth=HUGE), 'depth'),
+        (lambda: small_karat(rank=HUGE), 'rank'),
+    ],
+)
+def test_sizes_that_would_take_all_memory_or_not_end_are_named(build, name):
+    with pytest.raises(ValueError, match=f'{name}=.* '):
+        build()

@@ -1,6 +1,6 @@
 import difflib
 
-from kat_mm.arguments import check_int
+from kat_mm.arguments import MOST_CHANNELS, MOST_LAYERS, check_int
 
 ARCHS = {
     'tiny': dict(embed_dims=192, num_layers=12, num_heads=3, feedforward_channels=768),
@@ -36,5 +36,6 @@ def resolve_arch(arch: str | dict) -> dict:
             f'KAT: arch has the keys {", ".join(arch)}; it must have exactly {", ".join(keys)}'
         )
     for key in keys:
-        check_int('KAT', f'arch[{key!r}]', arch[key], least=1)
+        most = MOST_LAYERS if key == 'num_layers' else MOST_CHANNELS
+        check_int('KAT', f'arch[{key!r}]', arch[key], 1, most)
     return arch

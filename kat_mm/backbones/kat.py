@@ -7,7 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_bools, check_int, check_number, check_rate
+from kat_mm.arguments import (
+    MOST_CHANNELS,
+    MOST_LAYERS,
+    MOST_TOKENS,
+    check_bools,
+    check_int,
+    check_number,
+    check_rate,
+)
 from kat_mm.checkpoints import guard_files_of, guard_readers
 from kat_mm.layers import BlockSpec, PatchEmbed, find_positions, resize_pos_embed
 from kat_mm.layers.init import init_children
@@ -389,7 +397,13 @@ def _resolve_grid(img_size: int | tuple[int, int], patch_size: int) -> tuple[int
             f'KAT: img_size={img_size!r} is no multiple of patch_size={patch_size}, and would have '
             f'positions for parts of patches; choose {near[0] if near[0] == near[1] else near}'
         )
-    return given[0] // patch_size, given[1] // patch_size
+    grid = given[0] // patch_size, given[1] // patch_size
+    if math.prod(grid) > MOST_TOKENS:
+        raise ValueError(
+            f'KAT: img_size={img_size!r} makes {grid[0]} x {grid[1]} tokens, and more than '
+            f'{MOST_TOKENS} do not end'
+        )
+    return grid
 
 
 def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
@@ -412,7 +426,11 @@ def _resolve_out_indices(out_indices: int | Sequence[int], num_layers: int) -> t
 
 def _are_whole(values: Sequence[int]) -> bool:
     """Whether these are whole numbers, several or none."""
-    return isinstance(values, Sequence) and all(type(value) is int for value in values)
+    return (
+        isinstance(values, Sequence)
+        and len(values) <= MOST_LAYERS
+        and all(type(value) is int for value in values)
+    )
 
 
 def _check_values(
@@ -432,7 +450,7 @@ def _check_values(
             "backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
         )
     check_bools('KAT', **flags)
-    check_int('KAT', 'num_registers', num_registers, least=0)
+    check_int('KAT', 'num_registers', num_registers, 0, MOST_CHANNELS)
     check_number('KAT', 'norm_eps', norm_eps, above=0)
     if layer_scale is not None:
         check_number('KAT', 'layer_scale', layer_scale)

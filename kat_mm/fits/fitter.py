@@ -7,10 +7,9 @@ from numbers import Integral
 
 import numpy as np
 
-from .table import RationalFit, unknown_name
+from kat_mm.arguments import MOST_DEGREE
 
-# Powers beyond this are far from what float32 can evaluate.
-MAX_DEGREE = 16
+from .table import RationalFit, unknown_name
 
 
 def evaluate_fit(fit: RationalFit, x) -> np.ndarray:
@@ -194,13 +193,13 @@ def _check_function(function) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
 def _check_order(order) -> tuple[int, int]:
     try:
         m, n = order
-        valid = all(isinstance(d, Integral) and 0 <= d <= MAX_DEGREE for d in (m, n))
+        valid = all(isinstance(d, Integral) and 0 <= d <= MOST_DEGREE for d in (m, n))
     except (TypeError, ValueError):
         valid = False
     if not valid:
         raise ValueError(
             'order must be two degrees (m, n), whole numbers from 0 to '
-            f'{MAX_DEGREE}, such as (5, 4), got {order!r}'
+            f'{MOST_DEGREE}, such as (5, 4), got {order!r}'
         )
     return int(m), int(n)
 

@@ -19,7 +19,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kat_mm.arguments import check_int, check_number, check_rate
+from kat_mm.arguments import MOST_CHANNELS, MOST_LAYERS, check_int, check_number, check_rate
 from kat_mm.dense.transfer import constant, send
 from kat_mm.layers import LayerNorm2d
 
@@ -92,11 +92,12 @@ class EoMTHead(Mask2FormerHead):
     ):
         # Not Mask2FormerHead's own, which builds two decoders.
         super(AnchorFreeHead, self).__init__(init_cfg=init_cfg)
-        check_int('EoMTHead', 'num_queries', num_queries, least=2)
-        check_int('EoMTHead', 'num_blocks', num_blocks, least=1)
-        check_int('EoMTHead', 'patch_size', patch_size, least=1)
-        check_int('EoMTHead', 'num_things_classes', num_things_classes, least=0)
-        check_int('EoMTHead', 'num_stuff_classes', num_stuff_classes, least=0)
+        check_int('EoMTHead', 'in_channels', in_channels, 1, MOST_CHANNELS)
+        check_int('EoMTHead', 'num_things_classes', num_things_classes, 0, MOST_CHANNELS)
+        check_int('EoMTHead', 'num_stuff_classes', num_stuff_classes, 0, MOST_CHANNELS)
+        check_int('EoMTHead', 'num_queries', num_queries, 2, MOST_CHANNELS)
+        check_int('EoMTHead', 'num_blocks', num_blocks, 1, MOST_LAYERS)
+        check_int('EoMTHead', 'patch_size', patch_size, 1, 1024)
         self.in_channels = in_channels
         self.num_things_classes = num_things_classes
         self.num_stuff_classes = num_stuff_classes

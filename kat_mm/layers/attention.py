@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kat_mm.arguments import (
+    MOST_CHANNELS,
     check_bools,
     check_choice,
     check_int,
@@ -78,7 +79,7 @@ class SoftmaxAttention(nn.Module):
         norm_eps: float = 1e-6,
     ):
         super().__init__()
-        check_int('SoftmaxAttention', 'embed_dims', embed_dims, least=1)
+        check_int('SoftmaxAttention', 'embed_dims', embed_dims, 1, MOST_CHANNELS)
         check_int('SoftmaxAttention', 'num_heads', num_heads, least=1)
         check_int('SoftmaxAttention', 'window_size', window_size, least=0)
         check_number('SoftmaxAttention', 'norm_eps', norm_eps, above=0)

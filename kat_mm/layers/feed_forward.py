@@ -3,6 +3,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kat_mm.arguments import (
+    MOST_CHANNELS,
     check_bools,
     check_choice,
     check_int,
@@ -272,7 +273,7 @@ class Activation(nn.Module):
 def _check(
     caller: str, embed_dims: int, feedforward_channels: int, bias: bool, drop_rate: float
 ) -> None:
-    check_int(caller, 'embed_dims', embed_dims, least=1)
-    check_int(caller, 'feedforward_channels', feedforward_channels, least=1)
+    check_int(caller, 'embed_dims', embed_dims, 1, MOST_CHANNELS)
+    check_int(caller, 'feedforward_channels', feedforward_channels, 1, MOST_CHANNELS)
     check_bools(caller, bias=bias)
     check_rate(caller, 'drop_rate', drop_rate)

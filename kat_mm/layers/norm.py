@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_int
+from kat_mm.arguments import MOST_CHANNELS, check_int
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -17,7 +17,7 @@ class LayerNorm2d(nn.LayerNorm):
     """
 
     def __init__(self, num_channels: int, eps: float = 1e-6):
-        check_int('LayerNorm2d', 'num_channels', num_channels, least=1)
+        check_int('LayerNorm2d', 'num_channels', num_channels, 1, MOST_CHANNELS)
         super().__init__(num_channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_int
+from kat_mm.arguments import MOST_CHANNELS, check_int
 
 from .init import trunc_normal_
 
@@ -38,9 +38,9 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, embed_dims: int, patch_size: int):
         super().__init__()
-        sizes = dict(patch_size=patch_size, in_channels=in_channels, embed_dims=embed_dims)
-        for name, value in sizes.items():
-            check_int('PatchEmbed', name, value, least=1)
+        check_int('PatchEmbed', 'patch_size', patch_size, 1, 1024)
+        for name, value in (('in_channels', in_channels), ('embed_dims', embed_dims)):
+            check_int('PatchEmbed', name, value, 1, MOST_CHANNELS)
         self.patch_size = patch_size
         self.proj = PatchConv2d(in_channels, embed_dims, patch_size)
         self.register_load_state_dict_pre_hook(_fit_loaded_patches)

@@ -4,7 +4,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_bools, check_choice, check_int, check_interval, check_pair
+from kat_mm.arguments import (
+    MOST_CHANNELS,
+    MOST_DEGREE,
+    check_bools,
+    check_choice,
+    check_int,
+    check_interval,
+    check_pair,
+)
 from kat_mm.fits import RationalFit, available_fits, get_fit
 from kat_mm.ops import group_rational
 
@@ -72,7 +80,7 @@ class GroupRational(nn.Module):
         channels_first: bool = False,
     ):
         super().__init__()
-        check_int('GroupRational', 'num_channels', num_channels, least=1)
+        check_int('GroupRational', 'num_channels', num_channels, 1, MOST_CHANNELS)
         for name, groups in (
             ('num_groups', num_groups),
             ('num_numerator_groups', num_numerator_groups),
@@ -84,7 +92,7 @@ class GroupRational(nn.Module):
                     f'choose a divisor of {num_channels}, for example 1 or {num_channels}'
                 )
         degrees = 'the degrees (m, n) of numerator and denominator, for example (5, 4)'
-        check_pair('GroupRational', 'order', order, 0, degrees)
+        check_pair('GroupRational', 'order', order, 0, degrees, MOST_DEGREE)
         check_choice('GroupRational', 'act_init', act_init, available_fits())
         if act_interval is not None:
             check_interval('GroupRational', 'act_interval', act_interval)

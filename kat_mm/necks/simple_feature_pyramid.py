@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_int
+from kat_mm.arguments import MOST_CHANNELS, check_int
 from kat_mm.layers import LayerNorm2d
 
 
@@ -38,9 +38,9 @@ class SimpleFeaturePyramid(BaseModule):
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
-        sizes = dict(in_channels=in_channels, out_channels=out_channels, num_outs=num_outs)
-        for name, value in sizes.items():
-            check_int('SimpleFeaturePyramid', name, value, least=1)
+        for name, value in (('in_channels', in_channels), ('out_channels', out_channels)):
+            check_int('SimpleFeaturePyramid', name, value, 1, MOST_CHANNELS)
+        check_int('SimpleFeaturePyramid', 'num_outs', num_outs, 1, 16)
         if not isinstance(scales, Sequence) or not scales or not {4, 2, 1, 0.5}.issuperset(scales):
             raise ValueError(
                 f'SimpleFeaturePyramid: scales={scales!r} must be some of 4, 2, 1 and 0.5'

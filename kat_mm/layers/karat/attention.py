@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kat_mm.arguments import check_bools, check_int, check_pair
+from kat_mm.arguments import MOST_TOKENS, check_bools, check_int, check_pair
 from kat_mm.layers.attention import SoftmaxAttention
 from kat_mm.layers.block_spec import BlockSpec
 
@@ -84,8 +84,8 @@ class KArAt(SoftmaxAttention):
         init: str = 'mimetic',
         window_size: int = 0,
     ):
-        check_pair('KArAt', 'grid_size', grid_size, 1, '(H, W) in tokens')
-        check_int('KArAt', 'num_extra_tokens', num_extra_tokens, least=0)
+        check_pair('KArAt', 'grid_size', grid_size, 1, '(H, W) in tokens', MOST_TOKENS)
+        check_int('KArAt', 'num_extra_tokens', num_extra_tokens, 0, MOST_TOKENS)
         check_bools(
             'KArAt',
             scales=scales,

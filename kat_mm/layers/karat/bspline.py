@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from kat_mm.arguments import check_int, check_interval
+from kat_mm.arguments import MOST_DEGREE, MOST_FUNCTIONS, check_int, check_interval
 
 from .basis import LinearBasis
 
@@ -21,7 +21,7 @@ class BSpline(LinearBasis):
         in_features: Inputs.
         gain: Standard deviation of an output at the start, at most. Default: None, see above.
         grid: Number of intervals in ``range``, which KAN's authors call so. Default: 5.
-        order: Degree of the polynomials, from 1 to ``grid``. Default: 3.
+        order: Degree of the polynomials, from 1 to ``grid``, at most 16. Default: 3.
         range: Ends of the intervals. Default: (-4, 4), where nearly all scores lie at the start.
     """
 
@@ -35,8 +35,9 @@ class BSpline(LinearBasis):
         order: int = 3,
         range: tuple[float, float] = (-4.0, 4.0),
     ):
-        check_int('BSpline', 'grid', grid, least=1)
-        check_int('BSpline', 'order', order, 1, grid)  # more than so many intervals carry
+        check_int('BSpline', 'grid', grid, 1, MOST_FUNCTIONS)
+        # More than so many intervals carry.
+        check_int('BSpline', 'order', order, 1, min(grid, MOST_DEGREE))
         check_interval('BSpline', 'range', range)
         super().__init__(grid + order, num_heads, out_features, in_features, 1, gain)
         self.num_intervals = grid

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from kat_mm.arguments import check_int
+from kat_mm.arguments import MOST_FUNCTIONS, check_int
 
 from .basis import LinearBasis
 
@@ -29,7 +29,7 @@ class Fourier(LinearBasis):
         gain: float | None = None,
         grid: int = 3,
     ):
-        check_int('Fourier', 'grid', grid, least=1)
+        check_int('Fourier', 'grid', grid, 1, MOST_FUNCTIONS)
         super().__init__(2 * grid, num_heads, out_features, in_features, grid, gain)
         self.num_frequencies = grid
 

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor, nn
 
-from kat_mm.arguments import check_pair
+from kat_mm.arguments import MOST_DEGREE, check_pair
 from kat_mm.ops.common.dtypes import compute_dtype
 
 from .basis import Basis
@@ -32,7 +32,7 @@ class Rational(Basis):
         gain: float | None = None,
         order: tuple[int, int] = (5, 4),
     ):
-        check_pair('Rational', 'order', order, 0, 'the degrees (m, n)')
+        check_pair('Rational', 'order', order, 0, 'the degrees (m, n)', MOST_DEGREE)
         m, n = order
         super().__init__(in_features, m + 1, gain)
         self.numerator = nn.Parameter(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.module import _has_any_global_hook
 
-from kat_mm.arguments import check_int
+from kat_mm.arguments import MOST_LAYERS, check_int
 from kat_mm.layers.pos_embed import find_grid
 from kat_mm.layers.untouched import is_untouched
 
@@ -71,7 +71,7 @@ class ScoreOperator(nn.Module):
         self.num_tokens = tokens = num_extra_tokens + math.prod(self.grid_size)
         self.modular = MODULAR[0] if modular is True else modular
         self.project_l1 = project_l1
-        check_int('KArAt', 'depth', depth, least=1)
+        check_int('KArAt', 'depth', depth, 1, MOST_LAYERS)
         if self.modular is not False and self.modular not in MODULAR:
             raise ValueError(
                 f'KArAt: modular={modular!r} is unknown; choose one of {", ".join(MODULAR)}, or '

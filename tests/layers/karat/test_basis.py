@@ -228,9 +228,9 @@ def test_half_types_are_rounded_but_once(kind, options, dtype, tolerance):
     [
         (dict(basis='furier'), ["'furier'", 'fourier', 'bspline', 'wavelet', 'rational']),
         (dict(basis=dict(grid=3)), ['None', 'fourier']),
-        (dict(basis=dict(type='fourier', grid=0)), ['grid=0', 'from 1 up']),
+        (dict(basis=dict(type='fourier', grid=0)), ['grid=0', 'from 1 to']),
         (dict(basis=dict(type='fourier', grid=2.5)), ['grid=2.5', 'whole number']),
-        (dict(basis=dict(type='bspline', grid=0)), ['grid=0', 'from 1 up']),
+        (dict(basis=dict(type='bspline', grid=0)), ['grid=0', 'from 1 to']),
         (dict(basis=dict(type='bspline', grid=2, order=3)), ['order=3', 'from 1 to 2']),
         (dict(basis=dict(type='bspline', order=0)), ['order=0', 'from 1 to 5']),
         (dict(basis=dict(type='bspline', order=1.5)), ['order=1.5', 'whole number']),
