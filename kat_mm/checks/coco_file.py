@@ -166,7 +166,7 @@ def read_coco(path: str | Path, with_masks: bool) -> Content:
                 continue
             keys[key] = []
             if key != 'annotations' or not _is_annotation(value):
-                _check_record(path, key, value)
+                check_record(path, key, value, _FIELDS[key])
             if value['id'] in seen[key]:
                 raise UserError(
                     f'annotation file {path} has two {key} of id {value["id"]}; give each object a '
@@ -209,7 +209,7 @@ def _describe(keys: dict) -> str:
 
 
 def _is_annotation(record: dict) -> bool:
-    """Whether _check_record accepts an annotation, for the most part of them and in C."""
+    """Whether check_record accepts an annotation, for the most part of them and in C."""
     try:
         box, crowd = record['bbox'], record['iscrowd']
         numbers = (record['id'], record['image_id'], record['category_id'], record['area'], *box)
@@ -218,13 +218,14 @@ def _is_annotation(record: dict) -> bool:
     return len(box) == 4 and type(box) is list and crowd in (0, 1) and _are_numbers(numbers)
 
 
-def _check_record(path: str | Path, key: str, record: dict) -> None:
-    for field, (is_right, right) in _FIELDS[key].items():
+def check_record(path: str | Path, key: str, record: dict, fields: dict[str, tuple]) -> None:
+    """Refuse a record of a list ``key`` with a field that is not what ``fields`` say."""
+    for field, (is_right, right) in fields.items():
         if not is_right(record.get(field)):
-            shown = as_json({name: record[name] for name in _FIELDS[key] if name in record})
+            shown = as_json({name: record[name] for name in fields if name in record})
             given = record.get(field)
             has = f'has the {field} {as_json(given)}' if field in record else None
-            if right == _NUMBER[1] and isinstance(given, str):
+            if right == NUMBER[1] and isinstance(given, str):
                 right += ', without quotation marks'
             raise UserError(
                 f"annotation file {path} is not COCO's: one of its {key}, {shown}, "
@@ -262,22 +263,24 @@ def as_json(value) -> str:
 
 
 _SURROGATE = re.compile('[\ud800-\udfff]')  # half a character, which no file's name holds
-_NUMBER = _is_number, 'a number'
-_STRING = (
+NUMBER = _is_number, 'a number'
+STRING = (
     lambda value: isinstance(value, str) and not _SURROGATE.search(value),
     'a string of Unicode',
 )
-_PIXELS = _is_whole, 'a whole number of pixels from 1'
+PIXELS = _is_whole, 'a whole number of pixels from 1'
+BOX = _is_box, '[x, y, width, height] in pixels'
+FLAG = _is_flag, '0 or 1'
 # What mmdet and COCO's evaluation read.
 _FIELDS = {
-    'images': dict(id=_NUMBER, file_name=_STRING, width=_PIXELS, height=_PIXELS),
+    'images': dict(id=NUMBER, file_name=STRING, width=PIXELS, height=PIXELS),
     'annotations': dict(
-        id=_NUMBER,
-        image_id=_NUMBER,
-        category_id=_NUMBER,
-        bbox=(_is_box, '[x, y, width, height] in pixels'),
-        area=_NUMBER,
-        iscrowd=(_is_flag, '0 or 1'),
+        id=NUMBER,
+        image_id=NUMBER,
+        category_id=NUMBER,
+        bbox=BOX,
+        area=NUMBER,
+        iscrowd=FLAG,
     ),
-    'categories': dict(id=_NUMBER, name=_STRING),
+    'categories': dict(id=NUMBER, name=STRING),
 }

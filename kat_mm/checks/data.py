@@ -65,7 +65,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
             elif reads_coco(cls) and dataset.get('ann_file'):
                 check_annotations(cfg, dataset, names, split)
             elif reads_panoptic(cls) and dataset.get('ann_file'):
-                check_panoptic(cfg, dataset, split)
+                check_panoptic(cfg, dataset, cls, split)
         check_topk(cfg, split, _head_classes(cfg))
     check_class_folders(folders)
     check_numbers_of_classes(cfg, classes, _numbers_of_folders(folders))

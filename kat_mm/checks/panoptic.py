@@ -1,22 +1,27 @@
 """Panoptic annotation files and their pictures, as COCO has them."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
 
 from kat_mm.checks.coco import check_number_of_objects
+from kat_mm.checks.coco_file import BOX, FLAG, NUMBER, PIXELS, STRING, check_record
+from kat_mm.checks.json_records import read_records
+from kat_mm.checks.progress import Progress
 from kat_mm.errors import UserError, some
 
 # Pictures whose pixels are looked at before a run; the others are as they load.
 _LOOKED_AT = 8
+# Pixels by which the boxes of tools differ from those of their segments.
+_EDGE = 2
 
 
-def check_panoptic(cfg: Config, dataset: dict, split: str) -> None:
+def check_panoptic(cfg: Config, dataset: dict, cls: type, split: str) -> None:
     """Refuse panoptic annotations that a run would fail on.
 
     Images without a segment are counted in the log. Pixels are compared with the file for some
@@ -25,6 +30,7 @@ def check_panoptic(cfg: Config, dataset: dict, split: str) -> None:
     Args:
         cfg: The config.
         dataset: Config of a data set that reads COCO's panoptic layout.
+        cls: Its class.
         split: Name of its split.
 
     Raises:
@@ -36,8 +42,9 @@ def check_panoptic(cfg: Config, dataset: dict, split: str) -> None:
     path, prefix = root / dataset['ann_file'], dataset.get('data_prefix') or {}
     content = _read(path)
     categories = {one['id']: one for one in content['categories']}
-    _check_classes(path, content['categories'], dataset)
-    _check_heads(cfg, dataset)
+    meta = {**cls.METAINFO, **(dataset.get('metainfo') or {})}
+    _check_classes(path, categories, meta)
+    _check_heads(cfg, meta)
     images = {one['id']: one for one in content['images']}
     for what, names in (
         ('img', [one['file_name'] for one in images.values()]),
@@ -47,16 +54,11 @@ def check_panoptic(cfg: Config, dataset: dict, split: str) -> None:
             _check_files(path, what, root / prefix[what], names)
     for one in content['annotations']:
         _check_annotation(path, one, images, categories)
-    twice = [
-        key for key, n in Counter(a['image_id'] for a in content['annotations']).items() if n > 1
-    ]
-    if twice:
-        raise UserError(f'{path} has {len(twice)} images with two annotations, as {twice[0]}')
     without = len(images) - sum(bool(one['segments_info']) for one in content['annotations'])
     if without:
         print_log(f'{without} of {len(images)} images of {path} have no segment', 'current')
+    _check_left(path, content, images, categories, dataset)
     if split == 'train':
-        _check_some_are_left(path, content, images, dataset.get('filter_cfg') or {})
         _check_queries(cfg, path, content, images)
     if 'seg' in prefix:
         _check_pixels(path, root / prefix['seg'], content['annotations'], images)
@@ -80,42 +82,83 @@ def num_queries(cfg: Config) -> int | None:
     return head.get('num_queries') if isinstance(head, dict) else None
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, list]:
     if not path.is_file():
         raise UserError(
             f'annotation file {path} does not exist; see docs/heads.md for panoptic data'
         )
+    content, seen = {}, {key: set() for key in _FIELDS}
     try:
-        content = json.loads(path.read_text())
-        for key, fields in (
-            ('images', ('id', 'file_name', 'height', 'width')),
-            ('annotations', ('image_id', 'file_name', 'segments_info')),
-            ('categories', ('id', 'name', 'isthing')),
-        ):
-            for record in content[key]:
-                [record[field] for field in fields]
-        for one in content['annotations']:
-            for segment in one['segments_info']:
-                [segment[field] for field in ('id', 'category_id')]
-                x, y, width, height = segment['bbox']
-                [float(number) for number in (x, y, width, height, segment['area'])]
-    except (ValueError, KeyError, TypeError) as error:
+        for key, value in read_records(path, tuple(_FIELDS), Progress(f'reading {path}')):
+            if key not in _FIELDS or value == []:
+                content.setdefault(key, [])
+                continue
+            if not isinstance(value, dict):
+                raise ValueError(f'its {key} are no list of objects')
+            check_record(path, key, value, _FIELDS[key])
+            for segment in value['segments_info'] if key == 'annotations' else ():
+                _check_segment(path, value, segment)
+            number = value['image_id' if key == 'annotations' else 'id']
+            if number in seen[key]:
+                what = f'images with two annotations, as {number}'
+                raise UserError(
+                    f'{path} has {what if key == "annotations" else f"two {key} of id {number}"}; '
+                    'give each a number of its own, and leave out what is there twice'
+                )
+            seen[key].add(number)
+            content.setdefault(key, []).append(value)
+        lacking = [key for key in _FIELDS if key not in content]
+        if lacking:
+            raise ValueError(f'it has no {some(lacking)}')
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
-            f'{path} is no panoptic annotation file of COCO ({type(error).__name__}: {error}); it '
-            'must have images, annotations with segments_info, and categories with isthing'
+            f'{path} is no panoptic annotation file of COCO: {error}; it must have images, '
+            'annotations with segments_info, and categories with isthing'
         ) from error
+    names = Counter(one['name'] for one in content['categories'])
+    twice = [name for name, number in names.items() if number > 1]
+    if twice:
+        raise UserError(f'{path} has two categories of the same name {twice[0]!r}; rename one')
     return content
 
 
-def _classes(dataset: dict) -> dict:
-    from mmdet.datasets import CocoPanopticDataset
+def _check_segment(path: Path, annotation: dict, segment: dict) -> None:
+    if not isinstance(segment, dict):
+        raise UserError(f'{path}: a segment of {annotation["file_name"]} is no object: {segment}')
+    given = {'iscrowd': 0, **segment}
+    check_record(path, f'segments of {annotation["file_name"]}', given, _SEGMENT)
 
-    return {**CocoPanopticDataset.METAINFO, **(dataset.get('metainfo') or {})}
+
+def _is_count(value) -> bool:
+    return type(value) is int and value >= 0
 
 
-def _check_classes(path: Path, categories: list[dict], dataset: dict) -> None:
-    meta = _classes(dataset)
-    classes, given = list(meta['classes']), [one['name'] for one in categories]
+def _is_segment_box(value) -> bool:
+    return BOX[0](value) and min(value[2:]) >= 1
+
+
+_FIELDS = {
+    'images': dict(id=NUMBER, file_name=STRING, width=PIXELS, height=PIXELS),
+    'annotations': dict(
+        image_id=NUMBER,
+        file_name=STRING,
+        segments_info=(lambda value: isinstance(value, list), 'a list of segments'),
+    ),
+    'categories': dict(id=NUMBER, name=STRING, isthing=FLAG),
+}
+_SEGMENT = dict(
+    id=(lambda value: _is_count(value) and value > 0, 'a whole number from 1'),
+    category_id=NUMBER,
+    bbox=(_is_segment_box, '[x, y, width, height] in pixels, of a width and height from 1'),
+    area=(lambda value: NUMBER[0](value) and value > 0, 'a number above 0'),
+    iscrowd=FLAG,
+)
+
+
+def _check_classes(path: Path, categories: dict[int, dict], meta: dict) -> None:
+    classes, given = list(meta['classes']), [one['name'] for one in categories.values()]
     unknown = [name for name in given if name not in classes]
     lacking = [name for name in classes if name not in given]
     if unknown or lacking:
@@ -126,9 +169,6 @@ def _check_classes(path: Path, categories: list[dict], dataset: dict) -> None:
             f'{what}; set metainfo of the data set (classes, thing_classes, stuff_classes), and '
             'num_things_classes and num_stuff_classes of the heads'
         )
-    twice = [name for name, number in Counter(given).items() if number > 1]
-    if twice:
-        raise UserError(f'{path} has two categories of the name {twice[0]}; give each its own')
     if given != classes:
         # mmdet numbers them in the order of the file, and names them in that of the config.
         index = next(i for i, name in enumerate(given) if name != classes[i])
@@ -136,17 +176,18 @@ def _check_classes(path: Path, categories: list[dict], dataset: dict) -> None:
             f'category {index} of {path} is {given[index]}, and class {index} of the config '
             f'{classes[index]}; they must have one order, things first'
         )
-    for one in categories:
-        if bool(one['isthing']) != (one['name'] in meta['thing_classes']):
-            kinds = ('stuff_classes', 'thing_classes')
+    things = meta.get('thing_classes')
+    for one in categories.values() if things else ():
+        if bool(one['isthing']) != (one['name'] in things):
             raise UserError(
-                f'category {one["name"]} of {path} has isthing={one["isthing"]}, but is among '
-                f'{kinds[one["name"] in meta["thing_classes"]]} of the config'
+                f'category {one["name"]!r} of {path} has isthing={one["isthing"]}, but is '
+                f'{"not " if one["isthing"] else ""}among metainfo.thing_classes of the config; '
+                'objects that are counted are things in both'
             )
 
 
-def _check_heads(cfg: Config, dataset: dict) -> None:
-    meta, model = _classes(dataset), cfg.get('model') or {}
+def _check_heads(cfg: Config, meta: dict) -> None:
+    model = cfg.get('model') or {}
     for part in ('panoptic_head', 'semantic_head', 'panoptic_fusion_head'):
         for key, classes in (
             ('num_things_classes', 'thing_classes'),
@@ -157,6 +198,29 @@ def _check_heads(cfg: Config, dataset: dict) -> None:
                 raise UserError(
                     f'model.{part}.{key}={number}, but the data have {len(meta[classes])} {classes}'
                 )
+
+
+def _check_left(path: Path, content: dict, images: dict, categories: dict, dataset: dict) -> None:
+    """Refuse a file of which mmdet leaves nothing to learn or to evaluate."""
+    filter_cfg = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
+    least, needs_things = filter_cfg.get('min_size', 0), filter_cfg.get('filter_empty_gt', False)
+    for one in content['annotations']:
+        image = images[one['image_id']]
+        segments = one['segments_info']
+        if needs_things:
+            segments = [
+                segment
+                for segment in segments
+                if categories[segment['category_id']]['isthing'] and not segment.get('iscrowd')
+            ]
+        if segments and min(image['width'], image['height']) >= least:
+            return
+    raise UserError(
+        f'of the {len(images)} images of {path} none is left: they have no segments'
+        + (' of things that are no crowds' if needs_things else '')
+        + (f', or are below filter_cfg.min_size={least}' if least else '')
+        + '; there is nothing to learn or to evaluate'
+    )
 
 
 def _check_files(path: Path, what: str, folder: Path, names: Sequence[str]) -> None:
@@ -175,11 +239,13 @@ def _check_annotation(path: Path, one: dict, images: dict, categories: dict) -> 
             f'{path}: annotation {one["file_name"]} is of image {one["image_id"]}, which the file '
             'does not list'
         )
-    name = images[one['image_id']]['file_name'].replace('.jpg', '.png')
-    if one['file_name'] != name:
+    image = images[one['image_id']]['file_name']
+    # As mmdet finds it, whatever the annotation says.
+    name = image.replace('.jpg', '.png')
+    if os.path.normpath(name) != os.path.normpath(one['file_name']):
         raise UserError(
-            f'{path}: the picture of image {images[one["image_id"]]["file_name"]} is '
-            f'{one["file_name"]}; mmdet looks for {name}, so it must have that name'
+            f'{path}: the picture of image {image} is {one["file_name"]}, but mmdet reads {name}; '
+            'name pictures as their images, which end in .jpg'
         )
     ids = [segment['id'] for segment in one['segments_info']]
     if len(set(ids)) < len(ids):
@@ -190,27 +256,6 @@ def _check_annotation(path: Path, one: dict, images: dict, categories: dict) -> 
                 f'{path}: segment {segment["id"]} of {one["file_name"]} is of category '
                 f'{segment["category_id"]}, which the file does not list'
             )
-
-
-def _check_some_are_left(path: Path, content: dict, images: dict, filter_cfg: dict) -> None:
-    things = {one['id'] for one in content['categories'] if one['isthing']}
-    with_things = {
-        one['image_id']
-        for one in content['annotations']
-        if any(segment['category_id'] in things for segment in one['segments_info'])
-    }
-    least = filter_cfg.get('min_size', 0)
-    if not any(
-        min(one['width'], one['height']) >= least
-        and (key in with_things or not filter_cfg.get('filter_empty_gt', False))
-        for key, one in images.items()
-    ):
-        raise UserError(
-            f'no image of {path} is left to train on: filter_cfg={dict(filter_cfg)} leaves out all '
-            f'{len(images)}'
-        )
-    if not any(one['segments_info'] for one in content['annotations']):
-        raise UserError(f'{path} has no segment to learn from')
 
 
 def _check_queries(cfg: Config, path: Path, content: dict, images: dict) -> None:
@@ -228,10 +273,26 @@ def _check_pixels(path: Path, folder: Path, annotations: list[dict], images: dic
     for one in annotations[::step]:
         image = images[one['image_id']]
         picture = str(folder / one['file_name'])
+        ids = read_segment_ids(picture)
         check_segments(
             picture,
-            read_segment_ids(picture),
+            ids,
             {segment['id'] for segment in one['segments_info']},
             (image['height'], image['width']),
             str(path),
+        )
+        for segment in one['segments_info']:
+            _check_box(picture, segment, np.nonzero(ids == segment['id']))
+
+
+def _check_box(picture: str, segment: dict, pixels: tuple[np.ndarray, np.ndarray]) -> None:
+    rows, columns = pixels
+    found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    x, y, width, height = segment['bbox']
+    if np.abs(np.subtract(found, (x, y, x + width, y + height))).max() > _EDGE:
+        left, top, right, bottom = map(int, found)
+        raise UserError(
+            f'segment {segment["id"]} of {picture} has the bbox {segment["bbox"]}, but its pixels '
+            f'are in {[left, top, right - left, bottom - top]} (x, y, width, height); mend the '
+            'boxes of segments_info'
         )

@@ -23,6 +23,8 @@ def read_segment_ids(path: str, backend_args: dict | None = None) -> np.ndarray:
         picture = mmcv.imfrombytes(
             get(path, backend_args=backend_args), flag='color', channel_order='rgb'
         )
+    except IsADirectoryError:
+        raise UserError(f'panoptic picture {path} is a folder; replace it by the file') from None
     except cv2.error:
         picture = None
     if picture is None:
