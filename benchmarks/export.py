@@ -113,7 +113,7 @@ def export(network: nn.Module, inputs: tuple, path: Path, formats: list[str], th
 
     files, functions = {}, {'pytorch': eager}
     for name, file in paths.items():
-        session = open_session(file, threads)
+        session = open_session(file, threads, allow_pickle=True)
         (entry,) = compare(network, session, [('', inputs)])
         size = sum(part.stat().st_size for part in parts_of(file))
         files[name] = dict(megabytes=size / 1e6, differences=entry['differences'])

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 
 from kat_mm.errors import UserError
@@ -61,11 +62,77 @@ class Description:
             raise UserError(f'{path} has no {beside.name} beside it: tools/export.py writes both')
         try:
             self = cls(**json.loads(beside.read_text()))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f'{beside} does not describe an exported model: {error}') from error
+        self._check(beside)
         if self.sha256 != _digest(path):
             raise UserError(f'{beside} describes another file than {path}: its SHA-256 differs')
         return self
+
+    def _check(self, beside: Path) -> None:
+        """Refuse values that a model cannot be called with."""
+        for name, (is_right, right) in _FIELDS.items():
+            value = getattr(self, name)
+            if not is_right(value):
+                raise UserError(
+                    f'{beside} does not describe an exported model: {name} is {value!r}, and must '
+                    f'be {right}'
+                )
+        if self.resize['mode'] == 'crop' and not (
+            _is_size(self.size)
+            and _is_whole(self.resize.get('short_side'))
+            and self.resize.get('interpolation') in _INTERPOLATIONS
+        ):
+            raise UserError(
+                f'{beside} does not describe an exported model: resize is {self.resize!r}, and '
+                f'needs short_side, interpolation ({", ".join(_INTERPOLATIONS)}), and a size'
+            )
+
+
+def _is_whole(value) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_size(value) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_whole, value))
+
+
+def _are_names(value) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+
+
+def _are_channels(value) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(type(one) in (int, float) and math.isfinite(one) for one in value)
+    )
+
+
+_TASKS = ('features', 'classification', 'segmentation', 'detection', 'instance', 'panoptic')
+_MODES = ('crop', 'stretch', 'fit', 'as_is')
+_INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic')
+_FLAG = lambda value: isinstance(value, bool), 'true or false'
+_FIELDS = {
+    'file': (lambda value: isinstance(value, str), "the file's name"),
+    'task': (lambda value: value in _TASKS, f'one of {", ".join(_TASKS)}'),
+    'inputs': (lambda value: _are_names(value) and len(value) in (1, 2), 'one or two names'),
+    'outputs': (lambda value: _are_names(value) and len(value) > 0, 'names'),
+    'batch': (lambda value: value is None or _is_whole(value), 'null or a whole number from 1'),
+    'size': (lambda value: value is None or _is_size(value), 'null or [height, width]'),
+    'multiple': (_is_whole, 'a whole number from 1'),
+    'mean': (_are_channels, 'three numbers'),
+    'std': (lambda value: _are_channels(value) and min(value) > 0, 'three numbers above 0'),
+    'channel_order': (lambda value: value in ('rgb', 'bgr'), 'rgb or bgr'),
+    'preprocessing': _FLAG,
+    'half': _FLAG,
+    'resize': (
+        lambda value: isinstance(value, dict) and value.get('mode') in _MODES,
+        f'an object whose mode is one of {", ".join(_MODES)}',
+    ),
+    'postprocessing': (lambda value: isinstance(value, dict), 'an object'),
+    'classes': (lambda value: value is None or _are_names(value), 'null or names'),
+}
 
 
 def described(path: Path) -> Path:

@@ -123,7 +123,7 @@ def _prove(
 ) -> list[dict]:
     """The differences of a file from PyTorch; it is deleted where one is above the tolerance."""
     differences = []
-    for entry in compare(network, open_session(path), batches):
+    for entry in compare(network, open_session(path, allow_pickle=True), batches):
         differences.append(entry)
         values = ', '.join(f'{k} {v:.1e}' for k, v in entry['differences'].items())
         report(f'{path.name}, {entry["inputs"]} {tuple(entry["shape"])}: {values}')

@@ -22,19 +22,24 @@ from .sessions import Session, open_session
 _RESAMPLING = dict(nearest=0, bilinear=2, bicubic=3)
 
 
-def load(path: str | os.PathLike, threads: int | None = None) -> 'ExportedModel':
+def load(
+    path: str | os.PathLike, threads: int | None = None, allow_pickle: bool = False
+) -> 'ExportedModel':
     """Open an exported file and the JSON file beside it.
 
     Args:
         path: What ``tools/export.py`` wrote: .onnx, .xml or .pt2.
         threads: Number of threads. Default: None, the runtime's own.
+        allow_pickle: Open .pt2 too, of which PyTorch runs code as it is read: for files whose
+            source is trusted. Default: False.
 
     Raises:
-        UserError: A file is missing or damaged, or the runtime is not installed.
+        UserError: A file is missing or damaged, the runtime is not installed, or it is .pt2 and is
+            not trusted.
     """
     path = Path(path)
     description = Description.read(path)
-    return ExportedModel(description, open_session(path, threads))
+    return ExportedModel(description, open_session(path, threads, allow_pickle))
 
 
 @dataclasses.dataclass

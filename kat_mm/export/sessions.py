@@ -6,29 +6,39 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kat_mm.checkpoints.trust import is_trusted
 from kat_mm.errors import UserError
 
 Session = Callable[..., list[np.ndarray]]
 
 
-def open_session(path: Path, threads: int | None = None) -> Session:
+def open_session(path: Path, threads: int | None = None, allow_pickle: bool = False) -> Session:
     """Open a file in the runtime of its suffix, on the CPU.
 
     Args:
         path: .onnx (onnxruntime), .xml (OpenVINO), .pt2 or .aoti.pt2 (PyTorch).
         threads: Number of threads. Default: None, the runtime's own; PyTorch's are those of the
             process.
+        allow_pickle: Open files of PyTorch, which run code as they are read. Default: False.
 
     Returns:
         A function from arrays, in the order of the file's inputs, to the list of its outputs.
 
     Raises:
-        UserError: The runtime is not installed, or does not read the file.
+        UserError: The runtime is not installed, or does not read the file, or it is PyTorch's and
+            is not trusted.
     """
     makers = {'.onnx': _onnxruntime, '.xml': _openvino, '.aoti.pt2': _aotinductor, '.pt2': _torch}
     make = next((maker for suffix, maker in makers.items() if path.name.endswith(suffix)), None)
     if make is None:
         raise UserError(f'{path} is no exported model: it ends in none of {", ".join(makers)}')
+    # torch.export evaluates the expressions of sizes and unpickles; AOTInductor's is machine code.
+    if make in (_torch, _aotinductor) and not (allow_pickle or is_trusted()):
+        raise UserError(
+            f'{path} is a program, of which PyTorch runs code as it is read. If you trust its '
+            'source, say --allow-pickle (in Python load(..., allow_pickle=True)); .onnx and .xml '
+            'are read as data'
+        )
     try:
         return make(path, threads)
     except ImportError as error:

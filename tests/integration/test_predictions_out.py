@@ -51,7 +51,8 @@ def test_an_exported_segmenter_has_the_metrics_of_its_checkpoint(trained, tiny_c
     metrics = {}
     for name, model in (('pth', checkpoint), ('pt2', file)):
         folder, out = tmp_path / name, tmp_path / f'{name}.pkl'
-        result = run_tool('test.py', tiny_config, model, '--work-dir', folder, '--out', out)
+        options = ['--work-dir', folder, '--out', out, '--allow-pickle']
+        result = run_tool('test.py', tiny_config, model, *options)
         assert result.status == 0, result.stderr
         assert len(pickle.loads(out.read_bytes())) == 5
         files = list(folder.glob('*/*.json'))
