@@ -13,6 +13,7 @@ from kat_mm.analysis.speed import Speed, measure
 from kat_mm.engine.inference import find_device
 from kat_mm.engine.launch import add_common_arguments, load_config, run_tool
 from kat_mm.errors import UserError
+from kat_mm.whole_files import write_whole
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,8 +68,12 @@ def print_speed(found: Speed, batch: int, device: torch.device) -> None:
 
 def main() -> None:
     args = parse_args()
-    checks.check_whole('--batch-size', args.batch_size, 1)
-    checks.check_whole('--size', args.size, 1)
+    checks.check_whole('--batch-size', args.batch_size, 1, 4096)
+    checks.check_whole('--size', args.size, 1, 8192)
+    if args.out:
+        checks.check_out_dir(args.out.parent, '--out')
+        if args.out.is_dir():
+            raise UserError(f'--out {args.out} is a folder; name a JSON file')
     cfg = load_config(args)
     size = tuple(args.size) if args.size else image_size(cfg)
     model = checks.prepare(cfg, ())
@@ -82,8 +87,8 @@ def main() -> None:
         print_speed(speed, args.batch_size, device)
         numbers['speed'] = dict(batch=args.batch_size, device=str(device), **speed._asdict())
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(numbers, indent=1) + '\n')
+        with write_whole(args.out) as temporary:
+            temporary.write_text(json.dumps(numbers, indent=1) + '\n')
 
 
 if __name__ == '__main__':

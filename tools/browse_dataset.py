@@ -10,6 +10,7 @@ import numpy as np
 from kat_mm import checks
 from kat_mm.analysis.browse import Statistics, build_dataset, draw_sample, samples
 from kat_mm.engine.launch import add_common_arguments, load_config, run_tool
+from kat_mm.errors import UserError
 from kat_mm.visualization.predictions import Classes
 
 
@@ -34,6 +35,9 @@ def main() -> None:
     args = parse_args()
     checks.check_whole('--num-pictures', args.num_pictures, 0)
     checks.check_whole('--num-counted', args.num_counted, 0)
+    checks.check_whole('--seed', args.seed, 0, 2**32 - 1)
+    if not args.num_pictures and not args.num_counted:
+        raise UserError('--num-pictures 0 and --num-counted 0 leave nothing to show')
     cfg = load_config(args)
     checks.check_out_dir(str(args.out), '--out')
     checks.check_config(cfg, (args.split,))

@@ -50,8 +50,8 @@ def main() -> None:
     args = parse_args()
     for format in args.format:
         check_format(format)
-    checks.check_whole('--size', args.size, 1)
-    checks.check_whole('--batch', args.batch, 1)
+    checks.check_whole('--size', args.size, 1, 8192)
+    checks.check_whole('--batch', args.batch, 1, 4096)
     if args.size and args.dynamic_size:
         raise UserError('--size and --dynamic-size exclude each other')
     cfg = load_config(args)

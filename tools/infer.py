@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    checks.check_whole('--batch-size', args.batch_size, 1)
+    checks.check_whole('--batch-size', args.batch_size, 1, 4096)
     if not 0 <= args.score_threshold <= 1:
         raise UserError(f'--score-threshold {args.score_threshold} must lie in [0, 1]')
     cfg = load_config(args)

@@ -6,6 +6,7 @@ vote.
 
 import argparse
 import copy
+import math
 
 from mmengine.config import Config
 
@@ -42,6 +43,9 @@ def known_images(cfg: Config) -> dict:
 
 def main() -> None:
     args = parse_args()
+    checks.check_whole('--k', args.k, 1)
+    if not 0 < args.temperature < math.inf:
+        raise UserError(f'--temperature {args.temperature} must be a finite number above 0')
     cfg = load_config(args)
     if args.launcher != 'none':
         raise UserError('k-NN compares all images in one process; leave --launcher out')
@@ -58,7 +62,7 @@ def main() -> None:
         for loader in (known_images(cfg), dict(cfg.val_dataloader))
     ]
     (features, labels), (queries, truth) = images
-    if not 1 <= args.k <= len(features):
+    if args.k > len(features):
         raise UserError(f'--k {args.k} must lie from 1 to {len(features)}, the training images')
     classes = int(max(labels.max(), truth.max())) + 1
     scores = knn_scores(features, labels, queries, classes, args.k, args.temperature)

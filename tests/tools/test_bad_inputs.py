@@ -74,6 +74,9 @@ def fails(monkeypatch, tmp_path, capsys):
     return run
 
 
+NOTHING = ['--num-pictures', '0', '--num-counted', '0']
+INFER = ['config.py', 'kat.pth', 'image.png', '--out', 'x']
+HUGE = ['--size', '1000000000', '1000000000']
 ATTENTION = ['--model', 'config.py', 'kat.pth']
 
 
@@ -110,6 +113,29 @@ ATTENTION = ['--model', 'config.py', 'kat.pth']
         ('voc_to_coco', ['a_folder'], 'Annotations does not exist; Pascal VOC has'),
         ('test', ['config.py', 'kat.pth', '--out', 'a_file'], '--out a_file: a_file is a file'),
         ('test', ['config.py', 'kat.pth', '--show-dir', 'a_file/x'], 'a_file is a file; name'),
+        ('analyze_model', ['config.py', '--size', '0', '9'], 'whole numbers from 1 to 8192'),
+        (
+            'analyze_model',
+            ['config.py', '--size', '9', '1000000000'],
+            '--size 9 1000000000 must be',
+        ),
+        ('analyze_model', ['config.py', '--batch-size', '1000000000'], 'from 1 to 4096'),
+        ('analyze_model', ['config.py', '--out', 'a_folder'], 'is a folder; name a JSON file'),
+        ('analyze_model', ['config.py', '--out', 'a_file/x.json'], 'a_file is a file; name'),
+        ('browse_dataset', ['config.py', '--out', 'x', '--seed', '-3'], '--seed -3 must be'),
+        ('browse_dataset', ['config.py', '--out', 'x', *NOTHING], 'leave nothing to show'),
+        ('knn', ['config.py', 'kat.pth', '--k', '0'], '--k 0 must be a whole number from 1'),
+        ('knn', ['config.py', 'kat.pth', '--temperature', '0'], '--temperature 0.0 must be'),
+        ('knn', ['config.py', 'kat.pth', '--temperature', 'nan'], '--temperature nan must be'),
+        ('knn', ['config.py', 'kat.pth', '--temperature', 'inf'], '--temperature inf must be'),
+        ('infer', [*INFER, '--batch-size', '1000000000'], 'from 1 to 4096'),
+        ('infer', [*INFER, '--score-threshold', 'nan'], 'must lie in [0, 1]'),
+        (
+            'export',
+            ['config.py', 'kat.pth', '--format', 'onnx', '--batch', '0'],
+            '--batch 0 must be',
+        ),
+        ('export', ['config.py', 'kat.pth', '--format', 'onnx', *HUGE], 'from 1 to 8192'),
         ('check_data', ['none.py'], 'config none.py does not exist'),
     ],
 )
