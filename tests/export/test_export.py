@@ -224,7 +224,7 @@ def test_a_detector_with_dynamic_sizes_pads_and_cuts_windows_at_every_size(tmp_p
     (path,) = export_model(
         cfg, random_model(cfg), tmp_path / 'm', [format], dynamic_size=True, report=quietly
     )
-    model = load(path)
+    model = load(path, allow_pickle=True)
     shapes = {tuple(entry['shape'][2:]) for entry in model.description.differences}
     # Sides of 9 patches, as traced, are full windows of 3; others end in one.
     window = cfg.model.backbone.window_size * cfg.model.backbone.patch_size
