@@ -58,7 +58,7 @@ def window_unpartition(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     x = x.unflatten(1, (window, window)).unflatten(0, (batch, rows, columns)).transpose(2, 3)
     x = x.reshape(batch, rows * window, columns * window, *x.shape[5:])
     x = x[:, :height, :width]
-    # As above: traced at a size of whole windows, flattening would be a view, which others have not.
+    # As above: traced at a size of whole windows, it would be a view, which other sizes have not.
     if isinstance(height + width, torch.SymInt):
         x = x.clone(memory_format=torch.contiguous_format)
     return x.flatten(1, 2)
