@@ -7,7 +7,6 @@ them on objects). A training step is what a run's iteration does: seeding, image
 host, losses, backward pass, optimizer, and the losses' values for the log.
 """
 
-import argparse
 import copy
 import time
 from collections import Counter
@@ -306,22 +305,6 @@ def profile(detector: Detector, steps: int = 5) -> dict:
         for name in ('step', *PARTS, 'the rest')
         if name in spent or name == 'the rest'
     }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--images', type=int, nargs='+', default=[2, 6], help='images in a step (detection)'
-    )
-    parser.add_argument(
-        '--variants',
-        nargs='+',
-        choices=VARIANTS,
-        default=[name for name in VARIANTS if 'compile' not in name],
-        help='of detection; default: all but compile, which takes minutes',
-    )
-    parser.add_argument(
-        '--profile', action='store_true', help="the host's time by part as well (detection)"
-    )
 
 
 def run(out_dir: Path, images: list[int], variants: list[str], quick: bool, profiles: bool) -> None:

@@ -9,19 +9,19 @@
     python benchmarks/run.py detection    # a detector's step: mmdet's heads against ours, graphs
     python benchmarks/run.py eomt     # EoMT against its backbone; its step with and without masks
     python benchmarks/run.py zoo      # size, latency, memory and step of each head and its ViT twin
-
     python benchmarks/run.py memory   # memory of a training step by batch, and what fits a card
     python benchmarks/run.py compile  # the first compiled step, KAT against timm's ViT, by stage
 
-Each prints a table and writes results.json to benchmarks/results/; some draw plots too. --sizes,
---tasks and --modes choose among the cases of model and foundation, --configs among those of
-segmentation and memory. ops --operators measures some alone, and writes nothing. --redraw measures
+Each prints a table and writes results.json to benchmarks/results/; some draw plots too. What else
+one takes, such as the cases to measure, its --help says: run.py ops --help. --redraw measures
 nothing: plots and pages are made from results.json.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import compile_time
 import cpu
@@ -40,12 +40,6 @@ from kat_mm.engine.launch import run_tool
 from kat_mm.errors import UserError
 
 RESULTS = Path(__file__).parent / 'results'
-REDRAWN = {
-    'model': model.draw,
-    'segmentation': segmentation.draw,
-    'detection': detection_step.draw,
-    'memory': memory.write_page,
-}
 
 
 def chosen(names: list[str] | None, module: ModuleType) -> list[str]:
@@ -59,72 +53,92 @@ def chosen(names: list[str] | None, module: ModuleType) -> list[str]:
     return list(names or module.DEFAULT)
 
 
-def redraw(what: str, out_dir: Path) -> None:
+def redraw(draw: Callable[[dict, Path], None], out_dir: Path) -> None:
     path = out_dir / 'results.json'
-    if what not in REDRAWN:
-        raise UserError(f'--redraw: {what} has none; {", ".join(REDRAWN)} have')
     if not path.exists():
         raise UserError(f'--redraw: {path} is missing; measure first, without --redraw')
-    REDRAWN[what](load(path), out_dir)
+    draw(load(path), out_dir)
+
+
+class Benchmark(NamedTuple):
+    """One command: what runs it, and the options that it takes."""
+
+    run: Callable[[argparse.Namespace, Path], None]
+    options: tuple[str, ...] = ()
+    draw: Callable[[dict, Path], None] | None = None
+
+
+def _of_configs(module: ModuleType) -> Callable[[argparse.Namespace, Path], None]:
+    return lambda args, out: module.run(out, chosen(args.configs, module), args.quick)
+
+
+BENCHMARKS = {
+    'ops': Benchmark(lambda args, out: ops.run(out, args.operators), ('--operators',)),
+    'model': Benchmark(
+        lambda args, out: model.run(out, args.sizes, args.tasks, args.modes),
+        ('--sizes', '--tasks', '--modes'),
+        model.draw,
+    ),
+    'foundation': Benchmark(
+        lambda args, out: foundation.run(out, args.sizes, args.modes, args.quick),
+        ('--sizes', '--modes', '--quick'),
+    ),
+    'cpu': Benchmark(lambda args, out: cpu.run(out)),
+    'preflight': Benchmark(lambda args, out: preflight.run(out)),
+    'segmentation': Benchmark(
+        _of_configs(segmentation), ('--configs', '--quick'), segmentation.draw
+    ),
+    'detection': Benchmark(
+        lambda args, out: detection_step.run(
+            out, args.images, args.variants, args.quick, args.profile
+        ),
+        ('--images', '--variants', '--profile', '--quick'),
+        detection_step.draw,
+    ),
+    'eomt': Benchmark(lambda args, out: eomt.run(out, args.quick), ('--quick',)),
+    'zoo': Benchmark(lambda args, out: zoo.run(out, args.quick), ('--quick',)),
+    'memory': Benchmark(_of_configs(memory), ('--configs', '--quick'), memory.write_page),
+    'compile': Benchmark(lambda args, out: compile_time.run(out, args.quick), ('--quick',)),
+}
+OPTIONS = {
+    '--sizes': dict(nargs='+', choices=model.SIZES, default=list(model.SIZES)),
+    '--tasks': dict(nargs='+', choices=model.STEPS, default=list(model.STEPS)),
+    '--modes': dict(nargs='+', choices=model.MODES, default=list(model.MODES)),
+    '--quick': dict(action='store_true', help='small models and one turn, for a try on a CPU'),
+    '--configs': dict(nargs='+', help='measure these alone'),
+    '--operators': dict(
+        nargs='+',
+        choices=list(ops.OPERATORS),
+        metavar='NAME',
+        help='these alone, printed and not written',
+    ),
+    '--images': dict(type=int, nargs='+', default=[2, 6], help='images in a step'),
+    '--variants': dict(
+        nargs='+',
+        choices=detection_step.VARIANTS,
+        default=[name for name in detection_step.VARIANTS if 'compile' not in name],
+        help='default: all but compile, which takes minutes',
+    ),
+    '--profile': dict(action='store_true', help="the host's time by part as well"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        'what',
-        choices=(
-            'ops',
-            'model',
-            'foundation',
-            'cpu',
-            'preflight',
-            'segmentation',
-            'detection',
-            'eomt',
-            'zoo',
-            'memory',
-            'compile',
-        ),
-    )
-    parser.add_argument('--out-dir', type=Path, help='default: benchmarks/results/WHAT')
-    parser.add_argument('--sizes', nargs='+', choices=model.SIZES, default=list(model.SIZES))
-    parser.add_argument('--tasks', nargs='+', choices=model.STEPS, default=list(model.STEPS))
-    parser.add_argument('--modes', nargs='+', choices=model.MODES, default=list(model.MODES))
-    parser.add_argument(
-        '--quick', action='store_true', help='a small model and one turn, for a try on a CPU'
-    )
-    parser.add_argument('--configs', nargs='+', help='of segmentation and memory')
-    parser.add_argument(
-        '--operators',
-        nargs='+',
-        choices=list(ops.OPERATORS),
-        metavar='NAME',
-        help='of ops: these alone, printed and not written',
-    )
-    parser.add_argument(
-        '--redraw', action='store_true', help=f'only plots and pages: {", ".join(REDRAWN)}'
-    )
-    detection_step.add_arguments(parser)
+    commands = parser.add_subparsers(dest='what', required=True)
+    for name, benchmark in BENCHMARKS.items():
+        command = commands.add_parser(name)
+        command.add_argument('--out-dir', type=Path, help=f'default: benchmarks/results/{name}')
+        for option in benchmark.options:
+            command.add_argument(option, **OPTIONS[option])
+        if benchmark.draw:
+            command.add_argument('--redraw', action='store_true', help='only the plot or page')
     args = parser.parse_args()
-    out_dir = args.out_dir or RESULTS / args.what
-    if args.redraw:
-        redraw(args.what, out_dir)
-    elif args.what == 'ops':
-        ops.run(out_dir, args.operators)
-    elif args.what == 'foundation':
-        foundation.run(out_dir, args.sizes, args.modes, args.quick)
-    elif args.what in ('cpu', 'preflight'):
-        {'cpu': cpu, 'preflight': preflight}[args.what].run(out_dir)
-    elif args.what in ('eomt', 'zoo', 'compile'):
-        module = {'eomt': eomt, 'zoo': zoo, 'compile': compile_time}[args.what]
-        module.run(out_dir, args.quick)
-    elif args.what in ('segmentation', 'memory'):
-        module = {'segmentation': segmentation, 'memory': memory}[args.what]
-        module.run(out_dir, chosen(args.configs, module), args.quick)
-    elif args.what == 'detection':
-        detection_step.run(out_dir, args.images, args.variants, args.quick, args.profile)
+    benchmark, out_dir = BENCHMARKS[args.what], args.out_dir or RESULTS / args.what
+    if benchmark.draw and args.redraw:
+        redraw(benchmark.draw, out_dir)
     else:
-        model.run(out_dir, args.sizes, args.tasks, args.modes)
+        benchmark.run(args, out_dir)
 
 
 if __name__ == '__main__':

@@ -86,3 +86,8 @@ def test_some_operators_are_measured_alone_and_results_of_all_stay(
     printed = capsys.readouterr().out
     assert 'rotary_tables' in printed and 'group_rational' not in printed
     assert not list(tmp_path.iterdir())
+
+
+def test_options_of_other_benchmarks_are_refused(run_benchmark, capsys):
+    assert run_benchmark('run.py', 'ops', '--quick') == 2
+    assert 'unrecognized arguments: --quick' in capsys.readouterr().err
