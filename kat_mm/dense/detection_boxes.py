@@ -16,7 +16,7 @@ from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.samplers import RandomSampler
 from torch import Tensor
 
-from .transfer import constant, send
+from kat_mm.transfer import constant, send
 
 _MOST_GROWTH = abs(math.log(16 / 1000))  # of a box over its prior, as a logarithm
 

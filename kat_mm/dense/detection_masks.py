@@ -8,7 +8,7 @@ from mmdet.models import DetDataPreprocessor, FCNMaskHead
 from mmdet.structures.mask import BitmapMasks
 from torch import Tensor
 
-from . import transfer
+from kat_mm import transfer
 
 _MOST_BYTES = 1 << 30  # of pasted masks in float32 at a time, as in mmdet
 

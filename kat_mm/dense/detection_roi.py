@@ -13,10 +13,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
+from kat_mm import transfer
 from kat_mm.ops import suppress
 
 from . import detection_boxes as boxes_
-from . import transfer
 from .detection_masks import PaddedMasks
 from .detection_rpn import Proposals, _tensor, box_loss, is_plain_nms
 

@@ -8,7 +8,7 @@ beside the work, and is converted at once, by the same arithmetic.
 
 from torch import nn
 
-from .transfer import pinned, send_joined
+from kat_mm.transfer import pinned, send_joined
 
 
 def preprocess(self: nn.Module, data: dict, training: bool = False) -> dict:

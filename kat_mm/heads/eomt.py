@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kat_mm.arguments import MOST_CHANNELS, MOST_LAYERS, check_int, check_number, check_rate
-from kat_mm.dense.transfer import constant, send
 from kat_mm.layers import LayerNorm2d
+from kat_mm.transfer import constant, send
 
 from .matching import MatchCosts
 from .objects import Objects, Regions, by_image, things_of

@@ -19,7 +19,7 @@ from mmdet.models.task_modules import (
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from kat_mm.dense.transfer import Receive
+from kat_mm.transfer import Receive
 
 from .objects import Objects
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from kat_mm.dense.transfer import Receive, send, send_joined
+from kat_mm.transfer import Receive, send, send_joined
 
 
 class Objects(NamedTuple):

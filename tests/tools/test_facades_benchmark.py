@@ -35,7 +35,7 @@ def test_a_shorter_run_has_its_schedule_in_proportion(head, facades):
     cfg = Config.fromfile(facades.RUNS[f'kat_s_{head}_0'].config)
     init_default_scope(cfg.default_scope)
     iterations = cfg.train_cfg.max_iters // 10
-    options = dict(option.split('=') for option in facades.shorten(cfg, iterations))
+    options = dict(option.split('=') for option in facades.shorten(cfg, iterations, 4))
     short = cfg.copy()
     short.merge_from_dict({key: ast.literal_eval(value) for key, value in options.items()})
     assert short.train_cfg.max_iters == iterations

@@ -4,7 +4,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
-from kat_mm.dense.transfer import Receive, pinned, send, send_joined
+from kat_mm.transfer import Receive, pinned, send, send_joined
 
 
 def batch():
