@@ -206,7 +206,7 @@ def write_page(results: dict[str, dict]) -> None:
         + '\n\n`onedl` are the maintained packages, `openmmlab` the last original ones. '
         '`requirements/locked.txt` is the\nrow of torch 2.11.0 in which `make test` runs all tests,'
         ' those of detection too. Triton up to 3.6 interprets kernels with numpy below 2.4 alone,'
-        '\nso these rows have one; on a GPU it makes no difference. mmcv was compiled for detection'
+        '\nso these rows have one. mmcv was compiled for detection'
         ' where a row counts its tests.\n\n'
         + '\n'.join(['| ' + ' | '.join(head) + ' |', '| ' + ' | '.join(['---'] * len(head)) + ' |'])
         + '\n'
