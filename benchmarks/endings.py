@@ -39,6 +39,8 @@ KINDS = {
     'a mistake while the other process is late': 1,
 }
 LATE = 1  # seconds
+# PyTorch then counts GPUs without CUDA.
+NVML = 'PYTORCH_NVML_BASED_CUDA_CHECK'
 
 
 class Numbers(Dataset):
@@ -116,6 +118,9 @@ def end(kind: str, backend: str) -> list[int]:
             sys.exit()
         processes.append(process)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    for rank, status in enumerate(statuses):
+        if status != KINDS[kind]:
+            print(f'process {rank}, status {status}:', Path(folder, f'{rank}.log').read_text())
     shutil.rmtree(folder)
     return statuses
 
@@ -126,7 +131,9 @@ def main() -> None:
     parser.add_argument('--backend', choices=['gloo', 'nccl'], default='gloo')
     parser.add_argument('--out-dir', type=Path, default=RESULTS)
     args = parser.parse_args()
-    # Counts without CUDA, which no process may begin before it forks.
+    # No process may begin CUDA before it forks, and mmengine asks for GPUs when it is imported.
+    if args.backend == 'nccl' and NVML not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {NVML: '1'})
     if args.backend == 'nccl' and torch.cuda.device_count() < 2:
         raise UserError('--backend nccl needs two GPUs, one for each process')
     torch.set_num_threads(1)

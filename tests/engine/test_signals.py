@@ -67,6 +67,8 @@ def start(folder, hold, by_epoch=False, ema=False, interval=2, rank=0, world_siz
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell lets what runs in its background ignore Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
