@@ -8,6 +8,7 @@ dict are the same.
 - ``F.interpolate`` within the ``forward`` of neck and heads is ``resize``, by a mode of PyTorch's
   function dispatch that is entered there: it finds every call whatever name mmseg imported it by,
   in every head, and none outside. Backbones are left alone.
+- ``forward`` of a SyncBatchNorm in neck and heads does not wait for the GPU (segmentation_norm).
 - ``forward`` of mmseg's preprocessor does not wait for the GPU (segmentation_data).
 - ``predict`` of the segmentor is the largest logit of the resampled map (segmentation_inference).
 
@@ -24,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from kat_mm.ops import backend, resize, resized_cross_entropy
 
+from . import segmentation_norm
 from .segmentation_inference import predict, why_not_predict
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +54,9 @@ def use_segmentation_kernels(model: nn.Module, keep_logits: bool = False) -> Non
         _bind(model.data_preprocessor, 'forward', preprocess)
     for name, module in _neck_and_heads(model).items():
         _bind(module, 'forward', _forward)
+        for layer in module.modules():
+            if getattr(type(layer), 'forward', None) is nn.SyncBatchNorm.forward:
+                _bind(layer, 'forward', segmentation_norm.forward)
         if name == 'neck':
             continue
         reason = _why_not_loss(module)

@@ -13,9 +13,10 @@ from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from torch import nn
 
 import kat_mm
-from kat_mm.dense import use_segmentation_kernels
+from kat_mm.dense import segmentation_norm, use_segmentation_kernels
 
 CLASSES, WIDTH = 7, 16
 ARCH = dict(embed_dims=WIDTH, num_layers=4, num_heads=2, feedforward_channels=32)
@@ -45,7 +46,9 @@ SLIDE = dict(mode='slide', crop_size=(32, 32), stride=(21, 21))
 WHOLE = dict(mode='whole')
 
 
-def build(head='UPerHead', loss=None, test_cfg=WHOLE, aux=True, **changes) -> EncoderDecoder:
+def build(
+    head='UPerHead', loss=None, test_cfg=WHOLE, aux=True, neck=None, **changes
+) -> EncoderDecoder:
     init_default_scope('mmseg')
     torch.manual_seed(0)
     loss = dict(type='CrossEntropyLoss') if loss is None else loss
@@ -62,7 +65,8 @@ def build(head='UPerHead', loss=None, test_cfg=WHOLE, aux=True, **changes) -> En
                 out_type='featmap',
             ),
             neck=dict(
-                type='Feature2Pyramid', embed_dim=WIDTH, rescales=[4, 2, 1, 0.5], norm_cfg=NORM
+                dict(type='Feature2Pyramid', embed_dim=WIDTH, rescales=[4, 2, 1, 0.5]),
+                **(neck or dict(norm_cfg=NORM)),
             ),
             decode_head=heads[0],
             auxiliary_head=heads[1] if aux else None,
@@ -268,3 +272,15 @@ def test_other_models_stay_as_they_are(caplog):
     with caplog.at_level(logging.INFO):
         use_segmentation_kernels(model)
     assert 'Linear is no EncoderDecoder' in caplog.text and 'forward' not in vars(model)
+
+
+def test_synchronised_norms_of_neck_and_heads_do_not_wait():
+    synchronised = dict(norm_cfg=dict(type='SyncBN'))
+    model = build(neck=synchronised, **synchronised)
+    adapted = with_kernels(model)
+    norms = {n: m for n, m in adapted.named_modules() if isinstance(m, nn.SyncBatchNorm)}
+    assert {name.split('.')[0] for name in norms} == {'neck', 'decode_head'}
+    for norm in norms.values():
+        assert norm.forward.func is segmentation_norm.forward
+        assert norm.forward.args == (norm,)  # of the copy itself
+    assert_same_step(model)
