@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, WEIGHT_INITIALIZERS
 from torch import nn
 
 from kat_mm.backbones import KAT
+from kat_mm.backbones.pretrained import is_pretrained
 from kat_mm.errors import UserError, config_errors
 
 # Pixels of the image that a model is tried with: any size does.
@@ -33,6 +34,22 @@ def build_model(cfg: Config) -> nn.Module:
         raise UserError('the config has no model')
     with config_errors():
         return MODELS.build(copy.deepcopy(cfg.model))
+
+
+def check_initialisers(model: nn.Module) -> None:
+    """Build what the ``init_cfg`` of each module of a model names, as a run will.
+
+    Raises:
+        UserError: One is not registered, or has arguments that it does not take.
+    """
+    for name, module in model.named_modules():
+        given = getattr(module, 'init_cfg', None) or []
+        for cfg in [given] if isinstance(given, dict) else given:
+            if isinstance(module, KAT) and is_pretrained(cfg):  # read by itself
+                continue
+            with config_errors(f'init_cfg of model.{name}'.rstrip('.')):
+                arguments = {key: value for key, value in cfg.items() if key != 'override'}
+                WEIGHT_INITIALIZERS.build(arguments)
 
 
 def check_channels(model: nn.Module) -> None:

@@ -151,3 +151,26 @@ def test_what_is_left_of_the_start_of_another_backbone_is_told():
     with pytest.raises(UserError, match=r'resnet50_v1c.*Set pretrained=None.*backbone\.init_cfg'):
         checks.build_model(Config(dict(model=cfg)))
     assert checks.build_model(Config(dict(model=dict(segmentor(), pretrained=None))))
+
+
+@pytest.mark.parametrize(
+    'init_cfg, words',
+    [
+        (dict(type='TruncNorml', layer='Linear'), 'TruncNorml is not in'),
+        (dict(type='TruncNormal', layer='Linear', st=1), 'unexpected keyword argument .st'),
+        (dict(type='TruncNormal', layer=5), 'layer must be a str'),
+        (dict(type=5), 'type must be a str'),
+    ],
+)
+def test_initialisers_are_built_before_a_run_and_named_with_their_part(init_cfg, words):
+    cfg = segmentor()
+    for part in ('backbone', 'decode_head'):
+        wrong = {**cfg, part: dict(cfg[part], init_cfg=init_cfg)}
+        model = checks.build_model(Config(dict(model=wrong)))
+        with pytest.raises(
+            UserError, match=rf'init_cfg of model\.{part} cannot be built: .*{words}'
+        ):
+            checks.check_initialisers(model)
+    right = dict(type='TruncNormal', layer='Linear', std=0.01, override=dict(name='conv_seg'))
+    cfg['decode_head'] = dict(cfg['decode_head'], init_cfg=right)
+    checks.check_initialisers(checks.build_model(Config(dict(model=cfg))))
