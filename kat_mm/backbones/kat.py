@@ -334,22 +334,28 @@ class KAT(nn.Module):
         return [featmap, x[:, 0]] if self.output_cls_token else featmap
 
     def _freeze_stages(self) -> None:
+        """Once, so that adapters which are put into frozen blocks later are trained."""
         if self.frozen_stages < 0:
             return
         for parameter in (self.cls_token, self.reg_token, self.pos_embed):
             if parameter is not None:
                 parameter.requires_grad_(False)
-        self.drop_after_pos.eval()
-        modules = [self.patch_embed, self.norm_pre, *self.blocks[: self.frozen_stages]]
-        if self.frozen_stages == self.num_layers:
-            modules.append(self.norm)
-        for module in modules:
+        for module in self._frozen_modules():
             module.eval()
             module.requires_grad_(False)
 
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        behind = [self.norm] if self.frozen_stages == self.num_layers else []
+        blocks = self.blocks[: self.frozen_stages]
+        return [self.drop_after_pos, self.patch_embed, self.norm_pre, *blocks, *behind]
+
     def train(self, mode: bool = True) -> 'KAT':
         super().train(mode)
-        self._freeze_stages()
+        for module in self._frozen_modules():
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:

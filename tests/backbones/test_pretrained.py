@@ -459,6 +459,15 @@ def test_adapters_of_mmpretrain_train_a_backbone_that_starts_from_a_file(trained
     assert len(learn) == 2 * 2 and all('.attn.qkv.lora_' in name for name in learn)
 
 
+def test_adapters_in_frozen_blocks_are_trained():
+    cfg = dict(type='KAT', arch=SMALL, img_size=32, patch_size=8, frozen_stages=2)
+    model = LoRAModel(cfg, alpha=2, rank=2, targets=[dict(type='blocks.0.attn.qkv')])
+    model.train()
+    learn = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(learn) == 2 and all('blocks.0.attn.qkv.lora_' in name for name in learn)
+    assert model.module.blocks[0].training and not model.module.blocks[1].training
+
+
 def test_a_run_of_adapters_goes_on_from_what_it_saved(trained, tmp_path):
     cfg = dict(
         type='KAT',
