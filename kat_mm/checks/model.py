@@ -68,6 +68,7 @@ def check_channels(model: nn.Module) -> None:
     if backbone is None:
         return
     _check_image_channels(model, backbone)
+    _check_crops(model, backbone)
     training, entered = model.training, []
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
@@ -117,6 +118,27 @@ def _check_image_channels(model: nn.Module, backbone: KAT) -> None:
             f'are those of {mean.numel()} channels. Give it one value for all channels, or none '
             'and normalise in the pipeline'
         )
+
+
+def _check_crops(model: nn.Module, backbone: KAT) -> None:
+    """Refuse a segmentor's crops of parts of patches: its maps would be resized to less than these.
+
+    A backbone pads such crops, and labels lie beside their pixels then, by up to a patch.
+    """
+    if not hasattr(model, 'decode_head'):
+        return
+    patch, test_cfg = backbone.patch_embed.patch_size, getattr(model, 'test_cfg', None) or {}
+    for name, size in (
+        ('data_preprocessor.size', getattr(model.data_preprocessor, 'size', None)),
+        ('test_cfg.crop_size', test_cfg.get('mode') == 'slide' and test_cfg.get('crop_size')),
+    ):
+        if isinstance(size, Sequence) and any(side % patch for side in size):
+            whole = tuple(-(-side // patch) * patch for side in size)
+            raise UserError(
+                f'model.{name}={tuple(size)} is no multiple of patch_size={patch} of the backbone, '
+                f'so that maps would not lie where the labels do. Choose {whole}, to which '
+                'data_preprocessor.size pads smaller crops and their labels'
+            )
 
 
 def _check_out_type(model: nn.Module, part: str, error: Exception) -> None:

@@ -265,6 +265,23 @@ def test_images_of_any_channels_are_taken_and_other_means_refused(channels):
             model.backbone(wrong)
 
 
+def test_crops_of_parts_of_patches_are_refused_where_labels_would_lie_beside_them():
+    cfg = segmentor()
+    cfg['data_preprocessor'] = dict(type='SegDataPreProcessor', size=(64, 96))
+    cfg['test_cfg'] = dict(mode='slide', crop_size=(64, 96), stride=(32, 32))
+    build_and_check(cfg)
+    build_and_check(dict(cfg, test_cfg=dict(mode='whole')))
+    cfg['backbone'] = dict(BACKBONE, patch_size=14, img_size=28)
+    expected = r'data_preprocessor\.size=\(64, 96\) is no multiple of patch_size=14.*\(70, 98\)'
+    with pytest.raises(UserError, match=expected):
+        build_and_check(cfg)
+    cfg['data_preprocessor'].update(size=(70, 98))
+    with pytest.raises(UserError, match=r'test_cfg\.crop_size=\(64, 96\).*Choose \(70, 98\)'):
+        build_and_check(cfg)
+    cfg['test_cfg'].update(crop_size=(70, 98))
+    build_and_check(cfg)
+
+
 def test_what_is_left_of_the_start_of_another_backbone_is_told():
     cfg = dict(segmentor(), pretrained='open-mmlab://resnet50_v1c')
     with pytest.raises(UserError, match=r'resnet50_v1c.*Set pretrained=None.*backbone\.init_cfg'):
