@@ -20,7 +20,7 @@ _CHANNELS = re.compile(
     r'|normalized_shape|number of channels in input'
 )
 # What it says of vectors in the place of maps.
-_MAPS = re.compile(r'must be a map|rank 4 tensor|4D|spatial dimension')
+_MAPS = re.compile(r'must be a map|rank 4 tensor|4D|spatial dimension|should be at least 3')
 
 # What parts raise that get other inputs than they were built for.
 _MISFITS = (AssertionError, AttributeError, IndexError, TypeError, ValueError)
@@ -35,7 +35,16 @@ def build_model(cfg: Config) -> nn.Module:
     if not cfg.get('model'):
         raise UserError('the config has no model')
     with config_errors():
-        return MODELS.build(copy.deepcopy(cfg.model))
+        try:
+            return MODELS.build(copy.deepcopy(cfg.model))
+        except TypeError as error:
+            if "argument 'pretrained'" in str(error) and cfg.model.get('pretrained'):
+                raise UserError(
+                    f'model.pretrained={cfg.model.pretrained!r} is what the config of another '
+                    'backbone starts from. Leave it out, and give the start of this one as '
+                    "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+                ) from error
+            raise
 
 
 def check_initialisers(model: nn.Module) -> None:
@@ -142,8 +151,17 @@ def _check_crops(model: nn.Module, backbone: KAT) -> None:
 
 
 def _check_out_type(model: nn.Module, part: str, error: Exception) -> None:
-    """Tell of the backbone's vectors, if a part failed that may have needed its maps."""
+    """Tell of the backbone's vectors, if a part failed that may have needed its maps.
+
+    And of its maps, where the head of a classifier failed on them.
+    """
     for name, module in model.named_modules():
+        is_map = isinstance(module, KAT) and module.out_type == 'featmap'
+        if is_map and part.startswith('head.') and getattr(model, 'neck', None) is None:
+            raise UserError(
+                f'model.{part} needs vectors, and model.{name}.out_type={module.out_type!r} gives '
+                f"it maps. Set model.{name}.out_type='cls_token' or 'avg_featmap'"
+            ) from error
         is_vector = isinstance(module, KAT) and module.out_type != 'featmap'
         if is_vector and not part.startswith(name) and _MAPS.search(str(error)):
             raise UserError(
@@ -188,6 +206,12 @@ def _check_strides(model: nn.Module, features: Sequence, image_side: int) -> Non
         strides = [one[0] if isinstance(one, Sequence) else one for one in strides]
         maps = features if indices is None else [features[i] for i in indices if i < len(features)]
         sides = [feature.shape[-1] for feature in maps]
+        more = len(sides) - len(strides)
+        if indices is None and (more < 0 or (more and name in ('rpn_head', 'bbox_head'))):
+            raise UserError(
+                f'model.{name} counts with {len(strides)} strides, {strides}, and gets '
+                f'{len(sides)} maps: they are to be as many, such as by num_outs of the neck'
+            )
         unit = 1 if indices is None else image_side / sides[0] / strides[0]
         for side, stride in zip(sides, (unit * stride for stride in strides), strict=False):
             if abs(side * stride - image_side) >= stride:  # rounding is less than a pixel of it

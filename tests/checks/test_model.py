@@ -156,6 +156,26 @@ def test_patches_with_which_anchors_would_lie_elsewhere_are_refused(patch, given
         checks.check_channels(model)
 
 
+@pytest.mark.parametrize('num_outs', [3, 5])
+def test_anchors_for_another_number_of_maps_are_refused(num_outs):
+    cfg = detector()
+    cfg.neck.update(scales=(2, 1, 0.5), num_outs=num_outs)
+    expected = rf'rpn_head counts with 4 strides, \[4, 8, 16, 32\], and gets {num_outs} maps'
+    with pytest.raises(UserError, match=expected):
+        build_and_check(cfg)
+
+
+def test_maps_in_the_place_of_vectors_are_told_to_a_classifier():
+    cfg = classifier(32)
+    cfg['backbone'].update(out_type='featmap')
+    with pytest.raises(UserError, match=r"model\.head\.fc needs vectors.*out_type='cls_token'"):
+        build_and_check(cfg)
+    build_and_check(dict(cfg, neck=dict(type='GlobalAveragePooling')))
+    cfg['backbone'].update(out_type='cls_token')
+    with pytest.raises(UserError, match=r"model\.neck\S* needs feature maps.*Set .*'featmap'"):
+        build_and_check(dict(cfg, neck=dict(type='GlobalAveragePooling')))
+
+
 def fpn_segmentor(strides=(4, 8), in_index=(0, 1), **backbone):
     cfg = segmentor()
     cfg['backbone'] = dict(BACKBONE, **{'out_indices': (0, 1), **backbone})
@@ -287,6 +307,9 @@ def test_what_is_left_of_the_start_of_another_backbone_is_told():
     with pytest.raises(UserError, match=r'resnet50_v1c.*Set pretrained=None.*backbone\.init_cfg'):
         checks.build_model(Config(dict(model=cfg)))
     assert checks.build_model(Config(dict(model=dict(segmentor(), pretrained=None))))
+    cfg = dict(detector(), pretrained='torchvision://resnet50')
+    with pytest.raises(UserError, match=r'resnet50.*Leave it out.*model\.backbone\.init_cfg'):
+        checks.build_model(Config(dict(model=cfg)))
 
 
 @pytest.mark.parametrize(
