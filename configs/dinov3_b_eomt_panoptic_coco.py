@@ -19,3 +19,13 @@ model = dict(
     },
 )
 optim_wrapper = _base_.eomt_dinov3
+param_scheduler = [dict(_base_.param_scheduler[0], **_base_.eomt_dinov3_warm_ups)]
+*others, annealing = _base_.custom_hooks
+custom_hooks = [
+    *others,
+    dict(
+        annealing,
+        begin=[0, *annealing.begin[1:]],
+        end=[_base_.eomt_dinov3_warm_ups.backbone_iters, *annealing.end[1:]],
+    ),
+]

@@ -15,7 +15,7 @@ model = dict(
 train_pipeline = [
     dict(type='SeedAugmentation'),
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=224),
+    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bilinear'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
@@ -24,6 +24,8 @@ optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='SGD', lr=4e-3, momentum=0.9, weight_decay=0.0)
 )
 max_epochs = 100
-param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=max_epochs)]
+param_scheduler = [
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=0, end=max_epochs)
+]
 train_cfg = dict(max_epochs=max_epochs)
 custom_hooks = [dict(type='SeedIterationHook'), dict(type='AverageLossHook')]

@@ -14,5 +14,5 @@ model = dict(
         'init_cfg': dict(type='Pretrained', checkpoint=checkpoint),
     },
 )
-# BEiT's and MAE's rule, so that what was learned is not lost.
-optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.75))
+# As mmseg has it for MAE, so that what was learned is not lost.
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.65))

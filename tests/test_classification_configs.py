@@ -151,11 +151,18 @@ def test_rand_augment_is_timms(level):
     cfg = load('kat_s_in1k')
     augment = TRANSFORMS.build(cfg.rand_augment)
     assert (augment.num_policies, augment.magnitude_level, augment.magnitude_std) == (2, 9, 0.5)
-    assert len(augment.transforms) == len(timm_augment._RAND_TRANSFORMS)
-    for name, transform in zip(timm_augment._RAND_TRANSFORMS, augment.transforms, strict=True):
+    # Twice, so that those that move pixels are drawn with the interpolations that timm draws.
+    names = 2 * timm_augment._RAND_TRANSFORMS
+    kinds = [
+        kind.name.lower()
+        for kind in timm_augment._RANDOM_INTERPOLATION
+        for _ in timm_augment._RAND_TRANSFORMS
+    ]
+    for name, kind, transform in zip(names, kinds, augment.transforms, strict=True):
         expected_type, convert = POLICIES[name]
         assert type(transform).__name__ == expected_type
         assert transform.prob == 0.5  # timm's, too
+        assert getattr(transform, 'interpolation', kind) == kind
         level_to_argument = timm_augment.LEVEL_TO_ARG[name]
         assert (convert is None) == (level_to_argument is None)
         if convert is not None:

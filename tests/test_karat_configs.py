@@ -124,6 +124,16 @@ def test_head_and_preprocessor_have_the_classes_of_the_data(name):
     )
 
 
+@pytest.mark.parametrize('name', CLASSIFIERS)
+def test_augmentation_fills_in_the_mean_colour_in_the_order_of_the_image(name):
+    cfg = load(name)
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    order = -1 if cfg.model.data_preprocessor.to_rgb else 1
+    mean, std = (cfg.model.data_preprocessor[key][::order] for key in ('mean', 'std'))
+    assert steps['RandAugment'].hparams.pad_val == [round(value) for value in mean]
+    assert (steps['RandomErasing'].fill_color, steps['RandomErasing'].fill_std) == (mean, std)
+
+
 class Arrays:
     """What torchvision's classes give: (N, RGB, H, W)."""
 

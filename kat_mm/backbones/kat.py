@@ -2,7 +2,6 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from kat_mm.layers.pos_embed import INTERPOLATIONS
 from .archs import resolve_arch
 from .fused import FusedBlock, run_blocks
 from .parts import build_part
-from .pretrained import load_pretrained, split_init_cfg
+from .pretrained import check_init_cfg, load_pretrained, split_init_cfg
 
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class KAT(nn.Module):
             the name of a published model, a URL, a file, or None for from scratch; with
             ``prefix='backbone.'`` for where the backbone is in a file that has more, and ``ignore``
             for what may differ; see :func:`load_pretrained`. Of other types mmengine has the
-            initialisers.
+            initialisers, which fill over the start that the blocks have by themselves.
         pretrained: None; what a config that is built upon another backbone's left here is refused.
 
     Raises:
@@ -166,7 +165,9 @@ class KAT(nn.Module):
         self.grid_size = _resolve_grid(img_size, patch_size)
         self.num_cls_tokens = int(with_cls_token)
         self.num_extra_tokens = self.num_cls_tokens + num_registers
-        self._check_choices(drop_path_rate, window_size, use_rel_pos, global_attn_indices)
+        self._check_choices(
+            drop_path_rate, window_size, use_rel_pos, global_attn_indices, final_norm
+        )
         self._add_tokens(num_registers, with_pos_embed)
         self.drop_after_pos = nn.Dropout(drop_rate)
         self.norm_pre = nn.LayerNorm(self.embed_dims, norm_eps) if pre_norm else nn.Identity()
@@ -211,6 +212,7 @@ class KAT(nn.Module):
         window_size: int,
         use_rel_pos: bool,
         global_attn_indices: Sequence[int],
+        final_norm: bool,
     ) -> None:
         for name, value, known in (
             ('out_type', self.out_type, OUT_TYPES),
@@ -220,6 +222,10 @@ class KAT(nn.Module):
                 raise ValueError(f'KAT: {name}={value!r} is unknown; choose one of {known}')
         if self.out_type == 'cls_token' and not self.num_cls_tokens:
             raise ValueError("KAT: out_type='cls_token' needs with_cls_token=True")
+        if self.norm_intermediate and not final_norm:
+            raise ValueError(
+                'KAT: norm_intermediate=True needs final_norm=True, the norm that all outputs get'
+            )
         if self.output_cls_token and (self.out_type != 'featmap' or not self.num_cls_tokens):
             raise ValueError(
                 "KAT: output_cls_token=True needs out_type='featmap' and with_cls_token=True"
@@ -255,11 +261,11 @@ class KAT(nn.Module):
             _logger.warning('init_weights of KAT has been called more than once')
             return
         pretrained, others = split_init_cfg(self.init_cfg)
+        init_children(self)
         if others:
             from mmengine.model import initialize
 
             initialize(self, others)
-        init_children(self)
         for cfg in pretrained:
             options = {key: cfg[key] for key in ('prefix', 'ignore') if key in cfg}
             load_pretrained(self, cfg['checkpoint'], **options)
@@ -328,22 +334,28 @@ class KAT(nn.Module):
         return [featmap, x[:, 0]] if self.output_cls_token else featmap
 
     def _freeze_stages(self) -> None:
+        """Once, so that adapters which are put into frozen blocks later are trained."""
         if self.frozen_stages < 0:
             return
         for parameter in (self.cls_token, self.reg_token, self.pos_embed):
             if parameter is not None:
                 parameter.requires_grad_(False)
-        self.drop_after_pos.eval()
-        modules = [self.patch_embed, self.norm_pre, *self.blocks[: self.frozen_stages]]
-        if self.frozen_stages == self.num_layers:
-            modules.append(self.norm)
-        for module in modules:
+        for module in self._frozen_modules():
             module.eval()
             module.requires_grad_(False)
 
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        behind = [self.norm] if self.frozen_stages == self.num_layers else []
+        blocks = self.blocks[: self.frozen_stages]
+        return [self.drop_after_pos, self.patch_embed, self.norm_pre, *blocks, *behind]
+
     def train(self, mode: bool = True) -> 'KAT':
         super().train(mode)
-        self._freeze_stages()
+        for module in self._frozen_modules():
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
@@ -455,7 +467,7 @@ def _check_values(
     if layer_scale is not None:
         check_number('KAT', 'layer_scale', layer_scale)
     check_rate('KAT', 'drop_rate', drop_rate)
-    _check_init_cfg(init_cfg)
+    check_init_cfg(init_cfg)
 
 
 def _build_blocks(
@@ -473,24 +485,6 @@ def _build_blocks(
         blocks.append(FusedBlock(spec.embed_dims, attn, mlp, rate, spec.norm_eps, layer_scale))
     share_parts(blocks)
     return blocks
-
-
-def _check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
-    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
-        if cfg is None:
-            continue
-        if not isinstance(cfg, dict) or 'type' not in cfg:
-            raise ValueError(
-                f'KAT: init_cfg={init_cfg!r} must be a dict with a type, or several of them, for '
-                "example dict(type='Pretrained', checkpoint=FILE)"
-            )
-        if cfg['type'] == 'Pretrained' and not isinstance(
-            cfg.get('checkpoint', ...), str | Path | None
-        ):
-            raise ValueError(
-                f'KAT: init_cfg={init_cfg!r} must have as checkpoint the name of a published '
-                'model, a file, a URL, or None for from scratch'
-            )
 
 
 def _note_grid(module: KAT, state_dict: dict, prefix: str, local_metadata: dict) -> None:

@@ -90,9 +90,68 @@ def split_init_cfg(init_cfg: dict | list[dict] | None) -> tuple[list[dict], list
     A checkpoint of None is none.
     """
     cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
-    pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
-    others = [cfg for cfg in cfgs if cfg['type'] != 'Pretrained']
+    pretrained = [cfg for cfg in cfgs if is_pretrained(cfg)]
+    others = [cfg for cfg in cfgs if not is_pretrained(cfg)]
     return [cfg for cfg in pretrained if cfg['checkpoint'] is not None], others
+
+
+def is_pretrained(cfg: dict) -> bool:
+    """Whether an initialiser is mmengine's for checkpoints, by its name, in a scope, or class."""
+    kind = cfg.get('type')
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '').removesuffix('Init')
+    return name.rpartition('.')[2] == 'Pretrained'
+
+
+def check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
+    """Refuse an ``init_cfg`` of which a part is of a wrong kind, or is not known.
+
+    Initialisers other than that of checkpoints are mmengine's, which knows them.
+
+    Raises:
+        ValueError: The message says what would be right.
+    """
+    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
+        if cfg is None:
+            continue
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise ValueError(
+                f'KAT: init_cfg={init_cfg!r} must be a dict with a type, or several of them, for '
+                "example dict(type='Pretrained', checkpoint=FILE)"
+            )
+        if not is_pretrained(cfg):
+            continue
+        path = cfg.get('checkpoint', ...)
+        if not isinstance(path, str | Path | None) or path == '':
+            raise ValueError(
+                f'KAT: init_cfg={init_cfg!r} must have as checkpoint the name of a published '
+                'model, a file, a URL, or None for from scratch'
+            )
+        unknown = cfg.keys() - {'type', 'checkpoint', 'prefix', 'ignore', 'map_location'}
+        if unknown:
+            raise ValueError(
+                f'KAT: init_cfg has the unknown keys {", ".join(sorted(unknown))}; beside type and '
+                'checkpoint it takes prefix, where the backbone is in the file, and ignore, what '
+                'may differ'
+            )
+        if not isinstance(cfg.get('prefix', ''), str):
+            raise ValueError(
+                f"KAT: init_cfg.prefix={cfg['prefix']!r} must be the beginning of the backbone's "
+                "names in the file, such as 'backbone.'"
+            )
+        _compile_ignored(cfg.get('ignore', ()))
+
+
+def _compile_ignored(ignore: str | Sequence[str]) -> re.Pattern:
+    """One pattern of several; one that matches nothing of none."""
+    patterns = [ignore] if isinstance(ignore, str) else ignore
+    try:
+        alternatives = [re.compile(pattern).pattern for pattern in patterns]
+        return re.compile('|'.join(f'(?:{one})' for one in alternatives) or '(?!)')
+    except (TypeError, re.error) as error:
+        raise ValueError(
+            f'ignore={ignore!r} must be a regular expression of names of weights, or several '
+            f'({error})'
+        ) from error
 
 
 def fit_state(
@@ -115,8 +174,7 @@ def fit_state(
     """
     _check_size(state, backbone, path)
     _check_grid(state, backbone, path)
-    patterns = [ignore] if isinstance(ignore, str) else ignore
-    ignored = re.compile('|'.join(f'(?:{pattern})' for pattern in patterns) or '(?!)')
+    ignored = _compile_ignored(ignore)
     left_out = [key for key in state if _HEADS.match(key) or ignored.match(key)]
     state = keep_entries(state, lambda key: key not in left_out)
     if not any(name.endswith('ls1.gamma') for name, _ in backbone.named_parameters()):

@@ -2,7 +2,7 @@
 
 from .checkpoint import check_checkpoint, check_pretrained
 from .config import check_config
-from .model import build_model, check_channels
+from .model import build_model, check_channels, check_initialisers
 from .options import check_whole
 from .prepare import prepare
 from .work_dir import check_out_dir, check_work_dir
@@ -12,6 +12,7 @@ __all__ = [
     'check_channels',
     'check_checkpoint',
     'check_config',
+    'check_initialisers',
     'check_out_dir',
     'check_pretrained',
     'check_whole',

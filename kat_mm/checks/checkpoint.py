@@ -1,10 +1,9 @@
 """Checkpoints that a run starts from, by loading them."""
 
-from mmengine.model import PretrainedInit
 from torch import nn
 
 from kat_mm.backbones import KAT, convert_for_model, load_pretrained
-from kat_mm.backbones.pretrained import split_init_cfg
+from kat_mm.backbones.pretrained import is_pretrained, split_init_cfg
 from kat_mm.checkpoints.state_dict import check_finite, keep_entries
 from kat_mm.errors import UserError
 from kat_mm.weights import read_weights
@@ -27,7 +26,7 @@ def check_pretrained(model: nn.Module) -> None:
         given = getattr(module, 'init_cfg', None) or []
         for cfg in [given] if isinstance(given, dict) else given:
             # Those of mmengine's addresses it fetches itself.
-            if cfg['type'] in ('Pretrained', PretrainedInit) and '://' not in cfg['checkpoint']:
+            if is_pretrained(cfg) and '://' not in cfg['checkpoint']:
                 read_weights(cfg['checkpoint'])
 
 

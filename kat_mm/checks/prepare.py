@@ -7,7 +7,7 @@ from torch import nn
 
 from kat_mm.checks.checkpoint import check_checkpoint, check_pretrained
 from kat_mm.checks.config import check_config
-from kat_mm.checks.model import build_model, check_channels
+from kat_mm.checks.model import build_model, check_channels, check_initialisers
 from kat_mm.checks.work_dir import check_work_dir
 
 
@@ -40,6 +40,8 @@ def prepare(
     check_config(cfg, tuple(splits))
     model = build_model(cfg)
     check_channels(model)
+    if 'train' in splits:
+        check_initialisers(model)
     if checkpoint:
         check_checkpoint(checkpoint, model, strict=strict, resume=resume)
     elif 'train' in splits:

@@ -54,6 +54,7 @@ class Predictor:
         self.model, self.half = model.to(self.device).eval(), half
         self.task = _task(model)
         dataset = _dataset(cfg)
+        self.is_grey = any(step.get('color_type') == 'grayscale' for step in dataset['pipeline'])
         steps = [step for step in dataset['pipeline'] if type_name(step) not in READING]
         self.pipeline = Compose(steps)
         self.classes = classes_of(cfg, dataset)
@@ -78,6 +79,8 @@ class Predictor:
                 resized.
         """
         size = image.shape[:2]
+        if self.is_grey:  # as LoadImageFromFile gives them
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         sample = dict(img=image, img_shape=size, ori_shape=size, img_path='', img_id=0)
         try:
             return self.pipeline(sample)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kat_mm.backbones import KAT
 from kat_mm.errors import UserError
 from kat_mm.installed import is_installed
 
@@ -151,6 +152,11 @@ def make_network(model: nn.Module, features: bool = False) -> nn.Module:
             raise UserError(
                 f'model.{name} is {what} ({type(module).__name__}), which does not export: '
                 'runtimes compute its sampling wrongly or not at all'
+            )
+        if isinstance(module, KAT) and module.patch_embed.in_channels != 3:
+            raise UserError(
+                f'model.{name} has in_channels={module.patch_embed.in_channels}; models of RGB '
+                'images export'
             )
     if features:
         return Features(model)

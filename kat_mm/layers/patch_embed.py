@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kat_mm.arguments import MOST_CHANNELS, check_int
+from kat_mm.errors import UserError
 
 from .init import trunc_normal_
 
@@ -41,6 +42,7 @@ class PatchEmbed(nn.Module):
         check_int('PatchEmbed', 'patch_size', patch_size, 1, 1024)
         for name, value in (('in_channels', in_channels), ('embed_dims', embed_dims)):
             check_int('PatchEmbed', name, value, 1, MOST_CHANNELS)
+        self.in_channels = in_channels
         self.patch_size = patch_size
         self.proj = PatchConv2d(in_channels, embed_dims, patch_size)
         self.register_load_state_dict_pre_hook(_fit_loaded_patches)
@@ -50,17 +52,27 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, ceil(H / patch), ceil(W / patch), C)."""
-        return self.proj(pad_to_multiple(x, self.patch_size)).permute(0, 2, 3, 1)
+        return self.proj(pad_image(x, self.in_channels, self.patch_size)).permute(0, 2, 3, 1)
 
 
-def pad_to_multiple(x: Tensor, size: int) -> Tensor:
-    """Zeros at the right and the bottom of (B, C, H, W), up to the next multiples of ``size``."""
-    right, bottom = -x.shape[-1] % size, -x.shape[-2] % size
+def pad_image(x: Tensor, in_channels: int, patch_size: int) -> Tensor:
+    """Zeros at the right and the bottom of (B, in_channels, H, W), up to whole patches.
+
+    Raises:
+        UserError: The image has another number of channels.
+    """
+    if x.dim() == 4 and x.shape[1] != in_channels:
+        raise UserError(
+            f'the image has {x.shape[1]} channels, and in_channels={in_channels} of the backbone. '
+            "Images are loaded with three, by color_type='grayscale' of LoadImageFromFile with "
+            "one, and by 'unchanged' as they are"
+        )
+    right, bottom = -x.shape[-1] % patch_size, -x.shape[-2] % patch_size
     return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
 
 
 # To torch.fx, which cannot see how a size decides, it is one step.
-torch.fx.wrap('pad_to_multiple')
+torch.fx.wrap('pad_image')
 
 
 def resize_patch_embed(weight: Tensor, size: tuple[int, int]) -> Tensor:

@@ -36,6 +36,15 @@ def test_a_classifier_has_the_operations_of_the_closed_form(ffn, size):
     assert found.total() == sum(sum(kinds.values()) for kinds in found.flops.values())
 
 
+def test_images_have_the_channels_that_the_backbone_takes():
+    cfg = classifier_config()
+    colour = count_complexity(build(cfg), (64, 64))
+    cfg.model.backbone.in_channels = 1
+    cfg.model.data_preprocessor.update(mean=[116.0], std=[57.0], to_rgb=False)
+    grey = count_complexity(build(cfg), (64, 64))
+    assert colour.total() - grey.total() == 2 * 64 * 2 * P * P * C
+
+
 def test_kat_and_vit_differ_by_rationals_alone():
     kat, vit = (
         count_complexity(build(classifier_config(ffn)), (64, 64)) for ffn in ('GRKAN', 'MLP')

@@ -429,6 +429,7 @@ def test_blocks_are_this_projects_also_where_another_library_has_the_same_names(
         (dict(img_size=(32, 44)), ['img_size=(32, 44)', 'patch_size=8', '[32, 48]']),
         (dict(num_registers=-1), ['num_registers=-1', 'from 0 to']),
         (dict(pos_interpolation='area'), ["pos_interpolation='area'", 'bicubic_antialias']),
+        (dict(norm_intermediate=True, final_norm=False), ['final_norm=True']),
         (dict(output_cls_token=True), ['output_cls_token=True', "out_type='featmap'"]),
         (
             dict(attn_cfg=dict(type='SoftmaxAttention', qkv_bias='q')),

@@ -7,13 +7,14 @@ from collections import OrderedDict
 import pytest
 import timm
 import torch
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, PretrainedInit
 from mmpretrain.models import LoRAModel
 from timm.layers import resample_patch_embed
 from torch import nn
 from torch.nn.utils import parametrize
 
 from kat_mm.backbones import KAT, convert_for_model, load_pretrained
+from kat_mm.backbones.pretrained import split_init_cfg
 from kat_mm.checks.checkpoint import check_pretrained
 from kat_mm.errors import UserError
 from kat_mm.layers import resize_patch_embed, resize_pos_embed
@@ -95,6 +96,24 @@ def test_init_weights_loads_what_init_cfg_names(trained, tmp_path):
     model = small(init_cfg=dict(type='Pretrained', checkpoint=path))
     model.init_weights()
     assert_holds(model, trained)
+
+
+@pytest.mark.parametrize('kind', ['mmengine.Pretrained', PretrainedInit])
+def test_the_scope_or_the_class_of_mmengines_initialiser_means_the_same(kind, trained, tmp_path):
+    model = small(init_cfg=dict(type=kind, checkpoint=str(file_of(trained, tmp_path))))
+    model.init_weights()
+    assert_holds(model, trained)
+    assert split_init_cfg(dict(type=kind, checkpoint=None)) == ([], [])
+
+
+def test_other_initialisers_fill_over_the_start_of_the_blocks():
+    constant = dict(type='Constant', layer=['Linear', 'Conv2d'], val=0.5, bias=7.0)
+    model = small(init_cfg=constant)
+    model.init_weights()
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert len(linear) == 4 * 2
+    for module in linear:
+        assert (module.weight == 0.5).all() and (module.bias == 7).all()
 
 
 def test_checkpoint_is_the_last_word_among_several_init_cfgs(trained, tmp_path):
@@ -440,6 +459,15 @@ def test_adapters_of_mmpretrain_train_a_backbone_that_starts_from_a_file(trained
     assert len(learn) == 2 * 2 and all('.attn.qkv.lora_' in name for name in learn)
 
 
+def test_adapters_in_frozen_blocks_are_trained():
+    cfg = dict(type='KAT', arch=SMALL, img_size=32, patch_size=8, frozen_stages=2)
+    model = LoRAModel(cfg, alpha=2, rank=2, targets=[dict(type='blocks.0.attn.qkv')])
+    model.train()
+    learn = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(learn) == 2 and all('blocks.0.attn.qkv.lora_' in name for name in learn)
+    assert model.module.blocks[0].training and not model.module.blocks[1].training
+
+
 def test_a_run_of_adapters_goes_on_from_what_it_saved(trained, tmp_path):
     cfg = dict(
         type='KAT',
@@ -719,6 +747,29 @@ def test_an_init_cfg_that_lacks_its_type_or_its_checkpoint_is_refused(init_cfg):
     words = '(be a dict with a type|have as checkpoint the name of a published model)'
     with pytest.raises(ValueError, match=f'init_cfg=.* must {words}'):
         small(init_cfg=init_cfg)
+
+
+@pytest.mark.parametrize(
+    'wrong, words',
+    [
+        ('kat_t_in1k', "init_cfg='kat_t_in1k' must be a dict with a type"),
+        (True, 'init_cfg=True must be a dict with a type'),
+        (dict(checkpoint=5), 'must have as checkpoint the name'),
+        (dict(checkpoint=''), 'must have as checkpoint the name'),
+        (dict(ignor='reg_token'), 'unknown keys ignor; .* takes prefix.* and ignore'),
+        (dict(prefix=5), r"init_cfg\.prefix=5 must be .* such as 'backbone\.'"),
+        (dict(ignore=5), 'ignore=5 must be a regular expression'),
+        (dict(ignore=[5]), r'ignore=\[5\] must be a regular expression'),
+        (dict(ignore='('), r"ignore='\(' must be a regular expression .*unterminated"),
+    ],
+)
+def test_an_init_cfg_with_a_part_of_a_wrong_kind_is_refused_as_the_model_is_built(wrong, words):
+    start = dict(type='Pretrained', checkpoint='kat_t_in1k')
+    init_cfg = {**start, **wrong} if isinstance(wrong, dict) else wrong
+    with pytest.raises(ValueError, match=words):
+        small(init_cfg=init_cfg)
+    with pytest.raises(ValueError, match=r'init_cfg=\[|' + words):
+        small(init_cfg=[init_cfg])
 
 
 def test_no_checkpoint_is_from_scratch():

@@ -75,6 +75,25 @@ def test_predictions_are_those_of_the_library_on_the_same_files(trained, images)
             torch.testing.assert_close(got, value)
 
 
+def test_images_are_grey_where_those_of_the_config_are(tmp_path, images):
+    cfg = segmenter_config()
+    cfg.model.backbone.in_channels = 1
+    cfg.model.data_preprocessor.update(mean=[116.0], std=[57.0], bgr_to_rgb=False)
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    pipeline[0].color_type = 'grayscale'
+    checks.check_config(cfg, ())
+    torch.save(dict(state_dict=checks.build_model(cfg).state_dict()), tmp_path / 'model.pth')
+    predictor = Predictor(cfg, tmp_path / 'model.pth', device='cpu')
+    steps = [step for step in pipeline if step['type'] not in ('LoadAnnotations', 'CheckLabels')]
+    for path in images:
+        found = predictor.prepare(read_image(path))['inputs']
+        expected = Compose(steps)(dict(img_path=str(path), img_id=0))['inputs']
+        assert found.shape == expected.shape and len(found) == 1
+        # Decoders round as they like.
+        assert (found.int() - expected.int()).abs().max() <= 1
+    assert len(predictor(images)) == 2
+
+
 def test_half_precision_is_near_and_not_the_same(trained, images):
     task, cfg, checkpoint = trained
     if task != 'classification':

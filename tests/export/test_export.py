@@ -274,6 +274,9 @@ def test_what_does_not_export_is_named(tmp_path):
     model.neck.attention = MultiScaleDeformableAttention()
     with pytest.raises(UserError, match=r'model\.neck\.attention is deformable attention'):
         export_model(cfg, model, tmp_path / 'm.onnx')
+    cfg.model.backbone.in_channels = 4
+    with pytest.raises(UserError, match=r'model\.backbone has in_channels=4; models of RGB'):
+        export_model(cfg, random_model(cfg), tmp_path / 'm.onnx')
 
 
 def test_wrong_files_and_inputs_are_refused_by_name(tmp_path):

@@ -1,6 +1,6 @@
-_base_ = './arrays_deit.py'
+_base_ = './rgb_arrays_deit.py'
 
-# Downloads itself. Its images are RGB: configs set data_preprocessor.to_rgb=False.
+# Downloads itself.
 dataset_type = 'CIFAR10'
 data_root = 'data/cifar10'
 train_dataloader = dict(dataset=dict(type=dataset_type, data_root=data_root, split='train'))

@@ -3,7 +3,11 @@
 _base_ = './imagenet.py'
 
 replaced = dict(
-    RandAugment=dict(_base_.rand_augment, policies='timm_increasing'),
+    RandAugment=dict(
+        _base_.rand_augment,
+        policies='timm_increasing',
+        hparams=dict(_base_.rand_augment.hparams, interpolation='bicubic'),
+    ),
     RandomChoice=dict(
         type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'
     ),

@@ -1,5 +1,6 @@
 # What EoMT's recipe changes for DINOv3: twice the rate, and the last blocks, those of the queries,
-# have it in full. For 12 blocks, and three of the queries.
+# have it in full; longer warm-ups, and the masks of the first of these blocks go from the start to
+# the end of the backbone's. For 12 blocks, and three of the queries.
 eomt_dinov3 = dict(
     optimizer=dict(lr=2e-4),
     paramwise_cfg=dict(
@@ -9,3 +10,4 @@ eomt_dinov3 = dict(
         }
     ),
 )
+eomt_dinov3_warm_ups = dict(head_iters=2000, backbone_iters=3000)
