@@ -45,7 +45,8 @@ def find_state_dict(content: dict) -> dict[str, Tensor]:
             _logger.info('The checkpoint has %s; %s is read', ' and '.join(found), found[0])
     state: OrderedDict[str, Tensor] = OrderedDict()
     for key, value in content.items():
-        if type(value).__module__ == 'numpy' and getattr(value, 'dtype', 'O') != 'O':
+        # Arrays and numbers of NumPy, which need not be here.
+        if not isinstance(value, Tensor) and getattr(value, 'dtype', 'O') != 'O':
             value = torch.as_tensor(value)
         if isinstance(value, Tensor) and key not in _COUNTERS:
             half = value.dtype in (torch.float16, torch.bfloat16)

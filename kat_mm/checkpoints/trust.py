@@ -27,7 +27,13 @@ from types import FrameType, ModuleType, SimpleNamespace
 import torch
 from torch import nn
 
-from kat_mm.checkpoints.data_files import checkpoint_globals, read_array, read_yaml, unpickle
+from kat_mm.checkpoints.data_files import (
+    NotData,
+    checkpoint_globals,
+    read_array,
+    read_yaml,
+    unpickle,
+)
 from kat_mm.errors import UserError
 from kat_mm.installed import after_import, is_installed
 
@@ -243,10 +249,17 @@ def _reading_data(read, read_data):
 def _named_data_errors(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except pickle.UnpicklingError as error:
+    except NotData as error:
         raise UserError(
             f'{path} holds more than arrays and boxes, and reading that would run code: '
             f'{error}. If you trust its source, start the tool with --allow-pickle'
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f'{path} cannot be read; it is truncated or of another format '
+            f'({type(error).__name__}: {error})'
         ) from error
 
 
