@@ -3,8 +3,10 @@ import copy
 import functools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+from mmengine.dist import master_only
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -22,6 +24,7 @@ from kat_mm.engine.loading import unwrap
 from kat_mm.engine.signals import init_worker
 from kat_mm.errors import config_errors
 from kat_mm.weights import read_weights
+from kat_mm.whole_files import write_whole
 
 
 class CheckpointRunner(Runner):
@@ -36,6 +39,13 @@ class CheckpointRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         quiet_terminal(logger)
         return logger
+
+    @master_only
+    def dump_config(self) -> None:
+        """mmengine's, whole or not at all, and not through a link that the work folder holds."""
+        name = os.path.basename(self.cfg.filename or f'{self.timestamp}.py')
+        with write_whole(Path(self.work_dir, name)) as temporary:
+            self.cfg.dump(str(temporary))
 
     def train(self) -> nn.Module:
         with self._stopping_workers():

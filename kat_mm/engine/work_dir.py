@@ -66,6 +66,16 @@ def _problem(path: Path) -> str | None:
         return 'is not whole'
 
 
+def _open_lock(path: Path) -> int:
+    """Without truncation: the file may be another run's. A link would have its target written."""
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UserError(f'{path} is no file, but what a run locks; remove it')
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise UserError(f'cannot lock the work folder by {path}: {error.strerror}') from error
+
+
 def claim_work_dir(work_dir: str, resume: bool) -> None:
     """Make a work folder this run's, until its process ends.
 
@@ -81,9 +91,8 @@ def claim_work_dir(work_dir: str, resume: bool) -> None:
     """
     folder = Path(work_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    # Without truncation: the file may be another's.
-    descriptor = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT, 0o666)
-    owner = os.read(descriptor, 200).decode().strip()
+    descriptor = _open_lock(folder / '.lock')
+    owner = os.read(descriptor, 200).decode(errors='replace').strip()
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
