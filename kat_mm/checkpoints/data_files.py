@@ -10,6 +10,7 @@ import re
 from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from pathlib import Path
+from typing import ClassVar
 
 from kat_mm.installed import is_installed
 
@@ -60,7 +61,7 @@ class _DataUnpickler(pickle._Unpickler):
     The one in Python: that in C gives a state to whatever stands before it, which changes classes.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
 
     def load_build(self):
         owner = self.stack[-2]

@@ -16,6 +16,7 @@ for whom the file is read, and are the libraries' own for everybody else.
 import contextlib
 import functools
 import io
+import os
 import pickle
 import re
 import sys
@@ -27,6 +28,7 @@ from types import FrameType, ModuleType, SimpleNamespace
 import torch
 from torch import nn
 
+from kat_mm.checkpoints.archives import check_archive
 from kat_mm.checkpoints.data_files import (
     NotData,
     checkpoint_globals,
@@ -80,6 +82,8 @@ def load(file, unpickle: bool = False, **options):
     Raises:
         pickle.UnpicklingError: It holds more than may be read.
     """
+    if isinstance(file, str | os.PathLike):
+        check_archive(file)
     if unpickle or is_trusted():
         return _torch_load(file, **options, weights_only=False)
     with _known_globals():

@@ -96,8 +96,8 @@ def _check_images(folder: Path, images: list[dict]) -> None:
             raise UserError(
                 f'{folder / ANNOTATIONS} says that {name} has {image.get("width")!r} x '
                 f'{image.get("height")!r} pixels, but it has {size[0]} x {size[1]} (width x '
-                'height, as its EXIF orientation shows it); its objects are of another image, or of '
-                'a resized one'
+                'height, as its EXIF orientation shows it); its objects are of another image, or '
+                'of a resized one'
             )
         other = stems.setdefault(Path(name).stem, name)
         if other != name:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
+from kat_mm.checkpoints.archives import check_archive
 from kat_mm.errors import UserError
 
 _STEP = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
@@ -60,10 +61,13 @@ def _problem(path: Path) -> str | None:
     if not path.is_file():
         return 'is not there'
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive:
             return 'is damaged' if archive.testzip() else None
     except (zipfile.BadZipFile, OSError):
         return 'is not whole'
+    except UserError:
+        return 'unpacks to more than a checkpoint has'
 
 
 def _open_lock(path: Path) -> int:

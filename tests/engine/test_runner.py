@@ -66,8 +66,8 @@ def test_the_config_is_not_written_through_a_link(tmp_path):
     (tmp_path / 'precious').write_text('precious')
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run/config.py').symlink_to(tmp_path / 'precious')
-    cfg = Config(dict(a=1), filename='configs/config.py')
-    make_runner(tmp_path / 'run', cfg=cfg)
+    (tmp_path / 'config.py').write_text('a = 1')
+    make_runner(tmp_path / 'run', cfg=Config.fromfile(tmp_path / 'config.py'))
     assert (tmp_path / 'precious').read_text() == 'precious'
     assert (tmp_path / 'run/config.py').read_text() == 'a = 1\n'
 
