@@ -246,10 +246,11 @@ def read_image(image) -> np.ndarray:
         return image
     if not isinstance(image, Image.Image):
         try:
-            image = Image.open(image)
-            image.load()
-        except (OSError, ValueError, SyntaxError) as error:
+            opened = Image.open(image)
+            opened.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f'{image} is no image that can be read: {error}') from error
+        image = opened
     return np.array(ImageOps.exif_transpose(image).convert('RGB'))
 
 

@@ -1,4 +1,5 @@
 import json
+import zlib
 
 import pytest
 from PIL import Image
@@ -6,6 +7,7 @@ from PIL import Image
 from kat_mm.checks.coco import check_coco
 from kat_mm.datasets.voc import voc_to_coco
 from kat_mm.errors import UserError
+from kat_mm.export.model import read_image
 
 XML = """
 <annotation>
@@ -238,3 +240,17 @@ def test_a_link_does_not_have_other_folders_written(root, tmp_path_factory):
     with pytest.raises(UserError, match=f'is a link to {home}, outside of .*; remove the link'):
         voc_to_coco(root)
     assert (home / 'train.json').read_text() == 'precious'
+
+
+def test_an_image_of_too_many_pixels_is_named(root):
+    path = root / 'JPEGImages/a.png'
+    (root / 'JPEGImages/a.jpg').unlink()
+    Image.new('RGB', (40, 30)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = (20_000).to_bytes(4, 'big') * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, 'big')
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r'a\.png is no image: it has too many pixels'):
+        voc_to_coco(root)
+    with pytest.raises(UserError, match=r'a\.png is no image that can be read: .*400000000 pixels'):
+        read_image(path)
