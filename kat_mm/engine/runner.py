@@ -10,7 +10,7 @@ from mmengine.dist import master_only
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import find_latest_checkpoint, load_state_dict
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -143,6 +143,21 @@ class CheckpointRunner(Runner):
         if self._load_from or (self._resume and find_latest_checkpoint(self.work_dir)):
             drop_start_weights(self.model)
         super()._init_model_weights()
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """mmengine's, with a word where the run that goes on is done already."""
+        super().resume(filename, *args, **kwargs)
+        by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
+        unit, done, most = (
+            ('epoch', self.epoch, self.max_epochs)
+            if by_epoch
+            else ('iter', self.iter, self.max_iters)
+        )
+        if done >= most:
+            self.logger.warning(
+                f'{filename} is at {unit} {done}, and train_cfg.max_{unit}s is {most}: nothing is '
+                'left to train'
+            )
 
     def load_checkpoint(
         self, filename: str, map_location='cpu', strict: bool = False, revise_keys=None

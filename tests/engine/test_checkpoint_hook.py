@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
 import pytest
 import torch
@@ -258,3 +259,20 @@ def test_a_checkpoint_does_not_say_what_is_removed_elsewhere(tmp_path):
     resume(folder)
     assert wholes(folder)[-1] == 'iter_6.pth'
     assert all(victim.exists() for victim in victims)
+
+
+@pytest.mark.parametrize('by_epoch, said', [(False, 'at iter 6, and'), (True, 'at epoch 3, and')])
+def test_a_run_that_is_done_says_so(by_epoch, said, tmp_path):
+    make_runner(tmp_path, by_epoch).train()
+    latest = latest_checkpoint(str(tmp_path))
+    runner = make_runner(tmp_path, by_epoch, load_from=latest, resume=True)
+    with mock.patch.object(runner.logger, 'warning') as warning:
+        runner.train()
+    told = [call.args[0] for call in warning.call_args_list]
+    assert [said in words and 'nothing is left to train' in words for words in told].count(
+        True
+    ) == 1
+    runner = make_runner(tmp_path / 'new', by_epoch)
+    with mock.patch.object(runner.logger, 'warning') as warning:
+        runner.train()
+    assert not any('left to train' in call.args[0] for call in warning.call_args_list)
