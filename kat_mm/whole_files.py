@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from kat_mm.errors import UserError
+
 # Seconds without a written byte, after which a temporary file is of a process that is gone.
 _STALE = 3600
 
@@ -17,6 +19,20 @@ def replace_whole(temporary: Path, path: Path) -> None:
     _sync(temporary)
     os.replace(temporary, path)
     _sync(path.parent)
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Refuse to write to a place that a link in somebody's folder leads out of it.
+
+    Args:
+        path: What is to be written.
+        root: The folder that it is to be in, which may be a link itself.
+
+    Raises:
+        UserError: It lies elsewhere.
+    """
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f'{path} is a link to {path.resolve()}, outside of {root}; remove the link')
 
 
 def _sync(path: Path) -> None:

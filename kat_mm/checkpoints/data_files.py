@@ -1,6 +1,6 @@
 """Data in formats that can hold code: pickles, YAML and arrays of objects, read without it.
 
-Whatever else they hold raises a ``pickle.UnpicklingError`` that says what it is.
+Whatever else they hold raises :class:`NotData`, which says what it is.
 """
 
 import argparse
@@ -10,8 +10,13 @@ import re
 from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from pathlib import Path
+from typing import ClassVar
 
 from kat_mm.installed import is_installed
+
+
+class NotData(pickle.UnpicklingError):
+    """A file wants more than data."""
 
 
 def unpickle(file, **kwargs):
@@ -47,16 +52,29 @@ def read_yaml(file, **_):
         wanted = re.search(r"python/([^']*)", str(error))
         if wanted is None:
             raise
-        raise pickle.UnpicklingError(f'it wants {wanted[1]}') from error
+        raise NotData(f'it wants {wanted[1]}') from error
 
 
-class _DataUnpickler(pickle.Unpickler):
-    """Reads arrays, and mmengine's structures of them."""
+class _DataUnpickler(pickle._Unpickler):
+    """Reads arrays, and mmengine's structures of them.
+
+    The one in Python: that in C gives a state to whatever stands before it, which changes classes.
+    """
+
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self):
+        owner = self.stack[-2]
+        if isinstance(owner, type) or callable(owner):
+            raise NotData(f'it changes {owner}')
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str):
         name = f'{IMPORT_MAPPING.get(module, module)}.{name}'
         if name not in _data_globals():
-            raise pickle.UnpicklingError(f'it wants {name}')
+            raise NotData(f'it wants {name}')
         return _data_globals()[name]
 
 
@@ -80,32 +98,23 @@ def _data_globals() -> dict:
 @functools.cache
 def checkpoint_globals() -> list:
     """What a checkpoint holds besides tensors: arguments of a script, and the logs of mmengine."""
-    names: list = [argparse.Namespace]
-    if is_installed('numpy'):
-        import numpy as np
 
-        multiarray = np._core.multiarray
-        names += [
-            np.ndarray,
-            np.dtype,
-            *(
-                getattr(np.dtypes, f'{name}DType')
-                for name in ('Bool', *(f'Int{bits}' for bits in (8, 16, 32, 64)), 'UInt8')
-            ),
-            *(getattr(np.dtypes, f'Float{bits}DType') for bits in (16, 32, 64)),
-            *(
-                (getattr(multiarray, function), f'numpy.{core}.multiarray.{function}')
-                for function in ('_reconstruct', 'scalar')
-                for core in ('core', '_core')
-            ),
-        ]
+    def no_bytes() -> bytes:
+        """As protocol 2 writes those of an empty array; of a number it would take as many."""
+        return b''
+
+    names: list = [argparse.Namespace, (no_bytes, 'bytes'), (no_bytes, 'builtins.bytes')]
+    if is_installed('numpy'):
+        from .plain_arrays import known
+
+        names += known()
     if is_installed('mmengine'):
         from mmengine.logging import HistoryBuffer
 
         def history_buffer_method(owner: type, name: str):
             """The only ``getattr`` that reading may do: log buffers name their methods."""
             if owner is not HistoryBuffer or name.startswith('_'):
-                raise pickle.UnpicklingError(f'it asks for {name} of {owner}')
+                raise NotData(f'it asks for {name} of {owner}')
             return getattr(owner, name)
 
         names += [

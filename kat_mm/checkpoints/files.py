@@ -10,6 +10,7 @@ import torch
 from kat_mm.errors import UserError
 from kat_mm.whole_files import write_whole
 
+from .archives import check_archive
 from .trust import is_trusted, load, named_errors
 
 # The length of the header, and the header.
@@ -65,12 +66,14 @@ def _read(path: str, allow_pickle: bool) -> dict:
     if path.endswith('.npz'):
         import numpy as np
 
+        check_archive(path)
         try:
             with np.load(path, allow_pickle=allow_pickle or is_trusted()) as arrays:
                 return {
                     key: torch.from_numpy(array)
                     for key, array in arrays.items()
-                    if array.dtype.kind not in 'OSU'  # objects and strings
+                    # Not bytes, as other files in it are, nor objects and strings.
+                    if isinstance(array, np.ndarray) and array.dtype.kind not in 'OSU'
                 }
         except ValueError as error:
             if 'allow_pickle' in str(error):

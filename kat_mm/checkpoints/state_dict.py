@@ -32,6 +32,8 @@ _NESTED = (
 _WRAPPERS = re.compile(r'(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 # What torch.optim.swa_utils.AveragedModel has beside them.
 _COUNTERS = ('n_averaged',)
+# Bytes that an expanded tensor may take once it is written out.
+_MUCH = 2**30
 
 
 def find_state_dict(content: dict) -> dict[str, Tensor]:
@@ -45,9 +47,11 @@ def find_state_dict(content: dict) -> dict[str, Tensor]:
             _logger.info('The checkpoint has %s; %s is read', ' and '.join(found), found[0])
     state: OrderedDict[str, Tensor] = OrderedDict()
     for key, value in content.items():
-        if type(value).__module__ == 'numpy' and getattr(value, 'dtype', 'O') != 'O':
+        # Arrays and numbers of NumPy, which need not be here.
+        if not isinstance(value, Tensor) and getattr(value, 'dtype', 'O') != 'O':
             value = torch.as_tensor(value)
         if isinstance(value, Tensor) and key not in _COUNTERS:
+            _check_values(key, value)
             half = value.dtype in (torch.float16, torch.bfloat16)
             state[unwrapped(key)] = value.float() if half else value
     state._metadata = {
@@ -55,6 +59,18 @@ def find_state_dict(content: dict) -> dict[str, Tensor]:
         for name, notes in getattr(content, '_metadata', {}).items()
     }
     return state
+
+
+def _check_values(key: str, value: Tensor) -> None:
+    """Refuse a tensor that shows a few numbers again and again, and would fill the memory."""
+    if value.layout != torch.strided or value.is_meta:
+        return
+    size, stored = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+    if size > max(_MUCH, stored):
+        raise UserError(
+            f'{key} in the checkpoint is a tensor of {list(value.shape)}, {size / 1e9:.0f} GB, of '
+            f'which {stored} bytes are there, again and again (expand): these are no weights'
+        )
 
 
 def unwrapped(name: str) -> str:

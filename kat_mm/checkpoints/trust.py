@@ -16,6 +16,7 @@ for whom the file is read, and are the libraries' own for everybody else.
 import contextlib
 import functools
 import io
+import os
 import pickle
 import re
 import sys
@@ -27,7 +28,14 @@ from types import FrameType, ModuleType, SimpleNamespace
 import torch
 from torch import nn
 
-from kat_mm.checkpoints.data_files import checkpoint_globals, read_array, read_yaml, unpickle
+from kat_mm.checkpoints.archives import check_archive
+from kat_mm.checkpoints.data_files import (
+    NotData,
+    checkpoint_globals,
+    read_array,
+    read_yaml,
+    unpickle,
+)
 from kat_mm.errors import UserError
 from kat_mm.installed import after_import, is_installed
 
@@ -74,6 +82,8 @@ def load(file, unpickle: bool = False, **options):
     Raises:
         pickle.UnpicklingError: It holds more than may be read.
     """
+    if isinstance(file, str | os.PathLike):
+        check_archive(file)
     if unpickle or is_trusted():
         return _torch_load(file, **options, weights_only=False)
     with _known_globals():
@@ -243,10 +253,17 @@ def _reading_data(read, read_data):
 def _named_data_errors(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except pickle.UnpicklingError as error:
+    except NotData as error:
         raise UserError(
             f'{path} holds more than arrays and boxes, and reading that would run code: '
             f'{error}. If you trust its source, start the tool with --allow-pickle'
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f'{path} cannot be read; it is truncated or of another format '
+            f'({type(error).__name__}: {error})'
         ) from error
 
 

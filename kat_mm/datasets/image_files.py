@@ -18,20 +18,34 @@ _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258  # TIFF's tag
 
 
+@contextlib.contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """``PIL.Image.open``, whose error of very many pixels is one of the file, as its others are.
+
+    Raises:
+        OSError: It is no image, or has more pixels than Pillow opens.
+    """
+    try:
+        with Image.open(path) as image:
+            yield image
+    except Image.DecompressionBombError as error:
+        raise OSError(f'it has too many pixels for one image: {error}') from error
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """Width and height of an image as OpenCV decodes it, which follows EXIF's orientation.
 
     Raises:
         OSError: It is no image.
     """
-    with Image.open(path) as image:
+    with open_image(path) as image:
         width, height = image.size
         return (height, width) if image.getexif().get(_ORIENTATION) in _TURNED else (width, height)
 
 
 def is_turned(path: str | Path) -> bool:
     """Whether EXIF's orientation exchanges width and height of an image."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return image.getexif().get(_ORIENTATION) in _TURNED
 
 
@@ -47,7 +61,7 @@ def bits_per_channel(path: str | Path) -> int:
         return 8
     if beginning.startswith(b'\x89PNG'):
         return beginning[24] if len(beginning) == 25 else 8
-    with Image.open(path) as image:
+    with open_image(path) as image:
         if image.format == 'TIFF':
             return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
         return 16 if image.mode.startswith('I') else 8

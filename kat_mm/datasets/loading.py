@@ -8,12 +8,19 @@ from mmcv.transforms import BaseTransform, Compose
 from mmengine.logging import print_log
 from PIL import Image
 
-from kat_mm.datasets.image_files import bits_per_channel, file_problem, is_turned
+from kat_mm.datasets.image_files import bits_per_channel, file_problem, is_turned, open_image
 from kat_mm.datasets.wrappers import inner_datasets, type_name
 from kat_mm.errors import UserError, some
 
 # What mmcv, OpenCV and Pillow raise for files that do not decode (AttributeError: from None).
-_LOADING_ERRORS = (OSError, ValueError, AssertionError, AttributeError, cv2.error)
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    AssertionError,
+    AttributeError,
+    cv2.error,
+    Image.DecompressionBombError,
+)
 
 
 class LoadChecked(BaseTransform):
@@ -111,7 +118,7 @@ def _check_label_image(results: dict) -> None:
         )
     # mmseg makes 8 bits of whatever it reads, modulo 256.
     if path and os.path.isfile(path) and bits_per_channel(path) > 8:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             values = np.unique(np.asarray(image))
         outside = values[(values < 0) | (values > 255) | (values % 1 != 0)].tolist()
         if outside:

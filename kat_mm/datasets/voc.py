@@ -1,6 +1,7 @@
 """Pascal VOC's annotations, an XML file for each image, to COCO's, a JSON file for each split."""
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from xml.etree import ElementTree
 from kat_mm.datasets.image_files import file_problem, image_size
 from kat_mm.datasets.text_files import read_text
 from kat_mm.errors import UserError
-from kat_mm.whole_files import write_whole
+from kat_mm.whole_files import check_inside, write_whole
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 # A line of VOC's own lists for single classes: an image, and whether the class is in it.
@@ -71,6 +72,7 @@ def voc_to_coco(
     for split, read in samples.items():
         contents[split], report[split] = _to_coco(read, classes)
     folder = root / 'annotations'
+    check_inside(folder, root)
     try:
         for split, content in contents.items():
             with write_whole(folder / f'{split}.json') as temporary:
@@ -135,7 +137,9 @@ def _read_xml(path: Path) -> dict:
         size = tuple(int(tree.findtext(f'size/{side}') or 0) for side in ('width', 'height'))
         objects = []
         for obj in tree.iter('object'):
-            corners = (float(obj.find(f'bndbox/{key}').text) for key in _CORNERS)
+            corners = [float(obj.find(f'bndbox/{key}').text) for key in _CORNERS]
+            if not all(map(math.isfinite, corners)):
+                raise ValueError(f'a box has the corners {corners}')
             difficult = int(obj.findtext('difficult') or 0)
             objects.append((obj.find('name').text.strip(), difficult, *corners))
     except FileNotFoundError:

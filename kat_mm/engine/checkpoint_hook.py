@@ -66,7 +66,7 @@ class AtomicCheckpointHook(CheckpointHook):
         """Have the resumed run know its own files, and no others."""
         hub = runner.message_hub
         for key in [key for key in hub.runtime_info if key.startswith('best_ckpt')]:
-            best = Path(folder, os.path.basename(hub.pop_info(key)))
+            best = Path(folder, os.path.basename(str(hub.pop_info(key))))
             if resumed is not None:
                 hub.update_info(key, str(best))
         if resumed is None:
@@ -223,7 +223,8 @@ class AtomicCheckpointHook(CheckpointHook):
     def _remove_obsolete(self) -> None:
         if dist.is_main_process():
             for name in self._obsolete:
-                Path(self.out_dir, name).unlink(missing_ok=True)
+                # Of this folder, whatever a checkpoint says.
+                Path(self.out_dir, os.path.basename(str(name))).unlink(missing_ok=True)
         self._obsolete = []
 
 

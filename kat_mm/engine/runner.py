@@ -3,12 +3,14 @@ import copy
 import functools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+from mmengine.dist import master_only
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import find_latest_checkpoint, load_state_dict
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,6 +24,7 @@ from kat_mm.engine.loading import unwrap
 from kat_mm.engine.signals import init_worker
 from kat_mm.errors import config_errors
 from kat_mm.weights import read_weights
+from kat_mm.whole_files import write_whole
 
 
 class CheckpointRunner(Runner):
@@ -36,6 +39,13 @@ class CheckpointRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         quiet_terminal(logger)
         return logger
+
+    @master_only
+    def dump_config(self) -> None:
+        """mmengine's, whole or not at all, and not through a link that the work folder holds."""
+        name = os.path.basename(self.cfg.filename or f'{self.timestamp}.py')
+        with write_whole(Path(self.work_dir, name)) as temporary:
+            self.cfg.dump(str(temporary))
 
     def train(self) -> nn.Module:
         with self._stopping_workers():
@@ -133,6 +143,21 @@ class CheckpointRunner(Runner):
         if self._load_from or (self._resume and find_latest_checkpoint(self.work_dir)):
             drop_start_weights(self.model)
         super()._init_model_weights()
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """mmengine's, with a word where the run that goes on is done already."""
+        super().resume(filename, *args, **kwargs)
+        by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
+        unit, done, most = (
+            ('epoch', self.epoch, self.max_epochs)
+            if by_epoch
+            else ('iter', self.iter, self.max_iters)
+        )
+        if done >= most:
+            self.logger.warning(
+                f'{filename} is at {unit} {done}, and train_cfg.max_{unit}s is {most}: nothing is '
+                'left to train'
+            )
 
     def load_checkpoint(
         self, filename: str, map_location='cpu', strict: bool = False, revise_keys=None

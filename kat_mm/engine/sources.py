@@ -3,6 +3,7 @@
 import glob
 import http.client
 import os
+import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from kat_mm.errors import UserError
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 # What FFmpeg says of a damaged video is said by us; read when OpenCV first opens one.
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+_PLAYLIST = re.compile(rb'\s*(#EXT|ffconcat|<|v=0)')
 # Seconds that a server may take to answer.
 TIMEOUT = 30
 
@@ -107,6 +109,10 @@ def _suffix(name: str) -> str:
 
 def _read(path: str, name: str) -> Iterator[Image]:
     if _suffix(path) in VIDEO_SUFFIXES:
+        # FFmpeg goes by the content, and opens what a playlist names, wherever it is.
+        if _is_playlist(path):
+            yield Image(name, None, f'{path} is a list of videos, and no video')
+            return
         yield from _frames(path, os.path.splitext(name)[0])
         return
     try:
@@ -117,10 +123,21 @@ def _read(path: str, name: str) -> Iterator[Image]:
     yield _decode(content, name, path)
 
 
+def _is_playlist(path: str) -> bool:
+    try:
+        with open(path, 'rb') as file:
+            return _PLAYLIST.match(file.read(64)) is not None
+    except OSError:
+        return False
+
+
 def _decode(content: bytes, name: str, source: str) -> Image:
     if not content:
         return Image(name, None, f'{source} is empty')
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # of more pixels than it takes
+        return Image(name, None, f'{source} does not decode as an image: {error.err}')
     if pixels is None:
         return Image(name, None, f'{source} does not decode as an image')
     problem = decoding_problem(content)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
+from kat_mm.checkpoints.archives import check_archive
 from kat_mm.errors import UserError
 
 _STEP = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
@@ -60,10 +61,23 @@ def _problem(path: Path) -> str | None:
     if not path.is_file():
         return 'is not there'
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive:
             return 'is damaged' if archive.testzip() else None
     except (zipfile.BadZipFile, OSError):
         return 'is not whole'
+    except UserError:
+        return 'unpacks to more than a checkpoint has'
+
+
+def _open_lock(path: Path) -> int:
+    """Without truncation: the file may be another run's. A link would have its target written."""
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UserError(f'{path} is no file, but what a run locks; remove it')
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise UserError(f'cannot lock the work folder by {path}: {error.strerror}') from error
 
 
 def claim_work_dir(work_dir: str, resume: bool) -> None:
@@ -81,9 +95,8 @@ def claim_work_dir(work_dir: str, resume: bool) -> None:
     """
     folder = Path(work_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    # Without truncation: the file may be another's.
-    descriptor = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT, 0o666)
-    owner = os.read(descriptor, 200).decode().strip()
+    descriptor = _open_lock(folder / '.lock')
+    owner = os.read(descriptor, 200).decode(errors='replace').strip()
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

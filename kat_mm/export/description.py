@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 from pathlib import Path
 
 from kat_mm.errors import UserError
@@ -85,12 +84,17 @@ class Description:
         ):
             raise UserError(
                 f'{beside} does not describe an exported model: resize is {self.resize!r}, and '
-                f'needs short_side, interpolation ({", ".join(_INTERPOLATIONS)}), and a size'
+                f'needs short_side (at most {_LARGEST}), interpolation '
+                f'({", ".join(_INTERPOLATIONS)}), and a size'
             )
 
 
-def _is_whole(value) -> bool:
-    return type(value) is int and value >= 1
+# The longest side in pixels, and the most images at once, that tools/export.py takes too.
+_LARGEST, _MOST_IMAGES = 8192, 4096
+
+
+def _is_whole(value, most: int = _LARGEST) -> bool:
+    return type(value) is int and 1 <= value <= most
 
 
 def _is_size(value) -> bool:
@@ -105,7 +109,7 @@ def _are_channels(value) -> bool:
     return (
         isinstance(value, list | tuple)
         and len(value) == 3
-        and all(type(one) in (int, float) and math.isfinite(one) for one in value)
+        and all(type(one) in (int, float) and abs(one) < 1e9 for one in value)
     )
 
 
@@ -118,9 +122,15 @@ _FIELDS = {
     'task': (lambda value: value in _TASKS, f'one of {", ".join(_TASKS)}'),
     'inputs': (lambda value: _are_names(value) and len(value) in (1, 2), 'one or two names'),
     'outputs': (lambda value: _are_names(value) and len(value) > 0, 'names'),
-    'batch': (lambda value: value is None or _is_whole(value), 'null or a whole number from 1'),
-    'size': (lambda value: value is None or _is_size(value), 'null or [height, width]'),
-    'multiple': (_is_whole, 'a whole number from 1'),
+    'batch': (
+        lambda value: value is None or _is_whole(value, _MOST_IMAGES),
+        f'null or a whole number from 1 to {_MOST_IMAGES}',
+    ),
+    'size': (
+        lambda value: value is None or _is_size(value),
+        f'null or [height, width], up to {_LARGEST} pixels each',
+    ),
+    'multiple': (_is_whole, f'a whole number from 1 to {_LARGEST}'),
     'mean': (_are_channels, 'three numbers'),
     'std': (lambda value: _are_channels(value) and min(value) > 0, 'three numbers above 0'),
     'channel_order': (lambda value: value in ('rgb', 'bgr'), 'rgb or bgr'),

@@ -84,9 +84,21 @@ class ExportedModel:
             score_threshold: Of objects that are returned. Default: 0.3.
 
         Raises:
-            UserError: It is no image.
+            UserError: It is no image, or the file does not compute what is said beside it.
         """
         pixels = read_image(image)
+        try:
+            return self._predict(pixels, score_threshold)
+        except UserError:
+            raise
+        except Exception as error:
+            name = self.description.file
+            raise UserError(
+                f'{name} does not compute what {name}.json describes ({type(error).__name__}: '
+                f'{str(error).splitlines()[0] if str(error) else ""}); export the model again'
+            ) from error
+
+    def _predict(self, pixels: np.ndarray, score_threshold: float) -> Prediction:
         array, scale, used = self.fit(pixels)
         batch = array[None]
         if self.description.batch not in (None, 1):
@@ -234,10 +246,11 @@ def read_image(image) -> np.ndarray:
         return image
     if not isinstance(image, Image.Image):
         try:
-            image = Image.open(image)
-            image.load()
-        except (OSError, ValueError, SyntaxError) as error:
+            opened = Image.open(image)
+            opened.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f'{image} is no image that can be read: {error}') from error
+        image = opened
     return np.array(ImageOps.exif_transpose(image).convert('RGB'))
 
 

@@ -1,6 +1,6 @@
 """Exported files in their runtimes: arrays in, arrays out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,8 @@ def open_session(path: Path, threads: int | None = None, allow_pickle: bool = Fa
         )
     try:
         return make(path, threads)
+    except UserError:
+        raise
     except ImportError as error:
         raise UserError(f'{path} needs {error.name}: pip install {error.name}') from error
     except Exception as error:
@@ -53,9 +55,42 @@ def _onnxruntime(path: Path, threads: int | None) -> Session:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
+    _check_outside_data(path)
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     names = [value.name for value in session.get_inputs()]
     return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
+
+
+def _check_outside_data(path: Path) -> None:
+    """Refuse weights that lie elsewhere than in the one file beside it that belongs to it.
+
+    A model may name any file of the machine, and the SHA-256 beside it tells of that one alone.
+    """
+    # Whatever has such weights has this word; to read all others takes no package more.
+    if b'location' not in path.read_bytes():
+        return
+    import onnx
+
+    own = f'{path.name}.data'
+    for tensor in _tensors(onnx.load(str(path), load_external_data=False)):
+        for entry in tensor.external_data:
+            if entry.key == 'location' and entry.value != own:
+                raise UserError(
+                    f'{path} has weights in {entry.value!r}; they are to be in the file itself, or '
+                    f'in {own} beside it'
+                )
+
+
+def _tensors(message) -> Iterator:
+    """All tensors in a message of ONNX, also those of functions and of graphs in nodes."""
+    if message.DESCRIPTOR.name == 'TensorProto':
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            parts = [value] if hasattr(value, 'DESCRIPTOR') else value
+            for part in parts:
+                yield from _tensors(part)
 
 
 def _openvino(path: Path, threads: int | None) -> Session:

@@ -1,4 +1,5 @@
 import json
+import zlib
 
 import pytest
 from PIL import Image
@@ -6,6 +7,7 @@ from PIL import Image
 from kat_mm.checks.coco import check_coco
 from kat_mm.datasets.voc import voc_to_coco
 from kat_mm.errors import UserError
+from kat_mm.export.model import read_image
 
 XML = """
 <annotation>
@@ -208,3 +210,47 @@ def test_annotations_that_is_a_file_is_refused(root):
     (root / 'annotations').touch()
     with pytest.raises(UserError, match='cannot write to .*annotations: File exists'):
         voc_to_coco(root)
+
+
+@pytest.mark.parametrize('corner', ['nan', 'inf', '1e400'])
+def test_corners_that_are_no_numbers_are_refused(root, corner):
+    xml = XML.format(objects=obj('cell', 1, 1, corner, 30))
+    (root / 'Annotations/a.xml').write_text(xml)
+    with pytest.raises(UserError, match=r'a.xml is no annotation .*: a box has the corners'):
+        voc_to_coco(root)
+
+
+def test_entities_of_xml_neither_read_files_nor_fill_the_memory(root):
+    (root / 'secret').write_text('secret')
+    laughs = ''.join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10))
+    for entities, name in (
+        (f'<!ENTITY x SYSTEM "file://{root}/secret">', '&x;'),
+        (f'<!ENTITY a0 "ha">{laughs}', '&a9;'),
+    ):
+        xml = XML.format(objects=obj(name, 1, 1, 4, 4)).strip()
+        (root / 'Annotations/a.xml').write_text(f'<!DOCTYPE annotation [{entities}]>{xml}')
+        with pytest.raises(UserError, match=r'a.xml is no annotation'):
+            voc_to_coco(root)
+
+
+def test_a_link_does_not_have_other_folders_written(root, tmp_path_factory):
+    home = tmp_path_factory.mktemp('home')
+    (home / 'train.json').write_text('precious')
+    (root / 'annotations').symlink_to(home)
+    with pytest.raises(UserError, match=f'is a link to {home}, outside of .*; remove the link'):
+        voc_to_coco(root)
+    assert (home / 'train.json').read_text() == 'precious'
+
+
+def test_an_image_of_too_many_pixels_is_named(root):
+    path = root / 'JPEGImages/a.png'
+    (root / 'JPEGImages/a.jpg').unlink()
+    Image.new('RGB', (40, 30)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = (20_000).to_bytes(4, 'big') * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, 'big')
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r'a\.png is no image: it has too many pixels'):
+        voc_to_coco(root)
+    with pytest.raises(UserError, match=r'a\.png is no image that can be read: .*400000000 pixels'):
+        read_image(path)

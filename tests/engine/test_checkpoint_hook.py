@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
 import pytest
 import torch
@@ -233,3 +234,45 @@ def test_another_backend_writes_as_it_does_which_is_said_once(tmp_path):
     content = torch.load(file, weights_only=False)
     assert content['meta']['iter'] == 6
     assert wholes(tmp_path / 'run') == []
+
+
+def test_a_checkpoint_does_not_say_what_is_removed_elsewhere(tmp_path):
+    """The names of old files are in it, and it may be somebody else's."""
+
+    def killed(loss):
+        raise Killed
+
+    folder, victims = tmp_path / 'run', [tmp_path / 'a.txt', tmp_path / 'b.pth']
+    with pytest.raises(Killed):
+        make_runner(folder, score=killed).train()
+    for victim in victims:
+        victim.touch()
+    content = torch.load(folder / 'iter_2.pth', weights_only=False)
+    content['message_hub']['runtime_info'].update(
+        obsolete_ckpts=[str(victims[0]), '../b.pth'],
+        keep_ckpt_ids=['../../b'],
+        best_ckpt=str(victims[0]),
+        best_score=-1e9,
+    )
+    torch.save(content, folder / 'iter_2.pth')
+    (folder / 'iter_..').mkdir()
+    resume(folder)
+    assert wholes(folder)[-1] == 'iter_6.pth'
+    assert all(victim.exists() for victim in victims)
+
+
+@pytest.mark.parametrize('by_epoch, said', [(False, 'at iter 6, and'), (True, 'at epoch 3, and')])
+def test_a_run_that_is_done_says_so(by_epoch, said, tmp_path):
+    make_runner(tmp_path, by_epoch).train()
+    latest = latest_checkpoint(str(tmp_path))
+    runner = make_runner(tmp_path, by_epoch, load_from=latest, resume=True)
+    with mock.patch.object(runner.logger, 'warning') as warning:
+        runner.train()
+    told = [call.args[0] for call in warning.call_args_list]
+    assert [said in words and 'nothing is left to train' in words for words in told].count(
+        True
+    ) == 1
+    runner = make_runner(tmp_path / 'new', by_epoch)
+    with mock.patch.object(runner.logger, 'warning') as warning:
+        runner.train()
+    assert not any('left to train' in call.args[0] for call in warning.call_args_list)

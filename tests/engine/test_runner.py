@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
@@ -58,6 +59,17 @@ def make_runner(work_dir, fails=False, iterations=True, model=None, **kwargs):
         experiment_name=f'{work_dir.name}_{next(_names)}',
         **kwargs,
     )
+
+
+def test_the_config_is_not_written_through_a_link(tmp_path):
+    """A work folder from somebody else may have one of the config's name."""
+    (tmp_path / 'precious').write_text('precious')
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/config.py').symlink_to(tmp_path / 'precious')
+    (tmp_path / 'config.py').write_text('a = 1')
+    make_runner(tmp_path / 'run', cfg=Config.fromfile(tmp_path / 'config.py'))
+    assert (tmp_path / 'precious').read_text() == 'precious'
+    assert (tmp_path / 'run/config.py').read_text() == 'a = 1\n'
 
 
 BUILT_LATE = {

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import http.server
 import threading
+import zlib
 
 import cv2
 import numpy as np
@@ -128,3 +129,26 @@ def test_a_folder_without_images_is_refused_and_a_broken_video_or_camera_named(t
         f'video {tmp_path}/film.mp4 cannot be opened',
         'camera 57 cannot be opened',
     ]
+
+
+@pytest.mark.parametrize(
+    'text', ['#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n', 'ffconcat version 1.0\nfile {}']
+)
+def test_a_list_of_videos_that_lie_elsewhere_is_not_followed(text, tmp_path):
+    folder, secret = tmp_path / 'videos', tmp_path / 'secret.avi'
+    folder.mkdir()
+    write_video(secret)
+    (folder / 'film.mp4').write_text(text.format(secret))
+    (found,) = find_images([str(folder)])
+    assert found.problem == f'{folder}/film.mp4 is a list of videos, and no video'
+
+
+def test_an_image_of_too_many_pixels_is_named_and_the_rest_is_read(folder):
+    size = (40_000).to_bytes(4, 'big') * 2
+    content = bytearray((folder / 'b.png').read_bytes())
+    content[16:24] = size
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, 'big')
+    (folder / 'b.png').write_bytes(content)
+    found = list(find_images([str(folder)]))
+    assert [x.name for x in found if x.pixels is not None] == ['a.jpg', 'deep/a.jpg']
+    assert 'b.png does not decode as an image: ' in found[1].problem

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -76,3 +77,18 @@ def test_a_folder_with_anothers_checkpoints_is_for_resuming_alone(tmp_path):
     with pytest.raises(UserError, match='holds iter_2.pth of another run.*--resume.*--work-dir'):
         claim_work_dir(str(tmp_path), resume=False)
     claim_work_dir(str(tmp_path), resume=True)
+
+
+def test_a_lock_that_leads_elsewhere_is_not_written(tmp_path):
+    """A folder from somebody else may hold a link in its place, or a pipe."""
+    folder, other = tmp_path / 'run', tmp_path / 'precious'
+    folder.mkdir()
+    other.write_text('precious')
+    for make in (lambda path: path.symlink_to(other), os.mkfifo, os.mkdir):
+        make(folder / '.lock')
+        with pytest.raises(UserError, match=r'\.lock is no file, but what a run locks; remove it'):
+            claim_work_dir(str(folder), resume=True)
+        (folder / '.lock').rmdir() if (folder / '.lock').is_dir() else (folder / '.lock').unlink()
+    assert other.read_text() == 'precious'
+    (folder / '.lock').write_bytes(b'\xff\xfe')
+    claim_work_dir(str(folder), resume=True)
