@@ -14,6 +14,8 @@ from kat_mm.errors import UserError, some
 
 # Seconds between two lines of progress.
 PROGRESS = 2
+# Rows of the legend of a video, whose frames have one size.
+LEGEND_ROWS = 3
 
 
 def parse_args() -> argparse.Namespace:
@@ -82,7 +84,8 @@ def predict(
         for image, sample in zip(taken, predictor.predict(data), strict=True):
             results.add(image, sample)
             if not args.no_pictures:
-                drawn = predictor.draw(image.pixels, sample, args.score_threshold)
+                rows = LEGEND_ROWS if image.video else None
+                drawn = predictor.draw(image.pixels, sample, args.score_threshold, rows)
                 results.add_picture(image, drawn)
         now = time.monotonic()
         if now - told >= PROGRESS:

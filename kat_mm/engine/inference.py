@@ -103,11 +103,18 @@ class Predictor:
         return results
 
     def draw(
-        self, image: np.ndarray | str | Path, sample, score_threshold: float = 0.3
+        self,
+        image: np.ndarray | str | Path,
+        sample,
+        score_threshold: float = 0.3,
+        legend_rows: int | None = None,
     ) -> np.ndarray:
-        """The image with its prediction and a legend, BGR, uint8, as OpenCV writes it."""
+        """The image with its prediction and a legend, BGR, uint8, as OpenCV writes it.
+
+        The legend has as many rows as it needs, or, for pictures of one size, ``legend_rows``.
+        """
         rgb = cv2.cvtColor(read_image(image), cv2.COLOR_BGR2RGB)
-        picture = draw_prediction(rgb, sample, self.classes, score_threshold)
+        picture = draw_prediction(rgb, sample, self.classes, score_threshold, legend_rows)
         return cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
 
 

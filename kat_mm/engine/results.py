@@ -65,9 +65,14 @@ class Results:
             path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*'mp4v')
             self._videos[name] = cv2.VideoWriter(str(path), codec, rate, picture.shape[1::-1])
-            self._sizes[name] = picture.shape[:2]
-        # Legends differ in their height, and the frames of a video do not.
-        self._videos[name].write(_fit(picture, self._sizes[name]))
+            self._sizes[name] = picture.shape[1::-1]
+            if not self._videos[name].isOpened():
+                raise UserError(
+                    f'cannot write {path}, a video of {picture.shape[1]} x {picture.shape[0]} '
+                    f'pixels with {rate:g} frames/s; leave it out with --no-pictures'
+                )
+        # OpenCV leaves out frames of another size, without a word.
+        self._videos[name].write(cv2.resize(picture, self._sizes[name]))
 
     def close(self) -> None:
         """Write the files that hold all images."""
@@ -213,9 +218,3 @@ def _write_image(path: Path, pixels: np.ndarray) -> None:
         written = False
     if not written and not cv2.imwrite(str(path.with_suffix('.png')), pixels):
         raise UserError(f'cannot write {path}')
-
-
-def _fit(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Cut off or fill up a picture at its lower end."""
-    picture = picture[: size[0]]
-    return np.pad(picture, ((0, size[0] - len(picture)), (0, 0), (0, 0)), constant_values=255)

@@ -139,7 +139,9 @@ def _frames(source: str | int, stem: str) -> Iterator[Image]:
     """Frames of a video or camera; what cannot be opened or ends early is a damaged image."""
     capture = cv2.VideoCapture(source)
     number, expected = 0, int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
-    video = stem, capture.get(cv2.CAP_PROP_FPS) or 25.0
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    # Streams may tell the ticks of their clock, or nothing.
+    video = stem, rate if 0 < rate <= 1000 else 25.0
     kind = 'camera' if isinstance(source, int) else 'video'
     try:
         while True:

@@ -12,7 +12,11 @@ OFFSET = 1000
 
 
 def draw_prediction(
-    image: np.ndarray, sample, classes: Classes, score_threshold: float = 0.3
+    image: np.ndarray,
+    sample,
+    classes: Classes,
+    score_threshold: float = 0.3,
+    legend_rows: int | None = None,
 ) -> np.ndarray:
     """Draw what a model predicts for an image.
 
@@ -21,17 +25,19 @@ def draw_prediction(
         sample: A library's data sample with a prediction.
         classes: Names and colours.
         score_threshold: Least score of an object. Default: 0.3.
+        legend_rows: Rows of the legend, for pictures of one size. Default: as many as it needs.
     """
     if 'pred_score' in sample:
         truth = int(sample.gt_label) if _has_label(sample) else None
         return draw_scores(image, sample.pred_score.float().cpu().numpy(), classes, truth)
     if 'pred_sem_seg' in sample:
-        return draw_labels(image, label_map(sample.pred_sem_seg.data), classes)
+        return draw_labels(image, label_map(sample.pred_sem_seg.data), classes, legend_rows)
     if 'pred_panoptic_seg' in sample:
-        segments = segments_of(label_map(sample.pred_panoptic_seg.sem_seg))
-        return draw_shapes(image, list(segments), classes)
-    found = sample.pred_instances
-    return draw_shapes(image, list(shapes_of(found[found.scores >= score_threshold])), classes)
+        shapes = segments_of(label_map(sample.pred_panoptic_seg.sem_seg))
+    else:
+        found = sample.pred_instances
+        shapes = shapes_of(found[found.scores >= score_threshold])
+    return draw_shapes(image, list(shapes), classes, legend_rows)
 
 
 def draw_truth(image: np.ndarray, sample, classes: Classes) -> np.ndarray | None:
