@@ -122,7 +122,7 @@ def draw_labels(
     size = picture.shape[1::-1]
     large = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
     for label in seen.tolist():
-        _fill(picture, large == label, classes, label)
+        fill(picture, large == label, classes, label)
     edges = np.zeros(large.shape, bool)
     edges[:, 1:] |= large[:, 1:] != large[:, :-1]
     edges[1:] |= large[1:] != large[:-1]
@@ -148,7 +148,7 @@ def draw_shapes(
     masks = [shape for shape in shapes if shape.mask is not None]
     for shape in sorted(masks, key=lambda one: -one.mask.sum()):
         mask = cv2.resize(shape.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        _fill(picture, mask.astype(bool), classes, shape.label)
+        fill(picture, mask.astype(bool), classes, shape.label)
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, classes.color(shape.label), thick)
     canvas = Image.fromarray(_widened(picture))
@@ -200,6 +200,19 @@ def draw_scores(
     return np.concatenate([picture, np.array(strip)])
 
 
+def fill(
+    picture: np.ndarray, where: np.ndarray, classes: Classes, label: int, opacity: float = 0.5
+) -> None:
+    """Tint a region; what is unlabelled gets stripes, light and dark, seen on any image."""
+    if classes.knows(label):
+        _tint(picture, where, classes.color(label), opacity)
+        return
+    rows, columns = np.indices(where.shape, sparse=True)
+    stripe = (rows + columns) % 12 // 3
+    for number, grey in enumerate((255, 0)):
+        _tint(picture, where & (stripe == number), (grey, grey, grey), 0.5)
+
+
 def draw_title(image: np.ndarray, title: str) -> np.ndarray:
     """An image below its title."""
     return side_by_side({title: _widened(_enlarged(image))})
@@ -235,19 +248,11 @@ def _widened(picture: np.ndarray) -> np.ndarray:
     return np.pad(picture, ((0, 0), (0, missing), (0, 0)), constant_values=255)
 
 
-def _fill(picture: np.ndarray, where: np.ndarray, classes: Classes, label: int) -> None:
-    """Tint a region; what is unlabelled gets stripes, light and dark, seen on any image."""
-    if classes.knows(label):
-        _tint(picture, where, classes.color(label))
-        return
-    rows, columns = np.indices(where.shape, sparse=True)
-    stripe = (rows + columns) % 12 // 3
-    for number, grey in enumerate((255, 0)):
-        _tint(picture, where & (stripe == number), (grey, grey, grey))
-
-
-def _tint(picture: np.ndarray, where: np.ndarray, color: tuple[int, int, int]) -> None:
-    picture[where] = (0.5 * picture[where] + 0.5 * np.array(color)).astype(np.uint8)
+def _tint(
+    picture: np.ndarray, where: np.ndarray, color: tuple[int, int, int], opacity: float
+) -> None:
+    mixed = (1 - opacity) * picture[where] + opacity * np.array(color)
+    picture[where] = mixed.astype(np.uint8)
 
 
 def _innermost(mask: np.ndarray | None) -> list[float] | None:
@@ -335,7 +340,7 @@ def _with_legend(
             if classes.knows(label):
                 box[:] = classes.color(label)
             else:
-                _fill(box, np.ones((size, size), bool), classes, label)
+                fill(box, np.ones((size, size), bool), classes, label)
             strip.paste(Image.fromarray(box), (x, y))
             draw.rectangle((x, y, x + size, y + size), outline='black')
             x += round(1.4 * size)
