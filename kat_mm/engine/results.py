@@ -10,6 +10,7 @@ import numpy as np
 from kat_mm.engine.sources import Image
 from kat_mm.errors import UserError, some
 from kat_mm.visualization.data_samples import OFFSET, label_map
+from kat_mm.visualization.files import write_image
 from kat_mm.visualization.predictions import Classes
 from kat_mm.whole_files import write_whole
 
@@ -57,7 +58,7 @@ class Results:
         """Write the drawn prediction (H, W, 3), BGR; that of a frame becomes a frame."""
         folder = self.folder / 'pictures'
         if image.video is None:
-            _write_image(folder / image.name, picture)
+            write_image(folder / image.name, picture)
             return
         name, rate = image.video
         if name not in self._videos:
@@ -91,7 +92,7 @@ class Results:
     def _segmentation(self, name: str, sample) -> dict:
         labels = label_map(sample.pred_sem_seg.data)
         path = self.folder / 'labels' / Path(name).with_suffix('.png')
-        _write_image(path, labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
+        write_image(path, labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
         seen, counts = np.unique(labels, return_counts=True)
         share = {
             self.classes.name(i): round(n / labels.size, 6)
@@ -118,7 +119,7 @@ class Results:
                 )
                 numbers[where] = len(segments)
         path = self.folder / 'panoptic' / Path(name).with_suffix('.png')
-        _write_image(path, np.stack([numbers >> 16, numbers >> 8, numbers], -1).astype(np.uint8))
+        write_image(path, np.stack([numbers >> 16, numbers >> 8, numbers], -1).astype(np.uint8))
         return dict(
             image_id=self._numbers.image(name, len(self.entries)),
             file_name=path.name,
@@ -208,13 +209,3 @@ class _Numbers:
 def _write_json(path: Path, content: Sequence | dict) -> None:
     with write_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + '\n')
-
-
-def _write_image(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        written = cv2.imwrite(str(path), pixels)
-    except cv2.error:  # of an ending that it does not know
-        written = False
-    if not written and not cv2.imwrite(str(path.with_suffix('.png')), pixels):
-        raise UserError(f'cannot write {path}')

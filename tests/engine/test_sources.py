@@ -4,6 +4,7 @@ import contextlib
 import functools
 import http.server
 import threading
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -81,6 +82,29 @@ def test_frames_of_a_video(tmp_path):
     assert [x.name for x in found] == [f'film_{i:06d}.jpg' for i in range(3)]
     assert {x.video for x in found} == {('film', 5.0)}
     np.testing.assert_allclose([x.pixels.mean() for x in found], [0, 120, 240], atol=4)
+
+
+def test_videos_and_images_of_one_name_are_kept_apart(tmp_path):
+    for name in ('film.avi', 'deep/film.avi', 'film-1.avi'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_video(tmp_path / name, greys=(0, 9))
+    found = list(find_images([str(tmp_path / name) for name in ('film.avi', 'deep', 'film-1.avi')]))
+    assert [x.video[0] for x in found[::2]] == ['film', 'film-1', 'film-1-1']
+    assert len({x.name for x in found}) == 6
+
+
+@pytest.mark.parametrize(('told', 'taken'), [(0.0, 25.0), (90000.0, 25.0), (29.97, 29.97)])
+def test_a_stream_without_a_rate_of_frames_gets_one(tmp_path, monkeypatch, told, taken):
+    write_video(tmp_path / 'film.avi')
+
+    capture = cv2.VideoCapture(str(tmp_path / 'film.avi'))
+    stream = SimpleNamespace(
+        get=lambda key: told if key == cv2.CAP_PROP_FPS else capture.get(key),
+        read=capture.read,
+        release=capture.release,
+    )
+    monkeypatch.setattr(cv2, 'VideoCapture', lambda source: stream)
+    assert {x.video for x in find_images([str(tmp_path)])} == {('film', taken)}
 
 
 def test_a_video_that_ends_early_says_after_which_frame(tmp_path):
