@@ -137,7 +137,10 @@ def _download(address: str, name: str) -> Image:
 
 def _frames(source: str | int, stem: str, videos: Names) -> Iterator[Image]:
     """Frames of a video or camera; what cannot be opened or ends early is a damaged image."""
+    # What OpenCV says of a camera that is not there is said by us.
+    level = cv2.setLogLevel(0)
     capture = cv2.VideoCapture(source)
+    cv2.setLogLevel(level)
     number, expected = 0, int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
     rate = capture.get(cv2.CAP_PROP_FPS)
     # Streams may tell the ticks of their clock, or nothing.

@@ -143,7 +143,7 @@ def test_what_is_not_there_is_named_before_anything_is_read(folder, name):
         next(find_images([str(folder / 'a.jpg'), str(folder / name)]))
 
 
-def test_a_folder_without_images_is_refused_and_a_broken_video_or_camera_named(tmp_path):
+def test_a_folder_without_images_is_refused_and_a_broken_video_or_camera_named(tmp_path, capfd):
     with pytest.raises(UserError, match='holds no images'):
         list(find_images([str(tmp_path)]))
     (tmp_path / 'film.mp4').write_bytes(b'broken')
@@ -152,3 +152,4 @@ def test_a_folder_without_images_is_refused_and_a_broken_video_or_camera_named(t
         f'video {tmp_path}/film.mp4 cannot be opened',
         'camera 57 cannot be opened',
     ]
+    assert capfd.readouterr() == ('', '')  # of OpenCV
