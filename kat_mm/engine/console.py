@@ -17,6 +17,7 @@ _FILE_ALONE = (
     'Distributed training is not used, all SyncBatchNorm',
     'parameter group: ',
     'Exp name: ',
+    'Detection: without waiting for the GPU: ',
     'The prefix is not set in metric class',
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
@@ -48,6 +49,7 @@ def quiet_dependencies() -> None:
         warnings.filterwarnings('ignore', beginning)
     after_import('pycocotools.coco', _print_tables_alone)
     after_import('pycocotools.cocoeval', _print_tables_alone)
+    after_import('mmdet.datasets.api_wrappers.coco_api', _print_tables_alone)
 
 
 def _print_tables_alone(module: ModuleType) -> None:

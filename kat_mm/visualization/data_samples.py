@@ -45,14 +45,39 @@ def draw_truth(image: np.ndarray, sample, classes: Classes) -> np.ndarray | None
 
     The truth of a classifier stands in :func:`draw_prediction`'s picture.
     """
-    if 'gt_sem_seg' in sample and 'gt_instances' not in sample:
+    shapes = true_shapes(sample)
+    if shapes is not None:
+        return draw_shapes(image, [_fitted(shape, image) for shape in shapes], classes)
+    if 'gt_sem_seg' in sample:
         return draw_labels(image, label_map(sample.gt_sem_seg.data), classes)
-    if 'gt_panoptic_seg' in sample:
-        segments = segments_of(label_map(sample.gt_panoptic_seg.sem_seg))
-        return draw_shapes(image, list(segments), classes)
-    if 'gt_instances' in sample:
-        return draw_shapes(image, list(shapes_of(sample.gt_instances)), classes)
     return None
+
+
+def true_shapes(sample) -> list[Shape] | None:
+    """The objects, or all segments of panoptic data, that are the truth; None where it is neither.
+
+    mmdet's pipelines give the latter as objects and a label map, in which they are too.
+    """
+    if 'gt_panoptic_seg' in sample:
+        return list(segments_of(label_map(sample.gt_panoptic_seg.sem_seg)))
+    if 'gt_instances' not in sample:
+        return None
+    objects = list(shapes_of(sample.gt_instances))
+    if 'gt_sem_seg' not in sample:
+        return objects
+    labels, seen = label_map(sample.gt_sem_seg.data), {shape.label for shape in objects}
+    rest = [label for label in np.unique(labels).tolist() if label not in seen]
+    segments = [shape._replace(box=None) for shape in objects]
+    return segments + [Shape(label, mask=labels == label) for label in rest]
+
+
+def _fitted(shape: Shape, image: np.ndarray) -> Shape:
+    """A shape in the pixels of the image, where its mask is that of a resized one."""
+    if shape.mask is None or shape.box is None:
+        return shape
+    height, width = shape.mask.shape
+    scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
+    return shape._replace(box=(scale * shape.box).tolist())
 
 
 def shapes_of(instances) -> Iterator[Shape]:
