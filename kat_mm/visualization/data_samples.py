@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def true_shapes(sample) -> list[Shape] | None:
     objects = list(shapes_of(sample.gt_instances))
     if 'gt_sem_seg' not in sample:
         return objects
-    labels, seen = label_map(sample.gt_sem_seg.data), {shape.label for shape in objects}
+    labels, seen = label_map(sample.gt_sem_seg.sem_seg), {shape.label for shape in objects}
     rest = [label for label in np.unique(labels).tolist() if label not in seen]
     segments = [shape._replace(box=None) for shape in objects]
     return segments + [Shape(label, mask=labels == label) for label in rest]
@@ -73,11 +74,14 @@ def true_shapes(sample) -> list[Shape] | None:
 
 def _fitted(shape: Shape, image: np.ndarray) -> Shape:
     """A shape in the pixels of the image, where its mask is that of a resized one."""
-    if shape.mask is None or shape.box is None:
+    if shape.mask is None or shape.mask.shape == image.shape[:2]:
         return shape
-    height, width = shape.mask.shape
-    scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
-    return shape._replace(box=(scale * shape.box).tolist())
+    (height, width), (rows, columns) = image.shape[:2], shape.mask.shape
+    mask = cv2.resize(shape.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    box = shape.box
+    if box is not None:
+        box = np.multiply(box, [width / columns, height / rows] * 2).tolist()
+    return shape._replace(box=box, mask=mask.astype(bool))
 
 
 def shapes_of(instances) -> Iterator[Shape]:

@@ -36,7 +36,7 @@ def panoptic():
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
     instances = InstanceData(bboxes=boxes, labels=torch.tensor([0]), masks=masks)
     return BaseDataElement(
-        gt_instances=instances, gt_sem_seg=PixelData(data=torch.from_numpy(labels[None]))
+        gt_instances=instances, gt_sem_seg=PixelData(sem_seg=torch.from_numpy(labels[None]))
     )
 
 
@@ -83,6 +83,8 @@ def test_the_truth_is_drawn():
 def test_the_truth_of_panoptic_data_has_its_stuff_too_at_the_size_of_the_image():
     picture = draw_sample(Sample(np.full((480, 480, 3), 100, np.uint8), panoptic()), CLASSES)
     assert (picture[20, 100] == (177, 50, 50)).all()
+    plate = (picture == (255, 0, 0)).all(axis=-1)
+    assert plate[60:100, 50:110].sum() > 200  # with its name
     assert (picture[250, 400] == (50, 50, 177)).all()
     stripes = picture[340:470, 5:100]
     assert (stripes.std(axis=-1) == 0).all() and len(np.unique(stripes)) > 2

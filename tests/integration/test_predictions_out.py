@@ -64,6 +64,14 @@ def test_an_exported_segmenter_has_the_metrics_of_its_checkpoint(trained, tiny_c
     assert metrics['pt2'] == pytest.approx(metrics['pth'], abs=0.1)
 
 
+def test_a_folder_for_a_file_of_predictions_is_refused(trained, tiny_config, tmp_path):
+    (tmp_path / 'out.pkl').mkdir()
+    arguments = '--out', tmp_path / 'out.pkl', '--work-dir', tmp_path / 'work'
+    result = run_tool('test.py', tiny_config, trained / 'iter_6.pth', *arguments)
+    assert result.status == 1 and result.last_line.endswith('out.pkl is a folder; name a file')
+    assert not (tmp_path / 'work').exists()
+
+
 def test_show_without_a_display_says_so(trained, tiny_config, tmp_path):
     result = run_tool(
         'test.py', tiny_config, trained / 'iter_6.pth', '--show', '--work-dir', tmp_path, DISPLAY=''
