@@ -47,6 +47,8 @@ def quiet_dependencies() -> None:
     """Leave out, for this process, what libraries print and warn of."""
     for beginning in _WARNINGS:
         warnings.filterwarnings('ignore', beginning)
+    # On a machine with a CUDA toolkit and no GPU.
+    logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
     after_import('pycocotools.coco', _print_tables_alone)
     after_import('pycocotools.cocoeval', _print_tables_alone)
     after_import('mmdet.datasets.api_wrappers.coco_api', _print_tables_alone)

@@ -19,8 +19,8 @@ class Results:
     """A folder that gets what a model predicts, image by image.
 
     It has ``results.json``, written at the end; of segmenters ``labels/*.png``, of panoptic models
-    ``panoptic/*.png`` with COCO's segments, of detectors ``coco_results.json`` and
-    ``coco_images.json``; and ``pictures``, with the frames of a video as a video.
+    ``panoptic/*.png`` and ``panoptic.json``, as COCO has them; of detectors ``coco_results.json``
+    and ``coco_images.json``; and ``pictures``, with the frames of a video as a video.
 
     Args:
         folder: The folder; it is made.
@@ -82,6 +82,10 @@ class Results:
         _write_json(self.folder / 'results.json', self.entries)
         if self.task == 'detection':
             self._write_coco()
+        elif self.task == 'panoptic':
+            keys = 'image_id', 'file_name', 'segments_info'
+            found = [{key: entry[key] for key in keys} for entry in self.entries]
+            _write_json(self.folder / 'panoptic.json', dict(annotations=found))
 
     def _classification(self, name: str, sample) -> dict:
         scores = sample.pred_score.float().cpu().numpy()
@@ -122,7 +126,7 @@ class Results:
         write_image(path, np.stack([numbers >> 16, numbers >> 8, numbers], -1).astype(np.uint8))
         return dict(
             image_id=self._numbers.image(name, len(self.entries)),
-            file_name=path.name,
+            file_name=str(path.relative_to(self.folder / 'panoptic')),
             segments_info=segments,
         )
 

@@ -101,9 +101,12 @@ def test_panoptic_maps_are_in_cocos_format(tmp_path):
     panoptic[4, :4] = 1
     sample = BaseDataElement(pred_panoptic_seg=PixelData(sem_seg=torch.from_numpy(panoptic[None])))
     results = Results(tmp_path, 'panoptic', CLASSES)
-    results.add(Image('a.jpg', PIXELS), sample)
+    results.add(Image('deep/a.jpg', PIXELS), sample)
     results.close()
     (entry,) = read(tmp_path / 'results.json')
+    (submitted,) = read(tmp_path / 'panoptic.json')['annotations']
+    assert set(submitted) == {'image_id', 'file_name', 'segments_info'}  # as its server takes it
+    assert submitted.items() <= entry.items() and submitted['file_name'] == 'deep/a.png'
     areas = {one['id']: (one['category'], one['area']) for one in entry['segments_info']}
     assert sorted(areas.values()) == [('cell', 16), ('cell', 16), ('platelet', 4)]
     written = cv2.imread(str(tmp_path / 'panoptic' / entry['file_name']))[..., ::-1].astype(int)
