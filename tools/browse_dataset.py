@@ -4,13 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from kat_mm import checks
 from kat_mm.analysis.browse import Statistics, build_dataset, draw_sample, samples
 from kat_mm.engine.launch import add_common_arguments, load_config, run_tool
 from kat_mm.errors import UserError
+from kat_mm.visualization.files import write_image
 from kat_mm.visualization.predictions import Classes
 
 
@@ -56,8 +56,8 @@ def main() -> None:
     for position, sample in enumerate(samples(dataset, indices, is_bgr)):
         statistics.add(sample.truth)
         if position in drawn:
-            picture = cv2.cvtColor(draw_sample(sample, classes), cv2.COLOR_RGB2BGR)
-            cv2.imwrite(str(args.out / f'{args.split}_{indices[position]:06d}.png'), picture)
+            picture = draw_sample(sample, classes)[..., ::-1]
+            write_image(args.out / f'{args.split}_{indices[position]:06d}.png', picture)
     rows = statistics.rows(classes)
     (args.out / f'{args.split}_classes.json').write_text(json.dumps(rows, indent=1) + '\n')
     print(f'{statistics.count} of {len(dataset)} samples, as augmented, {len(drawn)} drawn')

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import sys
 import time
+from collections.abc import Iterator
 
 from kat_mm import checks
 from kat_mm.engine.inference import Predictor
@@ -14,6 +15,8 @@ from kat_mm.errors import UserError, some
 
 # Seconds between two lines of progress.
 PROGRESS = 2
+# Rows of the legend of a video, whose frames have one size.
+LEGEND_ROWS = 3
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,24 +74,46 @@ def predict(
     began = told = time.monotonic()
     images = find_images(args.inputs)
     while chunk := list(itertools.islice(images, args.batch_size)):
-        taken, data = [], []
-        for image in chunk:
-            try:
-                data.append(prepare(predictor, image))
-                taken.append(image)
-            except UserError as error:
-                damaged.append(str(error))
-                print(f'skipped: {error}', file=sys.stderr)
-        for image, sample in zip(taken, predictor.predict(data), strict=True):
+        for image, sample in predict_batch(predictor, chunk, damaged):
             results.add(image, sample)
             if not args.no_pictures:
-                drawn = predictor.draw(image.pixels, sample, args.score_threshold)
+                rows = LEGEND_ROWS if image.video else None
+                drawn = predictor.draw(image.pixels, sample, args.score_threshold, rows)
                 results.add_picture(image, drawn)
         now = time.monotonic()
         if now - told >= PROGRESS:
             told = now
             print(_progress(len(results.entries), now - began), flush=True)
     print(f'{_progress(len(results.entries), time.monotonic() - began)}, in {args.out}')
+
+
+def predict_batch(
+    predictor: Predictor, images: list[Image], damaged: list[str]
+) -> Iterator[tuple[Image, object]]:
+    """Images with their predictions; what cannot be read, prepared or predicted for is noted."""
+    taken, data = [], []
+    for image in images:
+        try:
+            data.append(prepare(predictor, image))
+            taken.append(image)
+        except UserError as error:
+            skip(str(error), damaged)
+    try:
+        samples = predictor.predict(data)
+    except UserError as error:
+        if len(taken) == 1:
+            skip(f'{taken[0].name}: {error}', damaged)
+            return
+        # Which it is, is seen one by one.
+        for image in taken:
+            yield from predict_batch(predictor, [image], damaged)
+    else:
+        yield from zip(taken, samples, strict=True)
+
+
+def skip(problem: str, damaged: list[str]) -> None:
+    damaged.append(problem)
+    print(f'skipped: {problem}', file=sys.stderr)
 
 
 def prepare(predictor: Predictor, image: Image) -> dict:

@@ -65,6 +65,8 @@ def main() -> None:
     is_file = args.out is not None and args.out.endswith(PICKLES)
     if args.format_only and (is_file or not args.out):
         raise UserError('--format-only needs --out FOLDER')
+    if is_file and os.path.isdir(args.out):
+        raise UserError(f'--out {args.out}: {args.out} is a folder; name a file')
     checks.check_out_dir(os.path.dirname(args.out) if is_file else args.out, '--out')
     checks.check_out_dir(args.show_dir, '--show-dir')
     if args.show or args.show_dir:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from kat_mm.datasets import check_loading
 from kat_mm.errors import UserError, config_errors
-from kat_mm.visualization.data_samples import draw_truth, label_map, segments_of, shapes_of
+from kat_mm.visualization.data_samples import draw_truth, label_map, true_shapes
 from kat_mm.visualization.predictions import Classes, draw_title
 
 
@@ -65,7 +65,7 @@ class Statistics:
 
     Attributes:
         images: Label to the number of images that show it.
-        amounts: Label to the number of its objects, or of pixels of a label map.
+        amounts: Label to the number of its objects or segments, or of pixels of a label map.
         count: Number of images.
     """
 
@@ -77,15 +77,12 @@ class Statistics:
     def add(self, truth) -> None:
         """Count a data sample."""
         if 'gt_label' in truth:
-            labels, amounts = np.unique(truth.gt_label.numpy(), return_counts=True)
-        elif 'gt_panoptic_seg' in truth:
-            segments = segments_of(label_map(truth.gt_panoptic_seg.sem_seg))
-            labels, amounts = np.unique([one.label for one in segments], return_counts=True)
-        elif 'gt_instances' in truth:
-            found = [one.label for one in shapes_of(truth.gt_instances)]
-            labels, amounts = np.unique(np.array(found, int), return_counts=True)
+            found = truth.gt_label.numpy()
+        elif (shapes := true_shapes(truth)) is not None:
+            found = np.array([shape.label for shape in shapes], int)
         else:
-            labels, amounts = np.unique(label_map(truth.gt_sem_seg.data), return_counts=True)
+            found = label_map(truth.gt_sem_seg.data)
+        labels, amounts = np.unique(found, return_counts=True)
         self.count += 1
         for label, amount in zip(labels.tolist(), amounts.tolist(), strict=True):
             self.images[label] = self.images.get(label, 0) + 1

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from kat_mm.analysis.inputs import make_inputs
 
@@ -41,6 +40,9 @@ def measure(
         half: Compute in bfloat16 (autocast). Default: False.
         seconds: For how long to measure at least, after a warmup. Default: 5.
     """
+    # It looks for a compiler of CUDA as it is imported, and warns where there is none.
+    from torch.utils.benchmark import Timer
+
     model = model.to(device).eval()
     images, samples = make_inputs(model, batch, size, device)
 

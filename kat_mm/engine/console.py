@@ -17,6 +17,7 @@ _FILE_ALONE = (
     'Distributed training is not used, all SyncBatchNorm',
     'parameter group: ',
     'Exp name: ',
+    'Detection: without waiting for the GPU: ',
     'The prefix is not set in metric class',
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
@@ -46,8 +47,11 @@ def quiet_dependencies() -> None:
     """Leave out, for this process, what libraries print and warn of."""
     for beginning in _WARNINGS:
         warnings.filterwarnings('ignore', beginning)
+    # On a machine with a CUDA toolkit and no GPU.
+    logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
     after_import('pycocotools.coco', _print_tables_alone)
     after_import('pycocotools.cocoeval', _print_tables_alone)
+    after_import('mmdet.datasets.api_wrappers.coco_api', _print_tables_alone)
 
 
 def _print_tables_alone(module: ModuleType) -> None:

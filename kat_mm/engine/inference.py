@@ -67,7 +67,7 @@ class Predictor:
                 and segmenters whose images have other sizes once they are prepared.
 
         Raises:
-            UserError: A file is no image, or the config's pipeline does not take one.
+            UserError: A file is no image, or the config's pipeline or the model does not take one.
         """
         return self.predict([self.prepare(read_image(image)) for image in images])
 
@@ -93,24 +93,46 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, data: list[dict]) -> list:
-        """Predictions for images as :meth:`prepare` gives them."""
+        """Predictions for images as :meth:`prepare` gives them.
+
+        Raises:
+            UserError: The model does not take images of their size.
+        """
         # Detectors alone pad images to a common size.
         alike = [self.task in ('detection', 'panoptic') or d['inputs'].shape for d in data]
         results = [None] * len(data)
         for shape in dict.fromkeys(alike):
             places = [i for i, own in enumerate(alike) if own == shape]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-                samples = self.model.test_step(pseudo_collate([data[i] for i in places]))
+            samples = self._test_step([data[i] for i in places])
             for place, sample in zip(places, samples, strict=True):
                 results[place] = sample
         return results
 
+    def _test_step(self, data: list[dict]) -> list:
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                return self.model.test_step(pseudo_collate(data))
+        except RuntimeError as error:  # nothing is left in a stride, or no memory
+            sizes = {tuple(one['inputs'].shape[1:]) for one in data}
+            text = ' or '.join(f'{height} x {width}' for height, width in sorted(sizes))
+            raise UserError(
+                f'the model fails at {len(data)} image(s) of {text} pixels (height x width), '
+                f"as the config's pipeline gives them: {error}"
+            ) from error
+
     def draw(
-        self, image: np.ndarray | str | Path, sample, score_threshold: float = 0.3
+        self,
+        image: np.ndarray | str | Path,
+        sample,
+        score_threshold: float = 0.3,
+        legend_rows: int | None = None,
     ) -> np.ndarray:
-        """The image with its prediction and a legend, BGR, uint8, as OpenCV writes it."""
+        """The image with its prediction and a legend, BGR, uint8, as OpenCV writes it.
+
+        The legend has as many rows as it needs, or, for pictures of one size, ``legend_rows``.
+        """
         rgb = cv2.cvtColor(read_image(image), cv2.COLOR_BGR2RGB)
-        picture = draw_prediction(rgb, sample, self.classes, score_threshold)
+        picture = draw_prediction(rgb, sample, self.classes, score_threshold, legend_rows)
         return cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
 
 

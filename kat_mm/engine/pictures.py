@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from kat_mm.engine.loading import unwrap
+from kat_mm.engine.names import Names
 
 
 class PicturesHook(Hook):
@@ -34,10 +35,11 @@ class PicturesHook(Hook):
     ):
         self.out_dir, self.show, self.wait_time = out_dir, show, wait_time
         self.score_threshold = score_threshold
-        self._names: dict[str, int] = {}
+        self._names = Names()
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=()) -> None:
         from kat_mm.visualization.data_samples import draw_prediction, draw_truth
+        from kat_mm.visualization.files import write_image
         from kat_mm.visualization.predictions import Classes, side_by_side
 
         dataset = runner.test_dataloader.dataset
@@ -52,21 +54,12 @@ class PicturesHook(Hook):
             picture = side_by_side(pictures)
             name = os.path.basename(sample.get('img_path') or '') or 'image.png'
             # In the folders of several classes or cities names may be the same.
-            number = self._names[name] = self._names.get(name, -1) + 1
-            if number:
-                stem, suffix = os.path.splitext(name)
-                name = f'{stem}-{number}{suffix}'
+            stem, suffix = os.path.splitext(name)
+            name = self._names.unique(stem) + suffix
             if self.out_dir is not None:
-                self._write(Path(self.out_dir) / name, picture)
+                write_image(Path(self.out_dir) / name, picture[..., ::-1])
             if self.show:
                 runner.visualizer.show(picture, name, self.wait_time)
-
-    @staticmethod
-    def _write(path: Path, picture: np.ndarray) -> None:
-        import cv2
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
 
 def _image(runner: Runner, batch: dict, index: int, sample) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from kat_mm.engine.sources import Image
 from kat_mm.errors import UserError, some
 from kat_mm.visualization.data_samples import OFFSET, label_map
+from kat_mm.visualization.files import write_image
 from kat_mm.visualization.predictions import Classes
 from kat_mm.whole_files import write_whole
 
@@ -18,8 +19,8 @@ class Results:
     """A folder that gets what a model predicts, image by image.
 
     It has ``results.json``, written at the end; of segmenters ``labels/*.png``, of panoptic models
-    ``panoptic/*.png`` with COCO's segments, of detectors ``coco_results.json`` and
-    ``coco_images.json``; and ``pictures``, with the frames of a video as a video.
+    ``panoptic/*.png`` and ``panoptic.json``, as COCO has them; of detectors ``coco_results.json``
+    and ``coco_images.json``; and ``pictures``, with the frames of a video as a video.
 
     Args:
         folder: The folder; it is made.
@@ -57,7 +58,7 @@ class Results:
         """Write the drawn prediction (H, W, 3), BGR; that of a frame becomes a frame."""
         folder = self.folder / 'pictures'
         if image.video is None:
-            _write_image(folder / image.name, picture)
+            write_image(folder / image.name, picture)
             return
         name, rate = image.video
         if name not in self._videos:
@@ -65,9 +66,14 @@ class Results:
             path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*'mp4v')
             self._videos[name] = cv2.VideoWriter(str(path), codec, rate, picture.shape[1::-1])
-            self._sizes[name] = picture.shape[:2]
-        # Legends differ in their height, and the frames of a video do not.
-        self._videos[name].write(_fit(picture, self._sizes[name]))
+            self._sizes[name] = picture.shape[1::-1]
+            if not self._videos[name].isOpened():
+                raise UserError(
+                    f'cannot write {path}, a video of {picture.shape[1]} x {picture.shape[0]} '
+                    f'pixels with {rate:g} frames/s; leave it out with --no-pictures'
+                )
+        # OpenCV leaves out frames of another size, without a word.
+        self._videos[name].write(cv2.resize(picture, self._sizes[name]))
 
     def close(self) -> None:
         """Write the files that hold all images."""
@@ -76,6 +82,10 @@ class Results:
         _write_json(self.folder / 'results.json', self.entries)
         if self.task == 'detection':
             self._write_coco()
+        elif self.task == 'panoptic':
+            keys = 'image_id', 'file_name', 'segments_info'
+            found = [{key: entry[key] for key in keys} for entry in self.entries]
+            _write_json(self.folder / 'panoptic.json', dict(annotations=found))
 
     def _classification(self, name: str, sample) -> dict:
         scores = sample.pred_score.float().cpu().numpy()
@@ -86,7 +96,7 @@ class Results:
     def _segmentation(self, name: str, sample) -> dict:
         labels = label_map(sample.pred_sem_seg.data)
         path = self.folder / 'labels' / Path(name).with_suffix('.png')
-        _write_image(path, labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
+        write_image(path, labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
         seen, counts = np.unique(labels, return_counts=True)
         share = {
             self.classes.name(i): round(n / labels.size, 6)
@@ -113,10 +123,10 @@ class Results:
                 )
                 numbers[where] = len(segments)
         path = self.folder / 'panoptic' / Path(name).with_suffix('.png')
-        _write_image(path, np.stack([numbers >> 16, numbers >> 8, numbers], -1).astype(np.uint8))
+        write_image(path, np.stack([numbers >> 16, numbers >> 8, numbers], -1).astype(np.uint8))
         return dict(
             image_id=self._numbers.image(name, len(self.entries)),
-            file_name=path.name,
+            file_name=str(path.relative_to(self.folder / 'panoptic')),
             segments_info=segments,
         )
 
@@ -203,19 +213,3 @@ class _Numbers:
 def _write_json(path: Path, content: Sequence | dict) -> None:
     with write_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + '\n')
-
-
-def _write_image(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        written = cv2.imwrite(str(path), pixels)
-    except cv2.error:  # of an ending that it does not know
-        written = False
-    if not written and not cv2.imwrite(str(path.with_suffix('.png')), pixels):
-        raise UserError(f'cannot write {path}')
-
-
-def _fit(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Cut off or fill up a picture at its lower end."""
-    picture = picture[: size[0]]
-    return np.pad(picture, ((0, size[0] - len(picture)), (0, 0), (0, 0)), constant_values=255)

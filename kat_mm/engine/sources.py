@@ -14,6 +14,7 @@ import numpy as np
 
 from kat_mm.checks.files import IMAGE_SUFFIXES, list_files
 from kat_mm.datasets.image_files import decoding_problem
+from kat_mm.engine.names import Names
 from kat_mm.errors import UserError
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
@@ -52,12 +53,11 @@ def find_images(inputs: list[str]) -> Iterator[Image]:
     # Before the first prediction: none is lost for an input that is misspelt.
     for name in inputs:
         _check(name)
-    names: dict[str, int] = {}
-    for image in _find(inputs):
+    names, videos = Names(), Names()
+    for image in _find(inputs, videos):
         stem, suffix = os.path.splitext(image.name)
         # What is written of them has other endings.
-        number = names[stem] = names.get(stem, -1) + 1
-        yield image._replace(name=f'{stem}-{number}{suffix}') if number else image
+        yield image._replace(name=names.unique(stem) + suffix)
 
 
 def _is_camera(name: str) -> bool:
@@ -82,38 +82,38 @@ def _files_of(folder: str) -> list[str]:
     return [file for file in sorted(list_files(folder)[0]) if _suffix(file) in known]
 
 
-def _find(inputs: list[str]) -> Iterator[Image]:
+def _find(inputs: list[str], videos: Names) -> Iterator[Image]:
     for name in inputs:
         if _is_camera(name):
-            yield from _frames(int(name), f'camera{name}')
+            yield from _frames(int(name), f'camera{name}', videos)
         elif '://' in name:
             file = os.path.basename(name.partition('?')[0])
             is_image = name.startswith('http') and _suffix(file) not in VIDEO_SUFFIXES
             if is_image:
                 yield _download(name, file or 'image.jpg')
             else:
-                yield from _frames(name, Path(file).stem or 'video')
+                yield from _frames(name, Path(file).stem or 'video', videos)
         elif os.path.isdir(name):
             for file in _files_of(name):
-                yield from _read(os.path.join(name, file), file)
+                yield from _read(os.path.join(name, file), file, videos)
         else:
             files = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
             for file in files:
                 if os.path.isfile(file):
-                    yield from _read(file, os.path.basename(file))
+                    yield from _read(file, os.path.basename(file), videos)
 
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _read(path: str, name: str) -> Iterator[Image]:
+def _read(path: str, name: str, videos: Names) -> Iterator[Image]:
     if _suffix(path) in VIDEO_SUFFIXES:
         # FFmpeg goes by the content, and opens what a playlist names, wherever it is.
         if _is_playlist(path):
             yield Image(name, None, f'{path} is a list of videos, and no video')
             return
-        yield from _frames(path, os.path.splitext(name)[0])
+        yield from _frames(path, os.path.splitext(name)[0], videos)
         return
     try:
         content = Path(path).read_bytes()
@@ -152,11 +152,17 @@ def _download(address: str, name: str) -> Image:
         return Image(name, None, f'{address} cannot be read: {error}')
 
 
-def _frames(source: str | int, stem: str) -> Iterator[Image]:
+def _frames(source: str | int, stem: str, videos: Names) -> Iterator[Image]:
     """Frames of a video or camera; what cannot be opened or ends early is a damaged image."""
+    # What OpenCV says of a camera that is not there is said by us.
+    level = cv2.setLogLevel(0)
     capture = cv2.VideoCapture(source)
+    cv2.setLogLevel(level)
     number, expected = 0, int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
-    video = stem, capture.get(cv2.CAP_PROP_FPS) or 25.0
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    # Streams may tell the ticks of their clock, or nothing.
+    stem = videos.unique(stem)
+    video = stem, rate if 0 < rate <= 1000 else 25.0
     kind = 'camera' if isinstance(source, int) else 'video'
     try:
         while True:

@@ -1,5 +1,6 @@
 """Attention maps: where the tokens of each block and head look."""
 
+import textwrap
 from collections.abc import Sequence
 from os import PathLike
 
@@ -116,19 +117,24 @@ def plot_attention(
     rows = [(name, block, w) for name, blocks in maps.items() for block, w in blocks.items()]
     heads = max(len(weights) for _, _, weights in rows)
     height, width = image.shape[:2]
-    # Inches of a picture, as wide as the image is for its height.
-    side = 2.0 * min(max(width / height, 0.4), 2.5)
-    figure = Figure(figsize=(side * (heads + 1) + 1.2, 2.35 * len(rows)), layout='constrained')
-    axes = figure.subplots(len(rows), heads + 1, squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[], frame_on=False)
+    # Inches of a picture: wide enough for its title, and as high as the image is for its width.
+    side = 2.0 * min(max(width / height, 0.7), 2.5)
+    high = min(side * height / width, 2.0)
+    total = side * (heads + 1) + 1.2
+    letters = int(12 * total)
+    titles = [textwrap.fill(f'{name}, block {block}', letters) for name, block, _ in rows]
+    inches = [max(high, 0.7) + 0.4 + 0.2 * (title.count('\n') + 1) for title in titles]
+    figure = Figure(figsize=(total, sum(inches)), layout='constrained')
+    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=inches)[:, 0]
     extent = (0, width, height, 0)
     grey = image.mean(axis=2)
     num_extra_tokens = rows[0][2].shape[-1] - grid[0] * grid[1]
-    for row, (name, block, weights) in zip(axes, rows, strict=True):
+    for part, title, (_, _, weights) in zip(parts, titles, rows, strict=True):
+        part.suptitle(title, fontsize=10)
+        row = part.subplots(1, heads + 1)
+        for axis in row:
+            axis.set_axis_off()
         row[0].imshow(image, extent=extent)
-        # As long as the row is high, whatever the name.
-        row[0].set_ylabel(f'{name}\nblock {block}', fontsize=min(10, 240 / len(name)))
         row[0].set_title('image', fontsize='small')
         if query >= num_extra_tokens:
             y, x = divmod(query - num_extra_tokens, grid[1])
@@ -148,5 +154,5 @@ def plot_attention(
             colors[..., 3] = 0.9 * (np.abs(weight) / limit) ** 0.6
             axis.imshow(colors, extent=extent, interpolation='nearest')
             axis.set_title(f'head {head}: up to {np.abs(weight).max():.2g}', fontsize='small')
-        figure.colorbar(scale, ax=row.tolist(), label='weight', aspect=12, pad=0.01)
+        part.colorbar(scale, ax=row.tolist(), label='weight', aspect=12, pad=0.01)
     save_figure(figure, out_file, 110)

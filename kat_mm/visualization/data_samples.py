@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 from torch import Tensor
 
@@ -12,7 +13,11 @@ OFFSET = 1000
 
 
 def draw_prediction(
-    image: np.ndarray, sample, classes: Classes, score_threshold: float = 0.3
+    image: np.ndarray,
+    sample,
+    classes: Classes,
+    score_threshold: float = 0.3,
+    legend_rows: int | None = None,
 ) -> np.ndarray:
     """Draw what a model predicts for an image.
 
@@ -21,17 +26,19 @@ def draw_prediction(
         sample: A library's data sample with a prediction.
         classes: Names and colours.
         score_threshold: Least score of an object. Default: 0.3.
+        legend_rows: Rows of the legend, for pictures of one size. Default: as many as it needs.
     """
     if 'pred_score' in sample:
         truth = int(sample.gt_label) if _has_label(sample) else None
         return draw_scores(image, sample.pred_score.float().cpu().numpy(), classes, truth)
     if 'pred_sem_seg' in sample:
-        return draw_labels(image, label_map(sample.pred_sem_seg.data), classes)
+        return draw_labels(image, label_map(sample.pred_sem_seg.data), classes, legend_rows)
     if 'pred_panoptic_seg' in sample:
-        segments = segments_of(label_map(sample.pred_panoptic_seg.sem_seg))
-        return draw_shapes(image, list(segments), classes)
-    found = sample.pred_instances
-    return draw_shapes(image, list(shapes_of(found[found.scores >= score_threshold])), classes)
+        shapes = segments_of(label_map(sample.pred_panoptic_seg.sem_seg))
+    else:
+        found = sample.pred_instances
+        shapes = shapes_of(found[found.scores >= score_threshold])
+    return draw_shapes(image, list(shapes), classes, legend_rows)
 
 
 def draw_truth(image: np.ndarray, sample, classes: Classes) -> np.ndarray | None:
@@ -39,14 +46,42 @@ def draw_truth(image: np.ndarray, sample, classes: Classes) -> np.ndarray | None
 
     The truth of a classifier stands in :func:`draw_prediction`'s picture.
     """
-    if 'gt_sem_seg' in sample and 'gt_instances' not in sample:
+    shapes = true_shapes(sample)
+    if shapes is not None:
+        return draw_shapes(image, [_fitted(shape, image) for shape in shapes], classes)
+    if 'gt_sem_seg' in sample:
         return draw_labels(image, label_map(sample.gt_sem_seg.data), classes)
-    if 'gt_panoptic_seg' in sample:
-        segments = segments_of(label_map(sample.gt_panoptic_seg.sem_seg))
-        return draw_shapes(image, list(segments), classes)
-    if 'gt_instances' in sample:
-        return draw_shapes(image, list(shapes_of(sample.gt_instances)), classes)
     return None
+
+
+def true_shapes(sample) -> list[Shape] | None:
+    """The objects, or all segments of panoptic data, that are the truth; None where it is neither.
+
+    mmdet's pipelines give the latter as objects and a label map, in which they are too.
+    """
+    if 'gt_panoptic_seg' in sample:
+        return list(segments_of(label_map(sample.gt_panoptic_seg.sem_seg)))
+    if 'gt_instances' not in sample:
+        return None
+    objects = list(shapes_of(sample.gt_instances))
+    if 'gt_sem_seg' not in sample:
+        return objects
+    labels, seen = label_map(sample.gt_sem_seg.sem_seg), {shape.label for shape in objects}
+    rest = [label for label in np.unique(labels).tolist() if label not in seen]
+    segments = [shape._replace(box=None) for shape in objects]
+    return segments + [Shape(label, mask=labels == label) for label in rest]
+
+
+def _fitted(shape: Shape, image: np.ndarray) -> Shape:
+    """A shape in the pixels of the image, where its mask is that of a resized one."""
+    if shape.mask is None or shape.mask.shape == image.shape[:2]:
+        return shape
+    (height, width), (rows, columns) = image.shape[:2], shape.mask.shape
+    mask = cv2.resize(shape.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    box = shape.box
+    if box is not None:
+        box = np.multiply(box, [width / columns, height / rows] * 2).tolist()
+    return shape._replace(box=box, mask=mask.astype(bool))
 
 
 def shapes_of(instances) -> Iterator[Shape]:

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -6,7 +6,9 @@ import mmcv
 import numpy as np
 from torch.utils.data import Dataset
 
-from kat_mm.visualization.files import save_figure
+from kat_mm.visualization.data_samples import shapes_of
+from kat_mm.visualization.pages import Panel, save_page
+from kat_mm.visualization.predictions import Classes, Shape, fill
 
 
 def plot_detection(
@@ -30,51 +32,33 @@ def plot_detection(
         score_threshold: Least score of a predicted box. Default: 0.5.
         source: Whose images they are, as their licence wants it shown.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch, Rectangle
-
-    classes = dataset.metainfo['classes']
-    colors = np.array(dataset.metainfo['palette'])[: len(classes)] / 255
-    columns = ['truth', *predictions]
-    figure = Figure(figsize=(4 * len(columns), 3.05 * len(indices) + 0.6), layout='constrained')
-    axes = figure.subplots(len(indices), len(columns), squeeze=False)
-    for row, index, samples in zip(
-        axes, indices, zip(*predictions.values(), strict=True), strict=True
-    ):
+    classes = Classes.of(dataset.metainfo, getattr(dataset, 'METAINFO', None) or {})
+    rows, seen = [], set()
+    for index, samples in zip(indices, zip(*predictions.values(), strict=True), strict=True):
         info = dataset.get_data_info(index)
         image = mmcv.imread(info['img_path'], channel_order='rgb')
-        truth = info['instances']
-        pictures = [
-            [(one['bbox'], one['bbox_label'], _polygons(image, one.get('mask'))) for one in truth]
-        ]
-        for sample in samples:
-            found = sample.pred_instances[sample.pred_instances.scores >= score_threshold]
-            masks = found.masks.numpy() if 'masks' in found else [None] * len(found)
-            pictures.append(zip(found.bboxes.tolist(), found.labels.tolist(), masks, strict=True))
-        for axis, objects in zip(row, pictures, strict=True):
-            objects, picture = list(objects), image.astype(float)
-            # The largest first, so that what lies on something else is seen.
-            masks = [(mask, label) for _, label, mask in objects if mask is not None]
-            for mask, label in sorted(masks, key=lambda pair: -pair[0].sum()):
-                picture[mask] = 0.45 * image[mask] + 0.55 * 255 * colors[label]
-            axis.imshow(picture.astype(np.uint8))
-            axis.set_axis_off()
-            for (x1, y1, x2, y2), label, _ in objects:
-                axis.add_patch(
-                    Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colors[label])
-                )
-    for axis, title in zip(axes[0], columns, strict=True):
-        axis.set_title(title)
-    figure.legend(
-        handles=[
-            Patch(color=color, label=name) for color, name in zip(colors, classes, strict=True)
-        ],
-        loc='outside lower center',
-        ncols=6,
-        frameon=False,
-        title=source,
-    )
-    save_figure(figure, out_file, 80)
+        found = {'truth': list(_truth(image, info['instances']))}
+        for title, sample in zip(predictions, samples, strict=True):
+            confident = sample.pred_instances[sample.pred_instances.scores >= score_threshold]
+            found[title] = list(shapes_of(confident))
+        rows.append({title: _panel(image, shapes, classes) for title, shapes in found.items()})
+        seen.update(shape.label for shapes in found.values() for shape in shapes)
+    save_page(rows, sorted(seen), classes, out_file, source)
+
+
+def _panel(image: np.ndarray, shapes: list[Shape], classes: Classes) -> Panel:
+    picture = image.copy()
+    # The largest first, so that what lies on something else is seen.
+    masks = [shape for shape in shapes if shape.mask is not None]
+    for shape in sorted(masks, key=lambda one: -one.mask.sum()):
+        fill(picture, shape.mask, classes, shape.label)
+    return Panel(picture, [(shape.box, shape.label) for shape in shapes])
+
+
+def _truth(image: np.ndarray, instances: list[dict]) -> Iterable[Shape]:
+    for one in instances:
+        mask = _polygons(image, one.get('mask'))
+        yield Shape(one['bbox_label'], box=one['bbox'], mask=mask)
 
 
 def _polygons(image: np.ndarray, polygons: list | None) -> np.ndarray | None:

@@ -1,9 +1,11 @@
 """Predictions drawn on their images, with a legend of the classes that are seen.
 
-Pictures are RGB, uint8. An image below 480 pixels is enlarged, so that its writing can be read.
+Pictures are RGB, uint8. An image below 480 pixels is enlarged, so that its writing can be read, and
+one that is too narrow for writing stands on white.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_LEAST_SIDE = 480
+_LEAST_SIDE, _LEAST_WIDTH = 480, 240
 _GREY = (128, 128, 128)
 # Luminance of ITU-R BT.601.
 _LUMINANCE = np.array((0.299, 0.587, 0.114))
@@ -107,71 +109,74 @@ def _told_apart(colors: list[tuple[int, int, int]]) -> list[tuple[int, int, int]
     return [tuple(color) for color in colors.tolist()]
 
 
-def draw_labels(image: np.ndarray, labels: np.ndarray, classes: Classes) -> np.ndarray:
+def draw_labels(
+    image: np.ndarray, labels: np.ndarray, classes: Classes, legend_rows: int | None = None
+) -> np.ndarray:
     """A label map (H, W) over its image, regions outlined, unlabelled ones hatched.
 
-    The legend has the share of the image that each class takes.
+    The legend has the share of the image that each class takes, and as many rows as it needs, or
+    ``legend_rows``.
     """
     seen, counts = np.unique(labels, return_counts=True)
     picture = _enlarged(image)
     size = picture.shape[1::-1]
     large = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
     for label in seen.tolist():
-        _fill(picture, large == label, classes, label)
+        fill(picture, large == label, classes, label)
     edges = np.zeros(large.shape, bool)
     edges[:, 1:] |= large[:, 1:] != large[:, :-1]
     edges[1:] |= large[1:] != large[:-1]
     picture[edges] = 255
     order = np.argsort(-counts)
     entries = [(int(seen[i]), f' {100 * counts[i] / labels.size:.1f} %') for i in order]
-    return _with_legend(picture, entries, classes)
+    return _with_legend(_widened(picture), entries, classes, legend_rows)
 
 
-def draw_shapes(image: np.ndarray, shapes: Sequence[Shape], classes: Classes) -> np.ndarray:
+def draw_shapes(
+    image: np.ndarray, shapes: Sequence[Shape], classes: Classes, legend_rows: int | None = None
+) -> np.ndarray:
     """Objects over their image: masks with outlines, boxes, class and score of each.
 
-    The legend has the number of objects of each class.
+    Where objects are so many that not all can be named, the best are. The legend has the number of
+    objects of each class, and as many rows as it needs, or ``legend_rows``.
     """
     picture = _enlarged(image)
     factor = picture.shape[1] / image.shape[1]
     size = picture.shape[1::-1]
-    thick = max(2, round(max(size) / 400))
+    thick = max(2, round(min(size) / 250))
     # The largest first, so that what lies on something else is seen.
     masks = [shape for shape in shapes if shape.mask is not None]
     for shape in sorted(masks, key=lambda one: -one.mask.sum()):
         mask = cv2.resize(shape.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        _fill(picture, mask.astype(bool), classes, shape.label)
+        fill(picture, mask.astype(bool), classes, shape.label)
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, classes.color(shape.label), thick)
-    canvas = Image.fromarray(picture)
+    canvas = Image.fromarray(_widened(picture))
     draw = ImageDraw.Draw(canvas)
-    font = _font(_text_size(size))
-    # The best are written last, above the others.
-    for shape in sorted(shapes, key=lambda one: one.score or 0):
-        text = classes.name(shape.label)
-        if shape.score is not None:
-            text += f' {shape.score:.2f}'
-        color = classes.color(shape.label)
+    # The best last, above the others.
+    ranked = sorted(shapes, key=lambda one: one.score or 0)
+    for shape in ranked:
         if shape.box is not None:
             x1, y1, x2, y2 = (factor * value for value in shape.box)
+            color = classes.color(shape.label)
             draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=thick)
-        elif shape.mask is not None and shape.mask.any():
-            x1, y1 = (factor * (value + 0.5) for value in _innermost(shape.mask))
-            _, _, width, height = draw.textbbox((0, 0), text, font)
-            x1, y1 = x1 - width / 2, y1 + height / 2
-        else:
-            continue
-        _write(draw, (x1, y1), text, color, font, size)
-    labels = [shape.label for shape in shapes]
-    entries = [(label, f': {labels.count(label)}') for label in dict.fromkeys(sorted(labels))]
-    return _with_legend(np.array(canvas), entries, classes)
+    plates = _Plates(draw, canvas.size, _font(_text_size(size)))
+    for shape in reversed(ranked):
+        score = '' if shape.score is None else f' {shape.score:.2f}'
+        place = shape.box if shape.box is not None else _innermost(shape.mask)
+        if place is not None:
+            place = [factor * value for value in place]
+            plates.write(place, classes.name(shape.label), score, classes.color(shape.label))
+    counts = Counter(sorted(shape.label for shape in shapes)).most_common()
+    entries = [(label, f': {count}') for label, count in counts]
+    return _with_legend(np.array(canvas), entries, classes, legend_rows)
 
 
 def draw_scores(
     image: np.ndarray, scores: np.ndarray, classes: Classes, truth: int | None = None, top: int = 5
 ) -> np.ndarray:
     """The best classes of an image below it, each with a bar of its score (classes,)."""
-    picture = _enlarged(image)
+    picture = _widened(_enlarged(image))
     width = picture.shape[1]
     size = _text_size(picture.shape[1::-1])
     font, row = _font(size), round(1.7 * size)
@@ -195,24 +200,38 @@ def draw_scores(
     return np.concatenate([picture, np.array(strip)])
 
 
+def fill(
+    picture: np.ndarray, where: np.ndarray, classes: Classes, label: int, opacity: float = 0.5
+) -> None:
+    """Tint a region; what is unlabelled gets stripes, light and dark, seen on any image."""
+    if classes.knows(label):
+        _tint(picture, where, classes.color(label), opacity)
+        return
+    rows, columns = np.indices(where.shape, sparse=True)
+    stripe = (rows + columns) % 12 // 3
+    for number, grey in enumerate((255, 0)):
+        _tint(picture, where & (stripe == number), (grey, grey, grey), 0.5)
+
+
 def draw_title(image: np.ndarray, title: str) -> np.ndarray:
     """An image below its title."""
-    return side_by_side({title: _enlarged(image)})
+    return side_by_side({title: _widened(_enlarged(image))})
 
 
 def side_by_side(pictures: dict[str, np.ndarray]) -> np.ndarray:
-    """Pictures in a row, each below its title."""
+    """Pictures in a row, wide ones in a column, each below its title."""
     height = max(len(picture) for picture in pictures.values())
-    size = 2 + _text_size((height, min(picture.shape[1] for picture in pictures.values())))
-    columns = []
+    width = max(picture.shape[1] for picture in pictures.values())
+    size = 2 + _text_size((height, width))
+    parts = []
     for title, picture in pictures.items():
-        column = Image.new('RGB', (picture.shape[1] + 8, height + 2 * size), 'white')
-        draw, font = ImageDraw.Draw(column), _font(size)
-        text = _shortened(draw, title, font, column.width - 8)
-        draw.text((column.width / 2, size), text, 'black', font, anchor='mm')
-        column.paste(Image.fromarray(picture), (4, 2 * size))
-        columns.append(np.array(column))
-    return np.concatenate(columns, axis=1)
+        part = Image.new('RGB', (width + 8, height + 2 * size), 'white')
+        draw, font = ImageDraw.Draw(part), _font(size)
+        text = _shortened(draw, title, font, width)
+        draw.text((part.width / 2, size), text, 'black', font, anchor='mm')
+        part.paste(Image.fromarray(picture), (4, 2 * size))
+        parts.append(np.array(part))
+    return np.concatenate(parts, axis=0 if width > 2 * height else 1)
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:
@@ -223,51 +242,97 @@ def _enlarged(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
 
 
-def _fill(picture: np.ndarray, where: np.ndarray, classes: Classes, label: int) -> None:
-    """Tint a region; what is unlabelled gets a grey hatching."""
-    if not classes.knows(label):
-        rows, columns = np.indices(where.shape, sparse=True)
-        where = where & ((rows + columns) % 12 < 4)
-    color = np.array(classes.color(label))
-    picture[where] = (0.5 * picture[where] + 0.5 * color).astype(np.uint8)
+def _widened(picture: np.ndarray) -> np.ndarray:
+    """A picture with white at its right, where it has no room for writing."""
+    missing = max(_LEAST_WIDTH - picture.shape[1], 0)
+    return np.pad(picture, ((0, 0), (0, missing), (0, 0)), constant_values=255)
 
 
-def _innermost(mask: np.ndarray) -> tuple[int, int]:
-    """Column and row of the pixel that is farthest from the border of a mask."""
+def _tint(
+    picture: np.ndarray, where: np.ndarray, color: tuple[int, int, int], opacity: float
+) -> None:
+    mixed = (1 - opacity) * picture[where] + opacity * np.array(color)
+    picture[where] = mixed.astype(np.uint8)
+
+
+def _innermost(mask: np.ndarray | None) -> list[float] | None:
+    """The place in a mask that is farthest from its border, as a box without size."""
+    if mask is None or not mask.any():
+        return None
     inside = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = np.unravel_index(inside.argmax(), mask.shape)
-    return int(column), int(row)
+    return [int(column) + 0.5, int(row) + 0.5] * 2
 
 
-def _write(draw, corner: tuple[float, float], text: str, color: tuple, font, size: tuple) -> None:
-    """Text on a plate in its colour, above a corner, and always inside of the picture."""
-    left, top, right, bottom = draw.textbbox((0, 0), text, font)
-    width, height = right - left + 4, bottom - top + 4
-    x = min(max(corner[0], 0), max(size[0] - width, 0))
-    y = corner[1] - height
-    y = min(y if y >= 0 else corner[1], size[1] - height)
-    draw.rectangle((x, y, x + width, y + height), fill=color)
-    draw.text((x + 2 - left, y + 2 - top), text, _readable_on(color), font)
+class _Plates:
+    """Text on plates, none of which covers another or is cut by an edge of the picture."""
+
+    def __init__(self, draw: ImageDraw.ImageDraw, size: tuple[int, int], font):
+        self.draw, self.size, self.font = draw, size, font
+        ascent, descent = font.getmetrics()
+        self.height = ascent + descent
+        self._taken = np.zeros((0, 4))
+
+    def write(self, box: Sequence[float], name: str, score: str, color: tuple) -> None:
+        """Write above a box, or else from its upper end on to below it; not at all without room.
+
+        A box without size is a place, on which the text is centred.
+        """
+        room = self.size[0] - 4 - self.draw.textlength(score, self.font)
+        text = _shortened(self.draw, name, self.font, room) + score
+        width = self.draw.textlength(text, self.font) + 4
+        x1, y1, x2, y2 = box
+        if (x1, y1) == (x2, y2):
+            x1, y1, y2 = x1 - width / 2, y1 + self.height / 2, y1 + self.height / 2
+        x = min(max(x1, 0), self.size[0] - width)
+        for y in np.arange(y1 - self.height, y2 + self.height, self.height):
+            y = min(max(y, 0), self.size[1] - self.height)
+            plate = x, y, x + width, y + self.height
+            if self._is_free(plate):
+                break
+        else:
+            return
+        self._taken = np.vstack([self._taken, plate])
+        self.draw.rectangle(plate, fill=color)
+        self.draw.text((x + 2, y), text, _readable_on(color), self.font)
+
+    def _is_free(self, plate: tuple[float, float, float, float]) -> bool:
+        x1, y1, x2, y2 = self._taken.T
+        beside = (x2 <= plate[0]) | (plate[2] <= x1) | (y2 <= plate[1]) | (plate[3] <= y1)
+        return bool(beside.all())
 
 
-def _with_legend(picture: np.ndarray, entries: list[tuple[int, str]], classes: Classes):
-    """A picture with a strip below it: box, name and number of each class, as rows have room."""
+def _with_legend(
+    picture: np.ndarray, entries: list[tuple[int, str]], classes: Classes, rows: int | None = None
+) -> np.ndarray:
+    """A picture with a strip below it: box, name and number of each class, as rows have room.
+
+    Of a fixed number of rows the last one says how many classes have no room.
+    """
     width = picture.shape[1]
     size = _text_size(picture.shape[1::-1])
     font, row = _font(size), round(1.6 * size)
     measure = ImageDraw.Draw(Image.new('RGB', (1, 1)))
-    places, x, y = [], size // 2, size // 2
-    for label, number in entries:
-        room = width - 3 * size - measure.textlength(number, font)
+    left = top = size // 2
+    places, x, y = [], left, top
+    for index, (label, number) in enumerate(entries):
+        rest = f'and {len(entries) - index} more'
+        is_last_row = rows is not None and y >= top + (rows - 1) * row
+        kept = measure.textlength(rest, font) + left if is_last_row and entries[index + 1 :] else 0
+        room = width - 3 * size - measure.textlength(number, font) - kept
         text = _shortened(measure, classes.name(label), font, room) + number
         needed = 2 * size + round(measure.textlength(text, font))
-        if x + needed > width and x > size // 2:
-            x, y = size // 2, y + row
+        if x + needed + kept > width and x > left:
+            if is_last_row:
+                places.append((x, y, rest, None))
+                break
+            x, y = left, y + row
         places.append((x, y, text, label))
         x += needed + size // 2
     if not places:
         places = [(x, y, 'nothing found', None)]
-    strip = Image.new('RGB', (width, y + row), 'white')
+    height = row * rows + top if rows is not None else y + row
+    strip = Image.new('RGB', (width, height), 'white')
     draw = ImageDraw.Draw(strip)
     for x, y, text, label in places:
         if label is not None:
@@ -275,7 +340,7 @@ def _with_legend(picture: np.ndarray, entries: list[tuple[int, str]], classes: C
             if classes.knows(label):
                 box[:] = classes.color(label)
             else:
-                _fill(box, np.ones((size, size), bool), classes, label)
+                fill(box, np.ones((size, size), bool), classes, label)
             strip.paste(Image.fromarray(box), (x, y))
             draw.rectangle((x, y, x + size, y + size), outline='black')
             x += round(1.4 * size)

@@ -152,9 +152,9 @@ def plot_rationals(
     figure.supxlabel('input x of the activation')
     figure.supylabel('F(x)')
     handles = [Line2D([], [], color='k', linestyle='--', label='start')]
-    handles += [Line2D([], [], color=c, label=f'group {g}') for g, c in enumerate(colors[:16])]
-    if most > 16:
-        handles.append(Line2D([], [], linestyle='', label=f'... {most} groups'))
+    # Of many groups some, from the first to the last.
+    named = np.linspace(0, most - 1, min(most, 16)).round().astype(int)
+    handles += [Line2D([], [], color=colors[g], label=f'group {g}') for g in named]
     if inputs is not None:
         handles.append(Patch(color='0.85', label='how often x occurs'))
     figure.legend(

@@ -5,7 +5,9 @@ import mmcv
 import numpy as np
 from torch.utils.data import Dataset
 
-from kat_mm.visualization.files import save_figure
+from kat_mm.visualization.data_samples import label_map
+from kat_mm.visualization.pages import Panel, save_page
+from kat_mm.visualization.predictions import Classes, fill
 
 
 def plot_segmentation(
@@ -25,39 +27,22 @@ def plot_segmentation(
         out_file: Where the picture goes; its ending gives the format.
         source: Whose images they are, as their licence wants it shown.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
+    classes = Classes.of(dataset.metainfo, {})
+    rows, seen = [], set()
+    for index, samples in zip(indices, zip(*predictions.values(), strict=True), strict=True):
+        truth = dataset[index]['data_samples']
+        row = dict(image=Panel(mmcv.imread(truth.img_path, channel_order='rgb')))
+        maps = [truth.gt_sem_seg, *(sample.pred_sem_seg for sample in samples)]
+        for title, found in zip(('truth', *predictions), maps, strict=True):
+            labels = label_map(found.data)
+            row[title] = Panel(_in_colors(labels, classes))
+            seen.update(np.unique(labels).tolist())
+        rows.append(row)
+    save_page(rows, sorted(seen), classes, out_file, source)
 
-    classes = dataset.metainfo['classes']
-    palette = np.array(dataset.metainfo['palette'], dtype=np.uint8)
-    colors = np.full((256, 3), 255, dtype=np.uint8)  # ignored labels are white
-    colors[: len(palette)] = palette
-    columns = ['image', 'truth', *predictions]
-    figure = Figure(figsize=(3.2 * len(columns), 2.5 * len(indices) + 0.7), layout='constrained')
-    axes = figure.subplots(len(indices), len(columns), squeeze=False)
-    shown = set()
-    for row, index, samples in zip(
-        axes, indices, zip(*predictions.values(), strict=True), strict=True
-    ):
-        sample = dataset[index]['data_samples']
-        image = mmcv.imread(sample.img_path, channel_order='rgb')
-        labels = [sample.gt_sem_seg, *(sample.pred_sem_seg for sample in samples)]
-        labels = [label.data.squeeze().numpy() for label in labels]
-        shown.update(*(np.unique(label).tolist() for label in labels))
-        for axis, picture in zip(row, [image, *(colors[label] for label in labels)], strict=True):
-            axis.imshow(picture)
-            axis.set_axis_off()
-    for axis, title in zip(axes[0], columns, strict=True):
-        axis.set_title(title)
-    figure.legend(
-        handles=[
-            Patch(facecolor=colors[i] / 255, edgecolor='gray', label=name)
-            for i, name in enumerate(classes)
-            if i in shown
-        ],
-        loc='outside lower center',
-        ncols=6,
-        frameon=False,
-        title=source,
-    )
-    save_figure(figure, out_file, 100)
+
+def _in_colors(labels: np.ndarray, classes: Classes) -> np.ndarray:
+    picture = np.full((*labels.shape, 3), 255, np.uint8)
+    for label in np.unique(labels).tolist():
+        fill(picture, labels == label, classes, label, opacity=1)
+    return picture

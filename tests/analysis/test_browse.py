@@ -27,6 +27,19 @@ def mapped(labels):
     return BaseDataElement(gt_sem_seg=PixelData(data=torch.from_numpy(labels[None])))
 
 
+def panoptic():
+    """A cell, and around it a platelet and what is unlabelled: objects and a label map."""
+    labels = np.full((24, 24), 1)
+    labels[:8, :8] = 0
+    labels[16:] = 255
+    masks = torch.from_numpy(labels == 0)[None]
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
+    instances = InstanceData(bboxes=boxes, labels=torch.tensor([0]), masks=masks)
+    return BaseDataElement(
+        gt_instances=instances, gt_sem_seg=PixelData(sem_seg=torch.from_numpy(labels[None]))
+    )
+
+
 @pytest.mark.parametrize(
     ('truths', 'expected'),
     [
@@ -36,6 +49,7 @@ def mapped(labels):
             [mapped(np.array([[0, 0], [1, 255]])), mapped(np.zeros((2, 2), int))],
             {'cell': (2, 6), 'platelet': (1, 1), 'unlabelled': (1, 1)},
         ),
+        ([panoptic()], {'cell': (1, 1), 'platelet': (1, 1), 'unlabelled': (1, 1)}),
     ],
 )
 def test_classes_are_counted_by_image_and_by_object_or_pixel(truths, expected):
@@ -64,3 +78,21 @@ def test_the_truth_is_drawn():
     assert titled.shape[0] > 480 and (titled[:30] < 100).any()
     tinted = draw_sample(Sample(image, mapped(np.ones((480, 480), np.uint8))), CLASSES)
     assert (tinted[200, 200] == (50, 50, 177)).all()
+
+
+def test_the_truth_of_panoptic_data_has_its_stuff_too_at_the_size_of_the_image():
+    picture = draw_sample(Sample(np.full((480, 480, 3), 100, np.uint8), panoptic()), CLASSES)
+    assert (picture[20, 100] == (177, 50, 50)).all()
+    plate = (picture == (255, 0, 0)).all(axis=-1)
+    assert plate[60:100, 50:110].sum() > 200  # with its name
+    assert (picture[250, 400] == (50, 50, 177)).all()
+    stripes = picture[340:470, 5:100]
+    assert (stripes.std(axis=-1) == 0).all() and len(np.unique(stripes)) > 2
+
+
+def test_boxes_of_a_resized_truth_lie_on_its_objects():
+    truth = objects(1)
+    truth.gt_instances.masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    truth.gt_instances.masks[:, 1:4, 1:4] = True
+    picture = draw_sample(Sample(np.full((480, 480, 3), 100, np.uint8), truth), CLASSES)
+    assert (picture[240, 150] == (0, 0, 255)).all() and (picture[150, 240] == (0, 0, 255)).all()

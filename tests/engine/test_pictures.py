@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import BaseDataElement, PixelData
+from PIL import Image
 
 from kat_mm.engine import PicturesHook
+from kat_mm.errors import UserError
 
 
 class Data:
@@ -73,3 +75,16 @@ def test_images_without_files_are_those_of_the_batch(tmp_path, runner):
         ('image.png', 0.5),
         ('image-1.png', 0.5),
     ]
+
+
+def test_pictures_of_formats_without_full_colour_are_png_and_one_that_cannot_be_written_is_named(
+    tmp_path, runner
+):
+    for name in ('a.gif', 'b.pgm'):
+        Image.new('L', (480, 480)).save(tmp_path / name)
+    samples = [segmented(str(tmp_path / name)) for name in ('a.gif', 'b.pgm')]
+    PicturesHook(out_dir=str(tmp_path / 'out')).after_test_iter(runner, 0, {}, samples)
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a.png', 'b.png']
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match=r'cannot write .*file/a.png'):
+        PicturesHook(out_dir=str(tmp_path / 'file')).after_test_iter(runner, 0, {}, samples)

@@ -101,9 +101,12 @@ def test_panoptic_maps_are_in_cocos_format(tmp_path):
     panoptic[4, :4] = 1
     sample = BaseDataElement(pred_panoptic_seg=PixelData(sem_seg=torch.from_numpy(panoptic[None])))
     results = Results(tmp_path, 'panoptic', CLASSES)
-    results.add(Image('a.jpg', PIXELS), sample)
+    results.add(Image('deep/a.jpg', PIXELS), sample)
     results.close()
     (entry,) = read(tmp_path / 'results.json')
+    (submitted,) = read(tmp_path / 'panoptic.json')['annotations']
+    assert set(submitted) == {'image_id', 'file_name', 'segments_info'}  # as its server takes it
+    assert submitted.items() <= entry.items() and submitted['file_name'] == 'deep/a.png'
     areas = {one['id']: (one['category'], one['area']) for one in entry['segments_info']}
     assert sorted(areas.values()) == [('cell', 16), ('cell', 16), ('platelet', 4)]
     written = cv2.imread(str(tmp_path / 'panoptic' / entry['file_name']))[..., ::-1].astype(int)
@@ -124,14 +127,23 @@ def test_classes_are_told_with_their_scores(tmp_path):
     assert [one['name'] for one in entry['top5']] == ['platelet', 'cell']
 
 
-def test_frames_become_a_video_of_one_size(tmp_path):
-    results = Results(tmp_path, 'segmentation', CLASSES)
-    for number, height in enumerate((64, 80, 48)):
-        image = Image(f'film_{number}.jpg', PIXELS, video=('film', 5.0))
-        results.add_picture(image, np.full((height, 96, 3), 40 * number, np.uint8))
+def write_frames(folder, sizes, rate=5.0):
+    results = Results(folder, 'segmentation', CLASSES)
+    for number, size in enumerate(sizes):
+        image = Image(f'film_{number}.jpg', PIXELS, video=('film', rate))
+        results.add_picture(image, np.full((*size, 3), 40 * number, np.uint8))
     results.close()
+
+
+def test_frames_become_a_video_of_one_size(tmp_path):
+    write_frames(tmp_path, [(65, 97), (80, 97), (48, 40)])
     video = cv2.VideoCapture(str(tmp_path / 'pictures' / 'film.mp4'))
     assert video.get(cv2.CAP_PROP_FPS) == 5
     frames = [video.read()[1] for _ in range(3)]
-    assert [frame.shape for frame in frames] == [(64, 96, 3)] * 3
-    np.testing.assert_allclose([f[:40].mean() for f in frames], [0, 40, 80], atol=6)
+    assert [frame.shape for frame in frames] == [(64, 96, 3)] * 3  # as its codec wants it
+    np.testing.assert_allclose([f.mean() for f in frames], [0, 40, 80], atol=6)
+
+
+def test_a_video_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(UserError, match='film.mp4, a video of 96 x 64 pixels with 90000 frames/s'):
+        write_frames(tmp_path, [(64, 96)], rate=90000)

@@ -5,6 +5,7 @@ import functools
 import http.server
 import threading
 import zlib
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -84,6 +85,29 @@ def test_frames_of_a_video(tmp_path):
     np.testing.assert_allclose([x.pixels.mean() for x in found], [0, 120, 240], atol=4)
 
 
+def test_videos_and_images_of_one_name_are_kept_apart(tmp_path):
+    for name in ('film.avi', 'deep/film.avi', 'film-1.avi'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_video(tmp_path / name, greys=(0, 9))
+    found = list(find_images([str(tmp_path / name) for name in ('film.avi', 'deep', 'film-1.avi')]))
+    assert [x.video[0] for x in found[::2]] == ['film', 'film-1', 'film-1-1']
+    assert len({x.name for x in found}) == 6
+
+
+@pytest.mark.parametrize(('told', 'taken'), [(0.0, 25.0), (90000.0, 25.0), (29.97, 29.97)])
+def test_a_stream_without_a_rate_of_frames_gets_one(tmp_path, monkeypatch, told, taken):
+    write_video(tmp_path / 'film.avi')
+
+    capture = cv2.VideoCapture(str(tmp_path / 'film.avi'))
+    stream = SimpleNamespace(
+        get=lambda key: told if key == cv2.CAP_PROP_FPS else capture.get(key),
+        read=capture.read,
+        release=capture.release,
+    )
+    monkeypatch.setattr(cv2, 'VideoCapture', lambda source: stream)
+    assert {x.video for x in find_images([str(tmp_path)])} == {('film', taken)}
+
+
 def test_a_video_that_ends_early_says_after_which_frame(tmp_path):
     whole = tmp_path / 'whole.avi'
     noise = np.random.default_rng(0).integers(0, 256, (40, 96, 128, 3), np.uint8)
@@ -120,7 +144,7 @@ def test_what_is_not_there_is_named_before_anything_is_read(folder, name):
         next(find_images([str(folder / 'a.jpg'), str(folder / name)]))
 
 
-def test_a_folder_without_images_is_refused_and_a_broken_video_or_camera_named(tmp_path):
+def test_a_folder_without_images_is_refused_and_a_broken_video_or_camera_named(tmp_path, capfd):
     with pytest.raises(UserError, match='holds no images'):
         list(find_images([str(tmp_path)]))
     (tmp_path / 'film.mp4').write_bytes(b'broken')
@@ -129,6 +153,7 @@ def test_a_folder_without_images_is_refused_and_a_broken_video_or_camera_named(t
         f'video {tmp_path}/film.mp4 cannot be opened',
         'camera 57 cannot be opened',
     ]
+    assert capfd.readouterr() == ('', '')  # of OpenCV
 
 
 @pytest.mark.parametrize(

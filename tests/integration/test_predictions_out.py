@@ -18,17 +18,21 @@ def test_infer_writes_pictures_labels_and_json_and_names_damaged_files(
     damaged.write_text('no image')
     line = tmp_path / 'line.png'
     cv2.imwrite(str(line), np.zeros((2, 6000, 3), np.uint8))
+    narrow = tmp_path / 'narrow.png'
+    cv2.imwrite(str(narrow), np.zeros((1600, 120, 3), np.uint8))
     images = data_root / 'images' / 'validation'
     write_video(tmp_path / 'film.avi')
     with serving(images) as address:
         name = next(images.iterdir()).name
-        inputs = images, damaged, line, tmp_path / 'film.avi', f'{address}/{name}'
+        inputs = images, damaged, line, narrow, tmp_path / 'film.avi', f'{address}/{name}'
         options = '--out', tmp_path / 'out', '--batch-size', 2, '--half'
         result = run_tool('infer.py', tiny_config, trained / 'iter_6.pth', *inputs, *options)
     assert result.status == 1
-    assert result.last_line.startswith('error: 2 inputs were skipped: ')
+    assert result.last_line.startswith('error: 3 inputs were skipped: ')
     assert f'skipped: {damaged} does not decode as an image' in result.stderr
     assert 'skipped: line.png: the config' in result.stderr
+    # Its pyramid has no column left; in a batch with others.
+    assert 'skipped: narrow.png: the model fails at 1 image(s) of 96 x 7 pixels' in result.stderr
     assert 'images/s' in result.stdout
     entries = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert len(entries) == 5 + 3 + 1
@@ -58,6 +62,14 @@ def test_an_exported_segmenter_has_the_metrics_of_its_checkpoint(trained, tiny_c
         files = list(folder.glob('*/*.json'))
         metrics[name] = json.loads(files[0].read_text())['mIoU'] if files else read_scalars(folder)
     assert metrics['pt2'] == pytest.approx(metrics['pth'], abs=0.1)
+
+
+def test_a_folder_for_a_file_of_predictions_is_refused(trained, tiny_config, tmp_path):
+    (tmp_path / 'out.pkl').mkdir()
+    arguments = '--out', tmp_path / 'out.pkl', '--work-dir', tmp_path / 'work'
+    result = run_tool('test.py', tiny_config, trained / 'iter_6.pth', *arguments)
+    assert result.status == 1 and result.last_line.endswith('out.pkl is a folder; name a file')
+    assert not (tmp_path / 'work').exists()
 
 
 def test_show_without_a_display_says_so(trained, tiny_config, tmp_path):

@@ -101,6 +101,17 @@ def test_the_picture_shows_the_weights_of_the_query(tmp_path):
     assert len(red[0]) and red[0].min() > height / 2 and red[1].min() > 0.7 * width
 
 
+@pytest.mark.parametrize(
+    ('size', 'inches'), [((30, 900), (1.3, 3 * 5 + 1.2)), ((900, 30), (2.6, 3 * 1.4 + 1.2))]
+)
+def test_wide_images_leave_no_empty_rows_and_tall_ones_have_room_for_titles(tmp_path, size, inches):
+    weights = torch.ones(2, 4, 4) / 4
+    image = np.zeros((*size, 3), dtype=np.uint8)
+    plot_attention(image, {'m': {0: weights}}, (2, 2), 1, tmp_path / 'a.png')
+    picture = mmcv.imread(tmp_path / 'a.png')
+    assert picture.shape[:2] == pytest.approx([110 * side for side in inches], abs=2)
+
+
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Run the tool with two models: code, stdout, stderr."""
@@ -140,7 +151,7 @@ def test_models_are_drawn_below_each_other(run, options, tmp_path):
     assert code == 0, code
     assert 'Attention maps: attention.png' in out
     height = mmcv.imread(tmp_path / 'attention.png').shape[0]
-    assert height == pytest.approx(110 * 2.35 * 2 * (3 if options else 2), rel=0.01)
+    assert height == pytest.approx(110 * 2.6 * 2 * (3 if options else 2), rel=0.01)
 
 
 @pytest.mark.parametrize(

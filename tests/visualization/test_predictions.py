@@ -9,6 +9,7 @@ from kat_mm.visualization.predictions import (
     draw_labels,
     draw_scores,
     draw_shapes,
+    draw_title,
     side_by_side,
 )
 
@@ -35,15 +36,15 @@ def test_the_legend_has_the_classes_that_are_seen_and_no_others():
     assert has_color(legend, (255, 0, 0)) and not has_color(legend, (0, 0, 255))
 
 
-def test_what_is_unlabelled_is_hatched_and_no_class():
+@pytest.mark.parametrize('grey', [0, 128, 255])
+def test_what_is_unlabelled_is_hatched_on_any_image_and_no_class(grey):
     labels = np.zeros((480, 640), np.uint8)
     labels[240:] = 255
-    picture = draw_labels(IMAGE, labels, CLASSES)
-    below = picture[250:470].reshape(-1, 3)
-    shades = np.unique(below, axis=0)
+    picture = draw_labels(np.full((480, 640, 3), grey, np.uint8), labels, CLASSES)
+    shades = np.unique(picture[250:470].reshape(-1, 3), axis=0)
     # Between the stripes the image is as it was.
-    assert len(shades) == 2 and (shades == 100).all(axis=1).any()
-    assert (shades.std(axis=1) == 0).all()
+    assert (shades == grey).all(axis=1).any() and (shades.std(axis=1) == 0).all()
+    assert np.ptp(shades[:, 0].astype(int)) > 100
     assert CLASSES.name(255) == CLASSES.name(2) == 'unlabelled'
 
 
@@ -77,6 +78,59 @@ def test_small_images_are_enlarged_and_a_name_that_has_no_room_is_shortened():
     assert (number < 100).any()  # the score is there nonetheless
 
 
+def test_a_narrow_image_gets_room_for_its_writing():
+    narrow = np.full((1500, 20, 3), 100, np.uint8)
+    labels = np.zeros((1500, 20), np.uint8)
+    pictures = [
+        draw_labels(narrow, labels, CLASSES),
+        draw_shapes(narrow, [Shape(0, 0.5, (2, 50, 18, 90))], CLASSES),
+        draw_scores(narrow, np.array([0.6, 0.4]), CLASSES),
+        draw_title(narrow, 'airliner'),
+    ]
+    assert [picture.shape[1] for picture in pictures] == [240, 240, 240, 248]
+    for picture in pictures[:3]:
+        assert (picture[700:900, :20] < 200).any() and (picture[700:900, 20:] == 255).all()
+        assert (picture[1500:, 60:] < 100).any()  # a name, which 20 pixels had cut
+
+
+def test_names_of_objects_do_not_cover_each_other():
+    shapes = [Shape(0, 0.9 - 0.01 * i, (100, 100 + i, 140, 300)) for i in range(5)]
+    inside = draw_shapes(IMAGE, shapes, CLASSES)[:480]
+    once = draw_shapes(IMAGE, shapes[:1], CLASSES)[:480]
+
+    def plates(picture):
+        return (picture[:, 145:160] == (255, 0, 0)).all(axis=-1).sum()
+
+    assert plates(inside) == pytest.approx(5 * plates(once), rel=0.1)
+
+
+def test_of_objects_without_room_for_all_names_the_best_are_named():
+    box = (0, 0, 640, 40)  # as high as two names
+    bad, good = Shape(1, 0.4, box), Shape(0, 0.9, box)
+    inside = draw_shapes(IMAGE, [bad] * 30 + [good] * 30, CLASSES)[5:55, 5:40]
+    assert has_color(inside, (255, 0, 0)) and not has_color(inside, (0, 0, 255))
+
+
+def test_a_name_longer_than_the_picture_is_shortened_and_its_score_is_not():
+    classes = Classes(['a very long name ' * 9], [[255, 0, 0]])
+    scores = [
+        draw_shapes(IMAGE, [Shape(0, score, (0, 100, 50, 150))], classes)[80:100, 600:]
+        for score in (0.51, 0.88)
+    ]
+    assert (scores[0] != scores[1]).any()
+
+
+def test_a_legend_of_fixed_height_says_how_many_classes_have_no_room():
+    names = [f'class number {i}' for i in range(90)]
+    labels = np.arange(480)[:, None] // 6 + np.zeros((1, 640), int)
+    pictures = [
+        draw_labels(IMAGE, given, Classes(names), legend_rows=2) for given in (labels, labels % 2)
+    ]
+    assert pictures[0].shape == pictures[1].shape
+    assert len(draw_labels(IMAGE, labels, Classes(names))) > len(pictures[0])
+    assert (pictures[0][480:] != pictures[1][480:]).any()
+
+
 def test_the_truth_of_a_classifier_is_marked():
     with_truth = draw_scores(IMAGE, np.array([0.6, 0.4]), CLASSES, truth=1)
     assert has_color(with_truth, (178, 223, 190))
@@ -87,6 +141,12 @@ def test_pictures_stand_side_by_side_below_their_titles():
     row = side_by_side(dict(truth=IMAGE, prediction=IMAGE[:300]))
     assert row.shape[1] == 2 * 648 and row.shape[0] > 480
     assert (row[:30, :648] < 100).any() and (row[:30, 648:] < 100).any()
+
+
+def test_wide_pictures_stand_below_each_other():
+    wide = np.full((100, 800, 3), 100, np.uint8)
+    column = side_by_side(dict(truth=wide, prediction=wide))
+    assert column.shape[1] == 808 and len(column) > 2 * 100
 
 
 def test_colours_without_a_palette_stay_the_same():
