@@ -1,9 +1,9 @@
 """benchmarks/run.py compile, as a user runs it, with a small model."""
 
-import cProfile
 import json
 
 import pytest
+from torch._higher_order_ops import triton_kernel_wrap
 
 
 @pytest.mark.slow
@@ -14,25 +14,27 @@ def test_the_first_step_is_taken_apart(run_benchmark, tmp_path):
     for stage in ('tracing of Python', 'tracing of forward and backward', 'lowering'):
         assert 0 < stages[stage] < found['first_step_seconds']
     assert found['second_step_seconds'] < found['first_step_seconds']
+    assert found['first_step_seconds'] == found['first_steps_seconds'][1]
     # A CPU runs no kernel of Triton.
-    assert found['profile']['analysis'] == {}
+    assert [one['calls'] for one in found['analyses'].values()] == [0]
 
 
-def test_calls_of_the_analysis_are_counted(run_benchmark):
+def test_the_fastest_turn_that_counts_is_kept(run_benchmark):
     import compile_time
 
-    source = (
-        'def generate_ttir():\n    pass\ndef identify_mutated_tensors():\n    generate_ttir()\n'
-    )
-    functions = {}
-    exec(compile(source, 'torch/_higher_order_ops/triton_kernel_wrap.py', 'exec'), functions)
-    profile = cProfile.Profile()
-    profile.enable()
-    for _ in range(3):
-        functions['identify_mutated_tensors']()
-    profile.disable()
-    found = compile_time.analysis(profile)
-    assert {name: one['calls'] for name, one in found.items()} == {
-        'identify_mutated_tensors': 3,
-        'generate_ttir': 3,
-    }
+    model = dict(first_steps_seconds=[])
+    for turn, seconds in enumerate((1, 5, 3, 4)):
+        found = dict(first_step_seconds=seconds, turn=turn)
+        compile_time.take(model, found, counts=turn > 0)
+    assert model == dict(first_steps_seconds=[1, 5, 3, 4], first_step_seconds=3, turn=2)
+
+
+def test_calls_of_the_analysis_are_counted(run_benchmark, monkeypatch):
+    import compile_time
+
+    (name,) = (name for name in compile_time.ANALYSES if hasattr(triton_kernel_wrap, name))
+    monkeypatch.setattr(triton_kernel_wrap, name, lambda kernel, arguments: arguments)
+    found = compile_time.count_analyses()
+    for number in range(3):
+        assert getattr(triton_kernel_wrap, name)(None, number) == number
+    assert found[name]['calls'] == 3
