@@ -31,7 +31,7 @@ CONTENDERS = {
     "KAT-S, Triton's launchers": ('KAT', 'small', False),
     'timm ViT-S': ('timm', 'small', True),
 }
-TURNS = 3
+TURNS = 2
 QUICK_ARCH = dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=64)
 QUICK = {'a small KAT': ('KAT', QUICK_ARCH, True)}
 QUICK_TURNS = 2
