@@ -39,6 +39,8 @@ def build_dataset(cfg: Config, split: str) -> Dataset:
 def samples(dataset: Dataset, indices: Sequence[int], is_bgr: bool) -> Iterator[Sample]:
     """Samples as they leave the pipeline, before normalisation and whatever a batch is put to.
 
+    Of images of other channels than three the first three are shown, or the first, as grey.
+
     Args:
         dataset: It gives what OpenMMLab's ``Pack...Inputs`` makes.
         indices: Which.
@@ -47,6 +49,7 @@ def samples(dataset: Dataset, indices: Sequence[int], is_bgr: bool) -> Iterator[
     for index in indices:
         found = dataset[index]
         image = found['inputs'].permute(1, 2, 0).numpy()
+        image = image[..., :1].repeat(3, axis=2) if image.shape[2] < 3 else image[..., :3]
         image = np.ascontiguousarray(image[..., ::-1] if is_bgr else image)
         yield Sample(image.clip(0, 255).astype(np.uint8), found['data_samples'])
 

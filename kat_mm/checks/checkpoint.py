@@ -13,21 +13,33 @@ def check_pretrained(model: nn.Module) -> None:
     """Read the pretrained weights that an ``init_cfg`` names, as a run will; load the backbone's.
 
     Raises:
-        UserError: A checkpoint cannot be read, or does not fit.
+        UserError: A checkpoint cannot be read, or does not fit; or there is none, and blocks are
+            frozen as they start.
     """
-    for module in model.modules():
+    frozen, has_start = None, False
+    for name, module in model.named_modules():
         if isinstance(module, KAT):
+            starts = split_init_cfg(module.init_cfg)[0]
+            has_start |= bool(starts)
+            if module.frozen_stages > 0:
+                frozen = f'model.{name}'.rstrip('.')
             if module.is_init:  # what builds adapters upon it has read them
                 continue
-            for cfg in split_init_cfg(module.init_cfg)[0]:
+            for cfg in starts:
                 options = {key: cfg[key] for key in ('prefix', 'ignore') if key in cfg}
                 load_pretrained(module, cfg['checkpoint'], **options)
             continue
         given = getattr(module, 'init_cfg', None) or []
         for cfg in [given] if isinstance(given, dict) else given:
+            has_start |= is_pretrained(cfg)
             # Those of mmengine's addresses it fetches itself.
             if is_pretrained(cfg) and '://' not in cfg['checkpoint']:
                 read_weights(cfg['checkpoint'])
+    if frozen is not None and not has_start:
+        raise UserError(
+            f'{frozen}.frozen_stages freezes blocks that would start at random. Name what they '
+            f'have learned as {frozen}.init_cfg.checkpoint, or as load_from'
+        )
 
 
 def check_checkpoint(path: str, model: nn.Module, strict: bool, resume: bool = False) -> None:

@@ -42,9 +42,15 @@ class PartlyEncoded(NamedTuple):
 
 def encode_partly(backbone: nn.Module, images: Tensor, num_blocks: int) -> PartlyEncoded:
     """Images (B, 3, H, W) through all blocks but the last ``num_blocks``."""
+    backbone = _unwrap(backbone)
     tokens, grid = backbone.embed(images)
     tokens = backbone.run_blocks(tokens, grid, 0, backbone.num_layers - num_blocks)
     return PartlyEncoded(backbone, tokens, grid, tuple(images.shape[2:]))
+
+
+def _unwrap(backbone: nn.Module) -> nn.Module:
+    """What runs blocks, which adapters may be wrapped around (mmpretrain's LoRAModel)."""
+    return next((m for m in backbone.modules() if hasattr(type(m), 'run_blocks')), backbone)
 
 
 class EoMTHead(Mask2FormerHead):
@@ -183,6 +189,7 @@ class EoMTHead(Mask2FormerHead):
         Raises:
             ValueError: Its blocks, channels or patches differ, or it cannot run some blocks.
         """
+        backbone = _unwrap(backbone)
         name = type(backbone).__name__
         if not hasattr(backbone, 'run_blocks'):
             raise ValueError(

@@ -70,6 +70,13 @@ def test_images_come_as_rgb_whatever_their_order():
     assert (sample.image == (0, 0, 200)).all()
 
 
+@pytest.mark.parametrize(('channels', 'shown'), [(1, (0, 0, 0)), (4, (0, 1, 2))])
+def test_images_of_other_channels_are_shown_by_the_first(channels, shown):
+    image = torch.arange(channels, dtype=torch.uint8).view(-1, 1, 1).expand(-1, 4, 4)
+    (sample,) = samples([dict(inputs=image, data_samples=labelled(0))], [0], is_bgr=False)
+    assert (sample.image == shown).all()
+
+
 def test_the_truth_is_drawn():
     image = np.full((480, 480, 3), 100, np.uint8)
     boxes = draw_sample(Sample(image, objects(1)), CLASSES)

@@ -29,6 +29,26 @@ def test_pretrained_weights_are_tried(tmp_path):
         checks.check_pretrained(checks.build_model(wrong))
 
 
+def test_frozen_blocks_want_a_start(tmp_path):
+    settings = dict(type='KAT', arch='tiny', img_size=32, out_indices=0)
+    checks.check_pretrained(checks.build_model(Config(dict(model=dict(settings, frozen_stages=0)))))
+    settings['frozen_stages'] = 1
+    with pytest.raises(UserError, match=r'model\.frozen_stages freezes .* load_from'):
+        checks.check_pretrained(checks.build_model(Config(dict(model=settings))))
+    model = checks.build_model(Config(dict(model=settings)))
+    path = str(tmp_path / 'weights.pth')
+    torch.save(model.state_dict(), path)
+    model.init_cfg = dict(type='Pretrained', checkpoint=path)
+    checks.check_pretrained(model)
+    # Of a whole model that holds it.
+    whole = nn.Module()
+    whole.backbone = checks.build_model(Config(dict(model=settings)))
+    with pytest.raises(UserError, match=r'model\.backbone\.init_cfg\.checkpoint'):
+        checks.check_pretrained(whole)
+    whole.init_cfg = model.init_cfg
+    checks.check_pretrained(whole)
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / 'model.pth'

@@ -131,6 +131,20 @@ def test_training_equals_the_plain_implementation(with_cls_token, rates):
             assert not allowed[:7].all() and allowed[7:].all()
 
 
+def test_adapters_may_be_wrapped_around_the_backbone():
+    lora = dict(type='mmpretrain.LoRAModel', rank=2, alpha=2, targets=[dict(type='attn.qkv')])
+    cfg = config()
+    cfg.backbone = dict(lora, module=cfg.backbone)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg).train()
+    loss = sum(value.sum() for key, value in losses(model).items() if 'loss' in key)
+    loss.backward()
+    learn = {
+        name for name, parameter in model.backbone.named_parameters() if parameter.grad is not None
+    }
+    assert len(learn) == 2 * 4 and all('.attn.qkv.lora_' in name for name in learn)
+
+
 def test_inference_is_plain_attention_and_one_prediction():
     model = build().double().eval()
     model.panoptic_head.set_mask_rates((1.0, 1.0))
