@@ -93,12 +93,30 @@ def load(file, unpickle: bool = False, **options):
         if function == 'resume' and isinstance(meta, dict):
             # mmengine runs it as Python, to find in it how many GPUs there were.
             meta.pop('config', None)
+            _name_own_files(content, file)
         elif function == '_init_model' and names.get('cfg') == {}:
             raise UserError(
                 f'without a config the inferencer would run the one in {_name(file)}, which is '
                 'code; give it the config too (model=...)'
             )
     return content
+
+
+def _name_own_files(content: dict, file) -> None:
+    """Have a checkpoint name files of its own folder alone, which mmengine removes for new ones.
+
+    A folder that was moved or copied names its own ones thereby.
+    """
+    hub = content.get('message_hub')
+    info = hub.get('runtime_info') if isinstance(hub, dict) else None
+    if not isinstance(info, dict) or not isinstance(file, str | os.PathLike):
+        return
+    folder = os.path.dirname(file)
+    for key in info:
+        if isinstance(key, str) and key.startswith(('best_ckpt', 'last_ckpt')):
+            info[key] = os.path.join(folder, os.path.basename(str(info[key])))
+    if 'keep_ckpt_ids' in info:  # numbers, of which it makes names
+        info['keep_ckpt_ids'] = [step for step in info['keep_ckpt_ids'] if isinstance(step, int)]
 
 
 def is_trusted() -> bool:

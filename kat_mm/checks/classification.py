@@ -200,13 +200,15 @@ def check_annotation_file(path: Path, num_classes: int | None) -> None:
     """Check a file of lines ``image label``.
 
     Raises:
-        UserError: There are no lines, or one has no label or one outside of the head's classes.
+        UserError: There are no lines, one has no label or one outside of the head's classes, or
+            two give one image different labels.
     """
     if not path.is_file():
         raise UserError(f'annotation file {path} does not exist; each line is: IMAGE LABEL')
     lines = read_text(path).splitlines()
     if not lines:
         raise UserError(f'annotation file {path} is empty; each line is: IMAGE LABEL')
+    labels: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         image, _, label = line.rpartition(' ')
         is_label = label.isdecimal() and (num_classes is None or int(label) < num_classes)
@@ -216,3 +218,12 @@ def check_annotation_file(path: Path, num_classes: int | None) -> None:
                 f'{path}, line {number}: {line!r} must be an image, and behind a space its label '
                 f'of {expected}'
             )
+        if labels.setdefault(image, int(label)) != int(label):
+            raise UserError(
+                f'{path}, line {number}: {image} has the label {int(label)}, and on a line before '
+                f'it {labels[image]}; leave one of them'
+            )
+    if len(labels) < len(lines):
+        print_log(f'{path} lists {len(lines) - len(labels)} images more than once', 'current')
+    if num_classes and (absent := sorted(set(range(num_classes)) - set(labels.values()))):
+        print_log(f'{path} has no image of {len(absent)} labels: {some(absent)}', 'current')

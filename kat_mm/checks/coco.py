@@ -310,6 +310,18 @@ class _Objects:
             f'or run lengths {{"counts": ..., "size": [{height:g}, {width:g}]}} of its image'
         )
 
+    def _twice(self, kept: np.ndarray) -> list:
+        """The numbers of objects that others equal which stand before them."""
+        categories = self.content.annotations.category_ids
+        seen, twice = set(), []
+        for row in np.flatnonzero(kept).tolist():
+            # Of COCO's 860,001 the hashes take a tenth of the objects' memory.
+            key = hash((self.image_ids[row], categories[row], self.boxes[row].tobytes()))
+            if key in seen:
+                twice.append(self.ids[row])
+            seen.add(key)
+        return twice
+
     def _count(self, min_size: float, evaluates: bool) -> None:
         """Say what mmdet leaves out, and refuse a file of which nothing is left."""
         tell = []
@@ -335,6 +347,11 @@ class _Objects:
         )
         if cut := int((kept & beyond.any(1)).sum()):
             tell.append(f'{cut} boxes reach outside of their image, and are cut at its edge')
+        if twice := self._twice(kept & ~self.crowd):
+            tell.append(
+                f'{len(twice)} objects are there twice, of the same image, category and box, and '
+                f'count twice: annotations {some(twice)}'
+            )
         if evaluates and any(key == 0 and kept[row] for row, key in enumerate(self.ids)):
             tell.append(
                 "annotation 0 is counted as never found by COCO's evaluation; number annotations "

@@ -99,12 +99,13 @@ def _check_images(folder: Path, images: list[dict]) -> None:
                 'height, as its EXIF orientation shows it); its objects are of another image, or '
                 'of a resized one'
             )
-        other = stems.setdefault(Path(name).stem, name)
-        if other != name:
+        other = stems.get(Path(name).stem)
+        if other is not None:
             raise UserError(
-                f'{folder} has images {other} and {name}, whose label images would be one file; '
-                'rename one of them, in the export'
+                f'{folder / ANNOTATIONS} lists {other} and {name}, whose label images would be one '
+                'file; rename one of them in the export, or list it once'
             )
+        stems[Path(name).stem] = name
 
 
 def _read(path: Path) -> dict:

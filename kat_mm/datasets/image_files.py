@@ -107,12 +107,15 @@ def _captured_stderr() -> Iterator[list[bytes]]:
 def file_problem(path: str | Path) -> str | None:
     """Why a file cannot be read, before its content is looked at; None where it can."""
     path = Path(path)
-    if path.is_symlink() and not path.exists():
-        return f'is a link to {os.readlink(path)}, which does not exist'
-    if not path.exists():
-        return 'does not exist'
-    if path.is_dir():
-        return 'is a folder'
-    if not path.stat().st_size:
-        return 'is empty (0 bytes)'
+    try:
+        if path.is_symlink() and not path.exists():
+            return f'is a link to {os.readlink(path)}, which does not exist'
+        if not path.exists():
+            return 'does not exist'
+        if path.is_dir():
+            return 'is a folder'
+        if not path.stat().st_size:
+            return 'is empty (0 bytes)'
+    except OSError as error:  # of a name that is too long, of links in a circle
+        return f'cannot be read: {error.strerror}'
     return None

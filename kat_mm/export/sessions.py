@@ -46,7 +46,9 @@ def open_session(path: Path, threads: int | None = None, allow_pickle: bool = Fa
     except ImportError as error:
         raise UserError(f'{path} needs {error.name}: pip install {error.name}') from error
     except Exception as error:
-        raise UserError(f'{path} cannot be read: {str(error).splitlines()[0][:300]}') from error
+        # OpenVINO says on the first line where in its code that was.
+        reason = ' '.join(str(error).split())
+        raise UserError(f'{path} cannot be read: {reason[:300]}') from error
 
 
 def _onnxruntime(path: Path, threads: int | None) -> Session:

@@ -106,4 +106,6 @@ def cache_dir() -> Path:
 def cache_path(url: str) -> Path:
     """Where the file of an address is kept: files of one name from two addresses do not collide."""
     name = url.partition('?')[0].rstrip('/').rpartition('/')[2]
+    if not name.strip('.'):
+        raise UserError(f'checkpoint {url} is an address of a folder; it is to be one of a file')
     return cache_dir() / hashlib.sha256(url.encode()).hexdigest()[:12] / name

@@ -22,6 +22,7 @@ from torch import nn
 
 from kat_mm.backbones import KAT
 from kat_mm.checkpoints import read_checkpoint, trust_files
+from kat_mm.engine.configs import read_config
 from kat_mm.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -114,7 +115,38 @@ def init_segmentor(checkpoint):
     return init_model(segmentor(), checkpoint, device='cpu')
 
 
+def lora_model(init_cfg=None):
+    import mmpretrain.models  # noqa: F401
+
+    backbone = dict(type='kat_mm.KAT', arch=SMALL, img_size=32, init_cfg=init_cfg)
+    cfg = dict(type='LoRAModel', module=backbone, rank=2, targets=[dict(type='qkv')])
+    with MODELS.switch_scope_and_registry('mmpretrain') as registry:
+        return registry.build(cfg)
+
+
+def load_by_model_index(checkpoint):
+    """As somebody's package of models names their weights, in a file that mmpretrain reads."""
+    from mmpretrain.apis.model import ModelHub
+
+    folder = Path(checkpoint).parent
+    cfg = classifier()
+    cfg.dump(str(folder / 'model.py'))
+    models = [dict(Name='theirs', Config='model.py', Weights=checkpoint, Results=[])]
+    mmengine.dump(dict(Models=models), str(folder / 'metafile.yml'))
+    mmengine.dump(dict(Import=['metafile.yml']), str(folder / 'model-index.yml'))
+    known = dict(ModelHub._models_dict)
+    try:
+        ModelHub.register_model_index(folder / 'model-index.yml')
+        return get_model('theirs', pretrained=True)
+    finally:
+        ModelHub._models_dict.clear()
+        ModelHub._models_dict.update(known)
+
+
 WAYS = {
+    'model index': load_by_model_index,
+    'adapters (LoRA)': lambda path: load_checkpoint(lora_model(), path),
+    'adapted model': lambda path: lora_model(dict(type='Pretrained', checkpoint=path)),
     'get_model': lambda path: get_model(classifier(), pretrained=path),
     'model.pretrained': lambda path: init_weights(classifier(pretrained=path)),
     'model.init_cfg': lambda path: init_weights(classifier(), checkpoint=path),
@@ -315,6 +347,21 @@ def test_config_in_a_checkpoint_does_not_run_as_a_run_goes_on(ran, tmp_path):
     assert not ran.exists()
 
 
+def test_a_checkpoint_names_no_files_of_other_folders_as_a_run_goes_on(tmp_path):
+    """mmengine removes the best checkpoint that it finds there, once there is a better one."""
+    runner(tmp_path / 'run').train()
+    path = tmp_path / 'run' / 'iter_1.pth'
+    content = torch.load(path, weights_only=False)
+    named = dict(best_ckpt='/home/precious.pth', keep_ckpt_ids=['../../precious', 1])
+    content['message_hub']['runtime_info'].update(named)
+    content['message_hub']['resumed_keys'].update(dict.fromkeys(named, True))
+    torch.save(content, path)
+    resumed = runner(tmp_path / 'resumed', load_from=str(path), resume=True)
+    resumed.load_or_resume()
+    assert resumed.message_hub.get_info('best_ckpt') == str(tmp_path / 'run/precious.pth')
+    assert list(resumed.message_hub.get_info('keep_ckpt_ids')) == [1]
+
+
 # Data
 
 
@@ -359,6 +406,32 @@ def test_yaml_is_data_where_files_are_not_trusted(tmp_path, ran):
     trust_files(True)
     mmengine.load(str(code))
     assert ran.exists()
+
+
+@pytest.mark.parametrize('name', ['weights.pkl', 'weights.npy'])
+def test_code_in_the_weights_of_classes_does_not_run(name, tmp_path, ran):
+    from mmseg.apis import init_model
+
+    path, evil = tmp_path / name, Command(f'touch {ran}')
+    if name == 'weights.pkl':
+        path.write_bytes(pickle.dumps(evil))
+    else:
+        np.save(path, np.array([evil], object))
+    cfg = segmentor()
+    loss = dict(type='CrossEntropyLoss', class_weight=str(path))
+    cfg.model.decode_head.loss_decode = loss
+    with pytest.raises(ValueError, match='holds more than arrays|allow_pickle=False'):
+        init_model(cfg, None, device='cpu')
+    assert not ran.exists()
+
+
+def test_a_config_in_yaml_is_data_to_our_tools(tmp_path, ran):
+    path = tmp_path / 'config.yml'
+    path.write_text(f'default_scope: !!python/object/apply:os.system ["touch {ran}"]')
+    trust_files(False)
+    with pytest.raises(UserError, match=r'config.yml cannot be read: .*object/apply:os.system'):
+        read_config(path)
+    assert not ran.exists()
 
 
 def test_medical_images_that_are_pickles_are_read_without_code(tmp_path, ran):

@@ -4,9 +4,11 @@ All go through what tools/train.py and tools/check_data.py do: the checks before
 each sample.
 """
 
+import gzip
 import json
 import logging
 import re
+import zlib
 from pathlib import Path
 
 import labelling_tools as tools
@@ -159,6 +161,14 @@ def _made(folder: Path) -> Path:
     'content, refused',
     [
         ('cat/0.jpg 0\ndog/1.jpg 1\n', None),
+        ('cat/0.jpg 0\r\ndog/1.jpg 1\r\n', None),
+        ('cat/0.jpg 0\ncat/0.jpg 1\n', 'line 2: cat/0.jpg has the label 1, and on a line before'),
+        ('cat/0.jpg\t0\n', 'must be an image, and behind a space'),
+        ('cat/0.jpg cat\n', 'must be an image, and behind a space'),
+        ('cat/0.jpg 0.0\n', 'must be an image, and behind a space'),
+        (f'{"a" * 5000} 0\ndog/1.jpg 1\n', 'cannot be read: File name too long'),
+        ('cat/\0.jpg 0\ndog/1.jpg 1\n', 'does not exist. Repair or replace the file'),
+        (gzip.compress(b'cat/0.jpg 0\n'), r'list.txt is compressed \(gzip or zip\); unpack it'),
         ('', 'list.txt is empty; each line is: IMAGE LABEL'),
         ('cat/0.jpg 0\n\n', "line 2: '' must be an image, and behind a space its label"),
         (' 0\n', "line 1: ' 0' must be an image, and behind"),
@@ -174,6 +184,18 @@ def _made(folder: Path) -> Path:
 def test_lists_of_images(examine, classes, content, refused):
     write_list(classes, content)
     decide(examine, classification(classes, ann_file='list.txt'), refused)
+
+
+@pytest.mark.parametrize(
+    'content, said',
+    [
+        ('cat/0.jpg 0\n', 'list.txt has no image of 1 labels: 1'),
+        ('cat/0.jpg 0\ncat/0.jpg 0\ndog/1.jpg 1\n', 'list.txt lists 1 images more than once'),
+    ],
+)
+def test_what_lists_lack_is_said(examine, classes, content, said):
+    write_list(classes, content)
+    decide(examine, classification(classes, ann_file='list.txt'), said=said)
 
 
 # Segmentation
@@ -241,6 +263,15 @@ def _circle(path: Path):
     path.symlink_to(path.name)
 
 
+def _many_pixels(path: Path, side: int):
+    """A PNG that says so; the rest is that of a small one."""
+    picture(mode='L').save(path, 'PNG')
+    content = bytearray(path.read_bytes())
+    content[16:24] = side.to_bytes(4, 'big') * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, 'big')
+    path.write_bytes(content)
+
+
 FIRST_LABELS = 'labels/train/0.png'
 FIRST_SCENE = 'images/train/0.jpg'
 
@@ -255,6 +286,13 @@ FIRST_SCENE = 'images/train/0.jpg'
             None,
         ),
         (lambda r: save_labels(r, halves(1, 1, np.uint16)), None, None),
+        (
+            lambda r: save_labels(r, Image.fromarray(halves(0, 3)).convert('LA')),
+            'one channel',
+            None,
+        ),
+        (lambda r: _many_pixels(r / FIRST_LABELS, 20_000), '0.png: Image size .400000000', None),
+        (lambda r: _many_pixels(r / FIRST_SCENE, 40_000), '0.jpg, .*cannot|cannot .*0.jpg', None),
         (lambda r: save_labels(r, Image.fromarray(halves(0, 3)).convert('RGB')), 'shape', None),
         (
             lambda r: save_labels(r, Image.fromarray(halves(0, 3)).convert('RGBA')),
@@ -378,6 +416,10 @@ def first(**changes):
     return lambda c: c['annotations'][0].update(changes)
 
 
+def twice(**changes):
+    return lambda c: c['annotations'].append(dict(c['annotations'][0], **changes))
+
+
 def run_lengths(counts, size=(HEIGHT, WIDTH)):
     return objects(segmentation=dict(counts=counts, size=list(size)))
 
@@ -413,6 +455,18 @@ def run_lengths(counts, size=(HEIGHT, WIDTH)):
         (first(image_id='1'), 'image_id must be a number', None),
         (first(category_id=7), 'is of category 7, which the file does not list', None),
         (first(id=2), 'has two annotations of id 2', None),
+        (twice(id=3), None, '1 objects are there twice, .*: annotations 3'),
+        (twice(id=3, bbox=[25, 10, 10, 11]), None, None),
+        (twice(id=3, bbox=[25, 10, 0, 12]), None, '1 boxes without area'),
+        (first(bbox=['25', '10', '10', '12']), 'bbox must be', None),
+        (first(bbox=[25, 10, 10, 12, 0.9]), 'bbox must be', None),
+        (first(iscrowd=2), 'iscrowd must be 0 or 1', None),
+        (first(segmentation=[[[25, 10], [35, 10], [35, 22]]]), 'must be polygons', None),
+        (run_lengths([760, 12, 428], ('30', '40')), 'must be polygons', None),
+        (run_lengths([1200], (10**6, 10**6)), 'add up to 1200 pixels', None),
+        (lambda c: c['categories'][0].update(name='cell '), 'cell of the config are not am', None),
+        (lambda c: c['images'][0].update(file_name='http://x/a.jpg'), 'a.jpg is there: mend', None),
+        (lambda c: c['images'][0].update(file_name='a\0.jpg'), 'are missing in', None),
         (first(id=0), None, 'annotation 0 is counted as never found'),
         (lambda c: c['categories'].insert(0, dict(id=0, name='cell')), "same name 'cell'", None),
         (lambda c: c['categories'].insert(0, dict(id=0, name='cells')), None, None),
@@ -436,6 +490,10 @@ def test_annotation_files(examine, boxes, damage, refused, said):
     [
         ('', 'is no readable JSON'),
         (json.dumps(coco())[:-40], 'is no readable JSON'),
+        (json.dumps(coco())[:-1] + ',}', 'is no readable JSON'),
+        ('{"images": []}\n{"images": []}\n', 'is no readable JSON: Extra data'),
+        (json.dumps(coco()).replace('25', '9' * 5000), 'is no readable JSON: Exceeds the limit'),
+        (gzip.compress(json.dumps(coco()).encode()), r'is compressed \(gzip or zip\); unpack'),
         ('\ufeff' + json.dumps(coco()), 'begins with a byte-order mark'),
         (json.dumps(coco()).encode('utf-16'), 'is in UTF-16'),
         (json.dumps(coco())[:-1] + ', "annotations": []}', "it has 'annotations' twice"),

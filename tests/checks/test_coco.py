@@ -247,7 +247,8 @@ def test_a_short_polygon_before_others_is_refused_where_cocos_evaluation_fails(c
     ],
 )
 def test_other_masks_are_refused_with_what_they_must_be(check, value):
-    damaged = content(annotations=[annotation(), annotation(id=7, segmentation=value)])
+    other = annotation(id=7, bbox=[1, 2, 10, 8], segmentation=value)
+    damaged = content(annotations=[annotation(), other])
     with pytest.raises(UserError) as error:
         check(damaged)
     message = str(error.value)
@@ -353,7 +354,7 @@ def test_boxes_at_the_edge_are_right(check):
 
 
 def test_boxes_that_are_cut_at_the_edge_are_counted(check):
-    boxes = [[0, 0, 42, 30], [1, 1, 5, 5], [1, 1, 5, 5], [1, 1, 5, 5], [1, 1, 5, 5]]
+    boxes = [[0, 0, 42, 30], *([1, 1, 5, side] for side in (5, 6, 7, 8))]
     (message,) = check(content(annotations=objects(boxes)), with_masks=False)
     assert '1 boxes reach outside of their image, and are cut at its edge' in message
 
@@ -435,7 +436,7 @@ def test_objects_to_ignore_are_counted(check):
 
 
 def test_the_annotation_that_the_evaluation_never_finds_is_told(check):
-    value = content(annotations=[annotation(id=0), annotation(id=1)])
+    value = content(annotations=[annotation(id=0), annotation(id=1, bbox=[1, 2, 10, 8])])
     assert check(value) == []
     (message,) = check(value, evaluates=True)
     assert 'annotation 0 is counted as never found' in message

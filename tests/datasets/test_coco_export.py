@@ -153,14 +153,15 @@ def test_images_that_are_others_than_is_said_are_refused(tmp_path, values, said)
     assert [path.name for path in tmp_path.iterdir()] == ['train']
 
 
-def test_images_whose_label_images_would_be_one_file_are_refused(tmp_path):
+@pytest.mark.parametrize('name', ['0000.png', '0000.jpg'])
+def test_images_whose_label_images_would_be_one_file_are_refused(tmp_path, name):
     write(tmp_path, 'train', [square(1, 9, 1)])
     path = tmp_path / 'train/_annotations.coco.json'
     content = json.loads(path.read_text())
-    content['images'].append(dict(content['images'][0], id=1, file_name='0000.png'))
+    content['images'].append(dict(content['images'][0], id=1, file_name=name))
     path.write_text(json.dumps(content))
-    Image.new('RGB', (12, 10)).save(tmp_path / 'train/0000.png')
-    with pytest.raises(UserError, match=r'images 0000.jpg and 0000.png, whose label images'):
+    Image.new('RGB', (12, 10)).save(tmp_path / 'train' / name)
+    with pytest.raises(UserError, match=f'lists 0000.jpg and {name}, whose label images'):
         prepare_coco_export(tmp_path)
 
 

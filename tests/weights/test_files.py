@@ -99,3 +99,9 @@ def test_published_weights_have_an_address_a_source_and_a_licence(name):
     file = published.url.rpartition('/')[2]
     assert re.search(rf'(^|_|vit){size}', file, re.IGNORECASE)
     assert len({other.url for other in PUBLISHED.values()}) == len(PUBLISHED)
+
+
+@pytest.mark.parametrize('end', ['..', '.', '../', '..?file=x.pth'])
+def test_an_address_that_leads_out_of_the_cache_is_refused(end):
+    with pytest.raises(UserError, match='is an address of a folder; it is to be one of a file'):
+        find_weights(f'http://127.0.0.1:9/{end}')
