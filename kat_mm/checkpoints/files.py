@@ -27,6 +27,10 @@ _NO_CHECKPOINTS = {
 }
 
 
+# What tools/export.py writes.
+_EXPORTED = ('.onnx', '.xml', '.pt2')
+
+
 def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict:
     """Read a checkpoint file, without running code that it may contain.
 
@@ -53,6 +57,11 @@ def read_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict:
 def _read(path: str, allow_pickle: bool) -> dict:
     with open(path, 'rb') as file:
         beginning = file.read(64)
+    if path.endswith(_EXPORTED):
+        raise UserError(
+            f'checkpoint {path} is an exported model, no checkpoint: give the one that it was made '
+            'of. Exported files run in tools/test.py and in kat_mm.export.load'
+        )
     if _SAFETENSORS.match(beginning):
         from safetensors.torch import load_file
 

@@ -27,6 +27,8 @@ _WARNINGS = (
     'Default ``avg_non_ignore`` is False',
     'The draw is False',
     'faster_coco_eval is not installed',
+    # torch.load of a program that it has just written.
+    'The given buffer is not writable',
 )
 
 

@@ -113,6 +113,14 @@ def test_file_that_cannot_be_read_is_refused_by_name_with_the_reason(kind, tmp_p
     assert ('--allow-pickle' in message) == (kind == 'an object')
 
 
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml', '.aoti.pt2'])
+def test_exported_models_are_no_checkpoints_and_it_is_said_what_runs_them(suffix, tmp_path):
+    path = tmp_path / f'model{suffix}'
+    path.write_bytes(b'PK\x03\x04')
+    with pytest.raises(UserError, match='is an exported model.*run in tools/test.py'):
+        read_checkpoint(path)
+
+
 def test_formats_are_known_by_how_files_begin(trained, tmp_path):
     torch.save(trained, tmp_path / 'weights.safetensors')
     save_file(trained, tmp_path / 'weights.pth')
