@@ -7,7 +7,6 @@ from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch._functorch import config as aot_config
 from torch._subclasses.functional_tensor import FunctionalTensorMode
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
 class Operator:
@@ -134,10 +133,9 @@ def _kernels_in_place_of_operator(function: Callable) -> Callable:
     """What ``torch.library.triton_op`` does, but for an operator that a CPU computes otherwise."""
 
     def rule(mode, operator, types, args, kwargs):
-        # Exported programs keep the operator: kernels cannot be saved. Before a program is recorded
-        # it is run once for the shapes of its results, which the operator gives at less cost.
-        kept = not aot_config.decompose_custom_triton_ops or get_proxy_mode() is None
-        if kept or not any(isinstance(arg, Tensor) and arg.is_cuda for arg in args):
+        # Exported programs keep the operator: kernels cannot be saved.
+        exported = not aot_config.decompose_custom_triton_ops
+        if exported or not any(isinstance(arg, Tensor) and arg.is_cuda for arg in args):
             return mode.__torch_dispatch__(operator, types, args, kwargs)
         with mode:
             return function(*args, **kwargs)

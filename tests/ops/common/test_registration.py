@@ -32,7 +32,6 @@ from kat_mm.ops import (
     rotate_triton,
     suppress,
 )
-from kat_mm.ops.common import tracing
 from kat_mm.ops.resampled_argmax import Taps
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
@@ -253,21 +252,6 @@ def test_pytorch_looks_at_a_kernel_once_for_all_its_calls(compile_for_gpu, monke
     )
     assert sum(call.target is KERNEL for call in calls) == 2
     assert looked_at == ['_rational_forward_kernel']
-
-
-@pytest.mark.skipif(INTERPRETED, reason='kernels that are interpreted cannot be compiled')
-def test_kernels_are_traced_once_where_a_program_is_recorded(compile_for_gpu, monkeypatch):
-    traced = []
-    trace = tracing.trace
-
-    def record(*launch):
-        traced.append(launch)
-        trace(*launch)
-
-    monkeypatch.setattr(tracing, 'trace', record)
-    act = empty(1, 6), empty(8, 4)
-    calls = compile_for_gpu(group_rational, empty(3, 11, 48), *act, dynamic=False)
-    assert sum(call.target is KERNEL for call in calls) == len(traced) == 1
 
 
 def machine_code(kernel, constants, dtype):
