@@ -8,7 +8,7 @@ from mmengine import registry as registries
 from mmengine.registry import Registry
 
 from kat_mm.checks.names import correct
-from kat_mm.errors import UserError
+from kat_mm.errors import UserError, some
 
 # Where the types below a key of a config are registered.
 _SECTIONS = {
@@ -75,6 +75,12 @@ def check_arguments(
             'names the modules that register others'
         )
     known, is_all = _arguments(cls)
+    unknown = [key for key in cfg if key not in (*known, 'type') and not key.startswith('_')]
+    if is_all and cls.__module__.startswith('kat_mm.') and len(unknown) > 1:
+        raise UserError(
+            f'{where} has {some(unknown)}, which are no arguments of {cls.__name__}. What a base '
+            f'config has left there is dropped by _delete_=True. It takes {", ".join(known)}'
+        )
     for key, value in cfg.items():
         inner = is_built and ('type' not in cfg or key in _BUILT)
         check_arguments(value, f'{where}.{key}', _INNER.get(key, names), inner)

@@ -23,6 +23,15 @@ def test_a_misspelt_key_gets_a_suggestion_and_the_known_keys():
     assert 'drop_path_rate' in message
 
 
+def test_what_a_base_config_left_is_told_as_such():
+    resnet = dict(depth=50, num_stages=4, norm_cfg=dict(type='BN'), style='pytorch')
+    with pytest.raises(UserError) as error:
+        check_arguments(dict(type='KAT', arch='small', **resnet), 'model.backbone')
+    message = str(error.value)
+    assert 'model.backbone has depth, num_stages, norm_cfg, style' in message
+    assert '_delete_=True' in message and 'drop_path_rate' in message
+
+
 def test_keys_of_the_parts_of_the_backbone_are_checked_too():
     backbone = dict(type='KAT', ffn_cfg=dict(type='GRKAN', num_group=4))
     with pytest.raises(UserError, match='model.backbone.ffn_cfg.num_group .*num_groups'):
