@@ -7,7 +7,6 @@ change.
 
 import copy
 import logging
-import os
 from collections.abc import Callable
 
 import torch
@@ -28,11 +27,6 @@ COMPILED_PARTS = (
     'head',
 )
 
-# PyTorch reads it where its compiler starts. With it, it launches kernels of Triton that it did not
-# write as those that it wrote. Triton's own launchers, up to 3.6, are C code of each kernel's: they
-# are compiled one after another while the first step waits.
-STATIC_LAUNCH = 'TORCHINDUCTOR_STATIC_LAUNCH_USER_DEFINED_TRITON_KERNELS'
-
 
 def compile_parts(model: nn.Module, training: bool, **options) -> None:
     """Compile the parts of a model, each at its first call.
@@ -46,7 +40,6 @@ def compile_parts(model: nn.Module, training: bool, **options) -> None:
             computed as before: it would be compiled anew.
         options: Of ``torch.compile``.
     """
-    os.environ.setdefault(STATIC_LAUNCH, '1')
     compiled = []
     own = getattr(model, 'compiled_parts', ())
     for name, part in parts_of(model, (*COMPILED_PARTS, *own)):

@@ -1,15 +1,11 @@
 import copy
 import logging
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 from kat_mm.dense import compile_parts
-from kat_mm.dense.compile import STATIC_LAUNCH
 
 
 class Model(nn.Module):
@@ -53,19 +49,6 @@ def test_parts_are_compiled_under_their_names(counter, caplog):
     ):
         assert name == got_name
         torch.testing.assert_close(got.grad, want.grad)
-
-
-def test_kernels_are_launched_by_pytorch_unless_a_user_decided(counter, monkeypatch):
-    monkeypatch.setenv(STATIC_LAUNCH, '0')
-    compile_parts(Model(), training=True, backend=counter)
-    assert os.environ[STATIC_LAUNCH] == '0'
-    monkeypatch.delenv(STATIC_LAUNCH)
-    compile_parts(Model(), training=True, backend=counter)
-    # As a process that PyTorch compiles kernels in reads it.
-    name = 'static_launch_user_defined_triton_kernels'
-    code = f'from torch._inductor import config; print(config.{name})'
-    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == 'True'
 
 
 def test_the_other_mode_is_not_compiled(counter):
