@@ -8,7 +8,13 @@ from mmengine.config import Config
 
 from kat_mm import checks
 from kat_mm.engine.launch import add_common_arguments, build_runner, load_config, run_tool
-from kat_mm.engine.testing import PICKLES, augment, write_predictions, write_submission
+from kat_mm.engine.testing import (
+    PICKLES,
+    augment,
+    check_names,
+    write_predictions,
+    write_submission,
+)
 from kat_mm.errors import UserError
 from kat_mm.export.evaluation import SUFFIXES, use_exported
 
@@ -84,6 +90,8 @@ def main() -> None:
     runner = build_runner(cfg)
     if exported:
         use_exported(runner.model, args.checkpoint, cfg)
+    if args.out:
+        check_names(cfg, runner.test_dataloader.dataset)
     runner.test()
 
 

@@ -1,6 +1,7 @@
 """What tools/test.py changes in a config: predictions written, submissions, augmentation."""
 
 import os
+from pathlib import Path
 
 from mmengine.config import Config
 
@@ -83,6 +84,30 @@ def write_submission(cfg: Config, out: str) -> None:
         if 'ann_file' in metric and dataset.get('ann_file'):
             metric['ann_file'] = os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
     cfg.test_evaluator = metrics
+
+
+def check_names(cfg: Config, dataset) -> None:
+    """Refuse images of which label images would have one name: metrics name them by the file alone.
+
+    Args:
+        cfg: The config, of which metrics may write label images.
+        dataset: The test set, built.
+
+    Raises:
+        UserError: There are two such images.
+    """
+    folder = next(filter(None, (metric.get('output_dir') for metric in _metrics(cfg))), None)
+    if folder is None:
+        return
+    paths: dict[str, str] = {}
+    for index in range(len(dataset)):
+        path = dataset.get_data_info(index)['img_path']
+        other = paths.setdefault(Path(path).stem, path)
+        if other != path:
+            raise UserError(
+                f'--out {folder}: the label images of {other} and {path} would be one file; write '
+                'to a file FILE.pkl, or with tools/infer.py, which keeps their folders'
+            )
 
 
 def augment(cfg: Config) -> None:

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.config import ConfigDict as D
 
 from kat_mm.engine.configs import read_config
-from kat_mm.engine.testing import augment, write_predictions, write_submission
+from kat_mm.engine.testing import augment, check_names, write_predictions, write_submission
 from kat_mm.errors import UserError
 
 
@@ -106,3 +106,19 @@ def test_a_library_without_a_model_for_it_is_named():
     cfg = Config(D(model=D(type='A'), default_scope='mmpose'))
     with pytest.raises(UserError, match='there is no model of mmpose'):
         augment(cfg)
+
+
+class Images(list):
+    """A data set of these files."""
+
+    def get_data_info(self, index):
+        return dict(img_path=self[index])
+
+
+def test_label_images_that_would_be_one_file_are_refused():
+    cfg = Config(dict(test_evaluator=[dict(type='IoUMetric', output_dir='out')]))
+    check_names(cfg, Images(['a/0.jpg', 'a/1.jpg', 'a/0.jpg']))
+    images = Images(['a/0.jpg', 'b/0.png'])
+    with pytest.raises(UserError, match=r'--out out: the label images of a/0.jpg and b/0.png wou'):
+        check_names(cfg, images)
+    check_names(Config(dict(test_evaluator=dict(type='IoUMetric'))), images)
