@@ -37,7 +37,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(f'cannot make sample data in {sample_dir}: {error}') from error
     checks.prepare(cfg, ('train', 'val'), work_dir=cfg.work_dir)
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, trains=True)
     runner.train()
 
     metrics = runner.test()

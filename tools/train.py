@@ -97,7 +97,7 @@ def main() -> None:
     checks.prepare(cfg, ('train', 'val'), start, resume, resume, work_dir=cfg.work_dir)
     if is_main_process(cfg.launcher):
         claim_work_dir(cfg.work_dir, goes_on)
-    build_runner(cfg).train()
+    build_runner(cfg, trains=True).train()
 
 
 if __name__ == '__main__':

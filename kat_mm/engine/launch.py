@@ -120,12 +120,17 @@ def is_main_process(launcher: str) -> bool:
     return launcher == 'none' or os.environ.get(ranks[launcher], '0') == '0'
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Start the processes' communication where there are several, and build the runner."""
+def build_runner(cfg: Config, trains: bool = False) -> Runner:
+    """Start the processes' communication where there are several, and build the runner.
+
+    Args:
+        cfg: The config, which is changed where the machine has no GPU.
+        trains: Whether it is to train, so that what becomes of its training is said.
+    """
     if cfg.launcher == 'pytorch':  # torchrun's own end, be it by SIGKILL
         end_with_parent(signal.SIGTERM)
-    if not torch.cuda.is_available():
-        _drop_amp(cfg)
+    if not torch.cuda.is_available() and _drop_amp(cfg) and trains:
+        print_log('Mixed precision needs a GPU: training in float32', 'current')
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
     with config_errors():
@@ -159,14 +164,15 @@ def _tell(runner: Runner) -> None:
     logger.info(f'Config, environment and hooks are in {logger.log_file}')
 
 
-def _drop_amp(cfg: Config) -> None:
-    """On a CPU train in float32, since mmengine refuses mixed precision there."""
+def _drop_amp(cfg: Config) -> bool:
+    """On a CPU train in float32, since mmengine refuses mixed precision there; whether it would."""
     wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper':
-        print_log('Mixed precision needs a GPU: training in float32', 'current')
-        wrapper['type'] = 'OptimWrapper'
-        for key in ('dtype', 'loss_scale', 'use_fp64'):
-            wrapper.pop(key, None)
+    if wrapper.get('type') != 'AmpOptimWrapper':
+        return False
+    wrapper['type'] = 'OptimWrapper'
+    for key in ('dtype', 'loss_scale', 'use_fp64'):
+        wrapper.pop(key, None)
+    return True
 
 
 def _start_cpu_processes(cfg: Config) -> None:

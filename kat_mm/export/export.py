@@ -64,13 +64,14 @@ def export_model(
         The files, and what stands beside each.
 
     Raises:
-        UserError: The model does not export, or a file is further from PyTorch than
-            ``tolerance``; it is not left behind then.
+        UserError: The model does not export, one of ``images`` is none, or a file cannot be
+            compared or is further from PyTorch than ``tolerance``; it is not left behind then.
     """
     for format in formats:
         check_format(format)
     if half and not {'onnx', 'openvino'}.issuperset(formats):
         raise UserError('--half is for onnx and openvino; a torch program keeps its dtypes')
+    real = [(str(file), read_image(file)) for file in images]
     paths = {format: with_suffix(path, format) for format in formats}
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = revert_sync_batchnorm(model).cpu().float().eval()
@@ -99,12 +100,19 @@ def export_model(
     program = trace(network, example, batch, multiple if dynamic_size else None)
     write(program, network, paths, half)
     results = {}
-    for format, file in paths.items():
-        results[file] = dataclasses.replace(described, file=file.name, format=format)
-        results[file].differences = _prove(
-            file, network, inputs.batches(size, images, dynamic_size), described.tolerance, report
-        )
-        results[file].write(file)
+    try:
+        for format, file in paths.items():
+            batches = inputs.batches(size, real, dynamic_size)
+            differences = _prove(file, network, batches, described.tolerance, report)
+            results[file] = dataclasses.replace(
+                described, file=file.name, format=format, differences=differences
+            )
+            results[file].write(file)
+    finally:
+        # A file that was not compared to the end is none to be found later.
+        for file in paths.values() - results.keys():
+            for part in parts_of(file):
+                part.unlink(missing_ok=True)
     return results
 
 
@@ -121,7 +129,7 @@ def _prove(
     tolerance: float,
     report: Callable[[str], None],
 ) -> list[dict]:
-    """The differences of a file from PyTorch; it is deleted where one is above the tolerance."""
+    """The differences of a file from PyTorch, of which none may be above the tolerance."""
     differences = []
     for entry in compare(network, open_session(path, allow_pickle=True), batches):
         differences.append(entry)
@@ -129,8 +137,6 @@ def _prove(
         report(f'{path.name}, {entry["inputs"]} {tuple(entry["shape"])}: {values}')
     at = max(differences, key=lambda entry: worst([entry]))
     if not worst([at]) <= tolerance:
-        for part in parts_of(path):
-            part.unlink()
         raise UserError(
             f'{path} differs from PyTorch by {worst([at]):.1e} for {at["inputs"]} of shape '
             f'{tuple(at["shape"])}, more than the tolerance {tolerance:.1e}; it was deleted'
@@ -158,7 +164,7 @@ class _Inputs:
         size = torch.tensor([used or image.shape[2:]], dtype=torch.float32)
         return image, size.expand(len(image), 2).contiguous()
 
-    def batches(self, size: tuple[int, int], images: list[str], dynamic: bool):
+    def batches(self, size: tuple[int, int], images: list[tuple[str, np.ndarray]], dynamic: bool):
         """Drawn and real images; other numbers and sizes where the file takes them."""
         batch, multiple = self.described.batch, self.described.multiple
         numbers = [batch] if batch else [1, 3]
@@ -174,9 +180,7 @@ class _Inputs:
             used = size[0] - multiple + 1, size[1] - multiple + 1
             yield 'padded images', self.of_pixels(pixels, used)
         odd = sample_images(1, (size[0] * 3 // 4 + 1, size[1] * 5 // 4 + 3), seed=7)
-        real = [('an image of odd size', odd[0].transpose(1, 2, 0))]
-        real += [(str(file), read_image(file)) for file in images]
-        for name, pixels in real:
+        for name, pixels in [('an image of odd size', odd[0].transpose(1, 2, 0)), *images]:
             array, _, used = self.model.fit(pixels)
             yield name, self.of_arrays(np.repeat(array[None], batch or 1, axis=0), used)
 

@@ -55,7 +55,10 @@ def save_page(
     columns = min(max(_letters(width, _FONT) // longest, 1), 6)
     legend = _ROW * -(-len(handles) // columns) + 0.2 + (_ROW if source else 0)
     lines = max(title.count('\n') + 1 for title in titles)
-    figure = Figure((width, sum(heights) + lines * _TITLE + legend), layout='constrained')
+    height = sum(heights) + lines * _TITLE + legend + _TITLE / 2
+    figure = Figure((width, height), layout='constrained')
+    # Titles of several lines are higher than the layout takes them for.
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - _TITLE / 2 / height))
     axes = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     for line, row in zip(axes, rows, strict=True):
         for axis, panel in zip(line, row.values(), strict=True):

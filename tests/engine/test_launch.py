@@ -1,4 +1,6 @@
 import argparse
+import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -135,7 +137,7 @@ def test_every_sync_bn_becomes_bn_wherever_it_stands():
 def test_mixed_precision_is_dropped_with_its_options():
     wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0, optimizer=dict(lr=1))
     cfg = Config(dict(optim_wrapper=wrapper))
-    launch._drop_amp(cfg)
+    assert launch._drop_amp(cfg)
     assert cfg.optim_wrapper == dict(type='OptimWrapper', optimizer=dict(lr=1))
 
 
@@ -144,5 +146,19 @@ def test_mixed_precision_is_dropped_with_its_options():
 )
 def test_without_mixed_precision_nothing_is_dropped(content):
     cfg = Config(content)
-    launch._drop_amp(cfg)
+    assert not launch._drop_amp(cfg)
     assert cfg._cfg_dict == content
+
+
+@pytest.mark.parametrize('trains', [True, False])
+def test_what_becomes_of_mixed_precision_is_told_to_those_who_train(trains, monkeypatch):
+    said = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(launch, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(launch, '_tell', lambda runner: None)
+    runner = SimpleNamespace(logger=logging.getLogger('none'))
+    monkeypatch.setattr(launch.CheckpointRunner, 'from_cfg', lambda cfg: runner)
+    cfg = Config(dict(launcher='none', optim_wrapper=dict(type='AmpOptimWrapper')))
+    launch.build_runner(cfg, trains)
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert said == ['Mixed precision needs a GPU: training in float32'] * trains

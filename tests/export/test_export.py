@@ -21,6 +21,7 @@ from kat_mm.export.convert import check_format
 from kat_mm.export.description import parts_of
 from kat_mm.export.export import export_model, metainfo
 from kat_mm.export.networks import make_network
+from kat_mm.export.sessions import open_session
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 onnx = pytest.importorskip('onnx')
@@ -262,6 +263,30 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path):
     with pytest.raises(UserError, match='more than the tolerance'):
         export(cfg, random_model(cfg), path, tolerance=1e-12, batch=2)
     assert not path.exists()
+
+
+def test_an_image_to_compare_on_that_is_none_is_named_before_the_export(tmp_path):
+    cfg = classifier_config()
+    (tmp_path / 'image.png').write_text('no image')
+    with pytest.raises(UserError, match='image.png is no image'):
+        export(cfg, None, tmp_path / 'model.onnx', images=[str(tmp_path / 'image.png')])
+    assert not (tmp_path / 'model.onnx').exists()
+
+
+def test_files_that_could_not_be_compared_are_not_left_behind(tmp_path, monkeypatch):
+    cfg = classifier_config()
+    opened = []
+
+    def open_first(path, **options):
+        opened.append(path)
+        if len(opened) > 1:
+            raise UserError('its runtime is missing')
+        return open_session(path, **options)
+
+    monkeypatch.setattr('kat_mm.export.export.open_session', open_first)
+    with pytest.raises(UserError, match='runtime is missing'):
+        export(cfg, random_model(cfg), tmp_path / 'model', ['torch', 'onnx'], batch=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['model.pt2', 'model.pt2.json']
 
 
 def test_what_does_not_export_is_named(tmp_path):

@@ -14,9 +14,9 @@ from kat_mm.visualization.segmentation import plot_segmentation
 
 
 def pages_edge(path) -> int:
-    """Pixels that are not white within 2 of the left, right and lower edge."""
+    """Pixels that are not white within 2 of an edge."""
     page = cv2.imread(str(path))
-    edges = page[:, :2], page[:, -2:], page[-2:].swapaxes(0, 1)
+    edges = page[:, :2], page[:, -2:], page[:2].swapaxes(0, 1), page[-2:].swapaxes(0, 1)
     return sum(int((edge < 255).any(axis=-1).sum()) for edge in edges)
 
 
