@@ -44,7 +44,7 @@ def scalar(dtype, data):
     found = plain(dtype)
     if found.hasobject:
         raise NotData('it has a number that is an object')
-    return np._core.multiarray.scalar(found, data)
+    return np.frombuffer(data, found)[0]
 
 
 def frombuffer(buffer, dtype, shape, order, *_) -> np.ndarray:
