@@ -6,7 +6,6 @@ Before, the logits of an image are compared, of timm's weights in all three.
 """
 
 import functools
-import json
 import tempfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from model import NUM_CLASSES, print_entry, take_turns, training_step
 from safetensors.torch import save_file
-from timing import machine, save
+from timing import load, machine, save
 from torch import nn
 
 import kat_mm  # noqa: F401  registers KAT
@@ -143,7 +142,7 @@ def kept_results(path: Path) -> dict:
     """What an earlier call on the same machine left, which may have measured other cases."""
     results = {'machine': machine(), 'entries': []}
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = load(path)
         if {**earlier['machine'], 'date': None} == {**results['machine'], 'date': None}:
             results['entries'] = earlier['entries']
     return results

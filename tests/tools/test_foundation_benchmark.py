@@ -20,3 +20,14 @@ def test_timms_model_and_ours_take_turns_and_compute_the_same(run_benchmark, tmp
 def test_sizes_that_are_not_measured_are_refused(run_benchmark):
     message = run_benchmark('run.py', 'foundation', '--sizes', 'T', '--out-dir', 'o')
     assert 'foundation is measured for sizes S, B' in message
+
+
+def test_cases_of_earlier_versions_are_kept_under_the_names_of_today(run_benchmark, tmp_path):
+    import foundation
+
+    path = tmp_path / 'results.json'
+    earlier = dict(machine=foundation.machine(), entries=[dict(size='S', memory_gib=dict(KAT=1.0))])
+    path.write_text(json.dumps(earlier))
+    assert foundation.kept_results(path)['entries'] == [
+        dict(size='S', allocated_mb=dict(KAT=1073.7))
+    ]
