@@ -23,20 +23,10 @@ from timing import machine, save, synchronize
 
 from kat_mm.engine.launch import run_tool
 
-# PyTorch reads it where its compiler starts. With it, it launches kernels of Triton that it did not
-# write as those that it wrote. Triton's own launchers, up to 3.6, are C code of each kernel's: they
-# are compiled one after another while the first step waits.
-STATIC_LAUNCH = 'TORCHINDUCTOR_STATIC_LAUNCH_USER_DEFINED_TRITON_KERNELS'
-# Kind, architecture, and STATIC_LAUNCH, which means nothing to timm's.
-CONTENDERS = {
-    'KAT-S': ('KAT', 'small', False),
-    "KAT-S, PyTorch's launcher": ('KAT', 'small', True),
-    'timm ViT-S': ('timm', 'small', False),
-}
+CONTENDERS = {'KAT-S': ('KAT', 'small'), 'timm ViT-S': ('timm', 'small')}
 TURNS = 2
 QUICK_ARCH = dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=64)
-QUICK = {'a small KAT': ('KAT', QUICK_ARCH, False)}
-QUICK_TURNS = 2
+QUICK = {'a small KAT': ('KAT', QUICK_ARCH)}
 BATCH = 256
 TARGET = 1.2
 # Clocks of PyTorch, of forward and backward together. Waiting is a part of loading, or of code
@@ -57,15 +47,14 @@ ANALYSES = 'identify_mutated_tensors', 'identify_accessed_tensors'
 def run(out_dir: Path, quick: bool) -> None:
     """Measure, print and write results.json; each turn is saved at once."""
     contenders = QUICK if quick else CONTENDERS
-    turns = QUICK_TURNS if quick else TURNS
     batch = 2 if quick else BATCH
     models = {name: dict(first_steps_seconds=[]) for name in contenders}
     results = dict(
-        settings=dict(batch_size=batch, dtype='bfloat16 autocast', turns=turns, target=TARGET),
+        settings=dict(batch_size=batch, dtype='bfloat16 autocast', turns=TURNS, target=TARGET),
         machine=machine(),
         models=models,
     )
-    for turn in range(turns):
+    for turn in range(TURNS):
         for name, contender in contenders.items():
             take(models[name], fresh_process(*contender, batch), counts=turn > 0)
             save(results, out_dir / 'results.json')
@@ -87,7 +76,7 @@ def take(model: dict, found: dict, counts: bool) -> None:
         model.update(found)
 
 
-def fresh_process(kind: str, arch: str | dict, static: bool, batch: int) -> dict:
+def fresh_process(kind: str, arch: str | dict, batch: int) -> dict:
     """What a process that never compiled anything says of its first step."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'found.json'
@@ -95,7 +84,6 @@ def fresh_process(kind: str, arch: str | dict, static: bool, batch: int) -> dict
             variable: str(Path(folder) / variable)
             for variable in ('TORCHINDUCTOR_CACHE_DIR', 'TRITON_CACHE_DIR')
         }
-        variables[STATIC_LAUNCH] = str(int(static))
         command = [sys.executable, __file__, kind, json.dumps(arch), str(batch), str(path)]
         subprocess.run(command, check=True, env=os.environ | variables)
         return json.loads(path.read_text())
