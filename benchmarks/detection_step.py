@@ -11,7 +11,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -23,13 +23,14 @@ from mmengine.registry import MODELS, init_default_scope
 from step_plot import Bar, draw_steps
 from timing import (
     MB,
+    fitting_step_times,
+    gpu_ms,
     in_words,
-    kernel_profile,
+    leave_out,
     machine,
     reserved,
     reserved_peak,
     save,
-    step_times,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -150,33 +151,32 @@ def mmpretrain_vit(backbone: dict) -> dict:
 
 
 def measure(cfg: Config, size: int, images: int, names: list[str], rounds: int, steps: int) -> dict:
-    """Of each variant: milliseconds of its steps, of the GPU's work in them, and its memory."""
+    """Of each variant: milliseconds of its steps, of the GPU's work in them, and its memory.
+
+    One that does not fit beside the others is left out, and has what was measured before.
+    """
     classes = cfg.model.roi_head.bbox_head.num_classes
     batch = random_batch(size, images, classes)
     proposals = random_proposals(batch, size, count=cfg.model.train_cfg.rpn_proposal.max_per_img)
-    detectors, results = {}, {}
+    # Nothing else holds a detector: it may have to go.
+    detectors, results = {}, {name: {} for name in names}
     for name in names:
         before = reserved()
-        detector = Detector(cfg, VARIANTS[name], batch, proposals)
-        try:
+        with suppress(torch.OutOfMemoryError):
+            detectors[name] = Detector(cfg, VARIANTS[name], batch, proposals)
             for _ in range(3):
-                detector.train()
-            peak = reserved_peak(detector.train)
-        except torch.OutOfMemoryError:
-            print(f'{name} with {images} images: out of memory beside the others')
-            del detector
-            continue
-        detectors[name] = detector
-        results[name] = dict(train_reserved_mb=round((peak - before) / MB, 1))
+                detectors[name].train()
+            peak = reserved_peak(detectors[name].train)
+            results[name]['train_reserved_mb'] = round((peak - before) / MB, 1)
+        if not results[name]:
+            leave_out(detectors, results, name)
     for kind in ('train', 'predict'):
-        for detector in detectors.values():
-            if kind == 'predict':
-                detector.set_mode(training=False)
-        functions = {name: getattr(detector, kind) for name, detector in detectors.items()}
-        times = step_times(functions, rounds, steps)
-        for name, function in functions.items():
-            gpu = sum(kernel_profile(function, torch.cuda.is_available()).values())
-            results[name][kind] = dict(ms=times[name], gpu_ms=round(gpu, 2))
+        if kind == 'predict':
+            for name in detectors:
+                detectors[name].set_mode(training=False)
+        for name, ms in fitting_step_times(detectors, results, kind, rounds, steps).items():
+            gpu = gpu_ms(getattr(detectors[name], kind))
+            results[name][kind] = dict(ms=ms, gpu_ms=round(gpu, 2))
     return results
 
 
@@ -326,6 +326,8 @@ def run(out_dir: Path, images: list[int], variants: list[str], quick: bool, prof
         save(results, out_dir / 'results.json')
         for name, one in result.items():
             for kind in ('train', 'predict'):
+                if kind not in one:
+                    continue
                 ms, target = one[kind]['ms'], TARGETS.get(count, {}).get(kind)
                 wanted = f', target {target}' if target and not quick else ''
                 print(
@@ -355,7 +357,9 @@ def draw(results: dict, out_dir: Path) -> None:
     draw_steps(
         {
             f'{titles[kind]}, {count} images, ms': {
-                name: Bar.of(one[kind]['ms'], one[kind]['gpu_ms']) for name, one in result.items()
+                name: Bar.of(one[kind]['ms'], one[kind]['gpu_ms'])
+                for name, one in result.items()
+                if kind in one
             }
             for kind in titles
             for count, result in results['images'].items()

@@ -9,6 +9,7 @@ device that moves the same bytes.
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,15 @@ from timing import (
     MB,
     allocated,
     allocated_mb,
+    fitting_step_times,
     gpu_ms,
     in_words,
     kernel_profile,
+    leave_out,
     machine,
     reserved,
     reserved_peak,
     save,
-    step_times,
 )
 
 import kat_mm  # noqa: F401  registers KAT
@@ -75,9 +77,10 @@ def run(out_dir: Path, configs: list[str], quick: bool) -> None:
 
     for name in [QUICK_CONFIG] if quick else configs:
         group = measure_group(contenders(name), batch_size, quick, turns, keep)
-        results['comparison'].update(compare(group))
+        complete = {name: model for name, model in group.items() if 'left_out' not in model}
+        results['comparison'].update(compare(complete))
         keep(group)
-        print_group(group, results['comparison'])
+        print_group(complete, results['comparison'])
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         results['operators'] = {}
@@ -124,26 +127,23 @@ def measure_group(
     keep: Callable[[dict], None],
 ) -> dict[str, dict]:
     """What is measured of each contender, alone and in turns; ``keep`` gets what is there."""
+    validation = QUICK_VALIDATION if quick else VALIDATION
+    # Nothing else holds a segmentor: it may have to go.
     segmentors, models = {}, {}
     for name, (cfg, kind) in group.items():
-        segmentor = Segmentor(cfg, kind, batch_size, QUICK_VALIDATION if quick else VALIDATION)
-        try:
-            models[name] = segmentor.measure_training()
-        except torch.OutOfMemoryError:
-            print(f'{name}: out of memory beside the others')
-            del segmentor
-            continue
-        segmentors[name] = segmentor
+        models[name] = {}
+        with suppress(torch.OutOfMemoryError):
+            segmentors[name] = Segmentor(cfg, kind, batch_size, validation)
+            models[name] = segmentors[name].measure_training()
+        if not models[name]:
+            leave_out(segmentors, models, name)
         keep(models)
-    for name, ms in step_times({name: s.train for name, s in segmentors.items()}, **turns).items():
+    for name, ms in fitting_step_times(segmentors, models, 'train', **turns).items():
         models[name]['train_ms'] = ms
     keep(models)
-    for name, segmentor in segmentors.items():
-        segmentor.prepare_validation()
-        models[name]['validation_gpu_ms'] = gpu_ms(segmentor.validate)
-        models[name]['validation_allocated_mb'] = segmentor.allocated_mb(segmentor.validate)
-    times = step_times({name: s.validate for name, s in segmentors.items()}, **turns)
-    for name, ms in times.items():
+    for name in segmentors:
+        models[name].update(segmentors[name].measure_validation())
+    for name, ms in fitting_step_times(segmentors, models, 'validate', **turns).items():
         models[name]['validation_ms'] = ms
     return models
 
@@ -213,10 +213,15 @@ class Segmentor:
             train_kernels_ms={name: round(ms, 3) for name, ms in kernels.most_common(KERNELS_KEPT)},
         )
 
-    def prepare_validation(self) -> None:
+    def measure_validation(self) -> dict:
+        """The GPU's work, and memory; the model is then in evaluation mode."""
         self.model.eval()
         for _ in range(2):
             self.validate()
+        return dict(
+            validation_gpu_ms=gpu_ms(self.validate),
+            validation_allocated_mb=self.allocated_mb(self.validate),
+        )
 
     @torch.no_grad()
     def validate(self) -> None:

@@ -4,10 +4,11 @@ Results are called the same everywhere: ``machine``, ``settings`` and ``targets`
 measured; of a step or a kernel ``ms`` (median, min and max), ``gpu_ms``, what the GPU works in it,
 ``images_per_second``, and in MB of 10^6 bytes ``allocated_mb``, what its tensors take at most, and
 ``reserved_mb``, what PyTorch holds at most, where there are several behind what is done, such as
-``train_ms``; of operators ``times``, ``ratios`` to their floors and ``floor_bytes``; of finished
-runs ``runs`` by title, with ``iterations``, the scores by the names of their log,
-``train_images_per_second``, ``train_memory_mb``, which is what mmengine logs, and curves,
-``SCORE_curve``. :func:`load` reads results that were written under earlier names.
+``train_ms``; ``left_out``, why a model was not measured further; of operators ``times``, ``ratios``
+to their floors and ``floor_bytes``; of finished runs ``runs`` by title, with ``iterations``, the
+scores by the names of their log, ``train_images_per_second``, ``train_memory_mb``, which is what
+mmengine logs, and curves, ``SCORE_curve``. :func:`load` reads results that were written under
+earlier names.
 """
 
 import datetime
@@ -110,6 +111,53 @@ def step_times(functions: dict[str, Callable], rounds: int = 5, steps: int = 10)
             synchronize()
             samples[name].append(1000 * (time.perf_counter() - start) / steps)
     return {name: spread(values) for name, values in samples.items()}
+
+
+class OutOfMemory(Exception):
+    """The step of the model of this name does not fit beside the others."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+
+def fitting_step_times(
+    models: dict[str, object], results: dict[str, dict], step: str, rounds: int = 5, steps: int = 10
+) -> dict[str, dict]:
+    """:func:`step_times` of a method of models that share a GPU's memory.
+
+    One whose step does not fit beside the others is left out, and the turns begin anew.
+    """
+    while True:
+        functions = {name: _named(name, getattr(model, step)) for name, model in models.items()}
+        try:
+            return step_times(functions, rounds, steps)
+        except OutOfMemory as error:
+            too_large = error.name
+        # The errors are gone here, and what the step allocated: their tracebacks held it.
+        del functions
+        leave_out(models, results, too_large)
+
+
+def _named(name: str, step: Callable[[], object]) -> Callable[[], None]:
+    def take() -> None:
+        try:
+            step()
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(name) from error
+
+    return take
+
+
+def leave_out(models: dict[str, object], results: dict[str, dict], name: str) -> None:
+    """Let go of a model that does not fit, and say so in its results.
+
+    To be called where the error is gone, and nothing else holds the model.
+    """
+    reason = 'out of memory beside the others'
+    print(f'{name}: left out, {reason}')
+    results[name]['left_out'] = reason
+    models.pop(name, None)
+    reserved()
 
 
 def synchronize() -> None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 KAT = 'kat_t_upernet_sample'
 
@@ -89,3 +90,44 @@ def test_a_picture_is_redrawn_from_results_alone(run_benchmark, tmp_path):
     (tmp_path / 'o' / 'results.json').write_text(json.dumps(results))
     assert run_benchmark('run.py', 'segmentation', '--redraw', '--out-dir', 'o') == 0
     assert (tmp_path / 'o' / 'steps.png').read_bytes().startswith(b'\x89PNG')
+
+
+class Stub:
+    """A segmentor with little memory, by the number of the step in which it is full."""
+
+    def __init__(self, full, kind, batch_size, validation):
+        self.full, self.steps = full, 0
+
+    def train(self):
+        self.steps += 1
+        if self.steps == self.full:
+            raise torch.OutOfMemoryError('full')
+
+    validate = train
+
+    def measure_training(self):
+        self.train()
+        return dict(train_gpu_ms=1.0)
+
+    def measure_validation(self):
+        return dict(validation_gpu_ms=1.0)
+
+
+def test_contenders_that_run_out_of_memory_say_so(run_benchmark, monkeypatch):
+    import segmentation
+
+    monkeypatch.setattr(segmentation, 'Segmentor', Stub)
+    # One round of one step: five in training after the first, and five in validation.
+    group = {
+        name: (full, '') for name, full in dict(at_once=1, in_turns=3, late=9, never=0).items()
+    }
+    saved = []
+    found = segmentation.measure_group(group, 2, True, dict(rounds=1, steps=1), saved.append)
+    assert list(found) == list(group) and len(saved) == 5
+    assert {name for name, one in found.items() if 'left_out' in one} == {
+        'at_once',
+        'in_turns',
+        'late',
+    }
+    assert {name for name, one in found.items() if 'train_ms' in one} == {'late', 'never'}
+    assert [name for name, one in found.items() if 'validation_ms' in one] == ['never']
