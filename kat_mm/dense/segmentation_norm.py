@@ -3,7 +3,8 @@
 ``torch.nn.SyncBatchNorm`` drops processes without data from what was gathered, by a mask, so that
 the host stops for the GPU three times in each layer: the GPU is idle while the layers behind are
 prepared. A segmentor gets at least one image in every process. Kernels, statistics and what is sent
-are PyTorch's.
+are PyTorch's, whose sums of gradients are rounded on the way where half-precision maps are
+contiguous, and not where they are channels last.
 """
 
 import torch

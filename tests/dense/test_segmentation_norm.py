@@ -181,8 +181,19 @@ def test_kernels_on_a_gpu_and_the_host_does_not_wait(memory_format, dtype):
     rounding = dict(rtol=2e-2, atol=2e-2) if dtype == torch.bfloat16 else dict(rtol=1e-4, atol=1e-4)
     for name in ('y', 'x'):
         torch.testing.assert_close(pixels([found[name]]).double(), expected[name], **rounding)
-    for name in ('weight', 'bias'):
-        torch.testing.assert_close(found[name].double(), expected[name], rtol=1e-3, atol=1e-2)
+    normalised = nn.functional.batch_norm(
+        pixels([x.detach()]).double(), None, None, training=True, eps=norm.eps
+    )
+    gradients = pixels([gradient]).double()
+    for name, summands in dict(weight=gradients * normalised, bias=gradients).items():
+        tolerance = 1e-2 + 1e-3 * expected[name].abs()
+        if dtype == torch.bfloat16 and memory_format == torch.contiguous_format:
+            # PyTorch's kernel of these sums, batch_norm_backward_reduce, rounds on the way where
+            # half-precision tensors are contiguous, and not where they are channels last. In
+            # bfloat16 the gradients of torch.nn.BatchNorm2d are off by as much.
+            tolerance = 2**-8 * summands.abs().sum((0, 2))
+        apart = (found[name].double() - expected[name]).abs()
+        assert (apart <= tolerance).all(), f'{name}: {apart} apart, more than {tolerance}'
     for name in ('running_mean', 'running_var'):
         torch.testing.assert_close(
             state[name].double(), expected_norm.state_dict()[name], rtol=1e-4, atol=1e-4
