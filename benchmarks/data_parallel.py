@@ -3,10 +3,12 @@
     python benchmarks/data_parallel.py --gpus 2
     python benchmarks/data_parallel.py --quick      # small models on a CPU, for a try
 
-KAT-B and timm's ViT-B as classifiers with a batch of 128, and UperNet on KAT-S with a batch of 16,
-all of it on each GPU, bfloat16 autocast. ``torchrun`` starts one process, then as many as there are
-GPUs, and so on in turns; all wrap the models as mmengine does. Images and labels are random and on
-the GPU, but for UperNet's, which come from the host. Writes results.json after each turn.
+KAT-B and timm's ViT-B as classifiers with a batch of 128, as they are and compiled, and UperNet on
+KAT-S with a batch of 16, all of it on each GPU, bfloat16 autocast. ``torchrun`` starts one process,
+then as many as there are GPUs, and so on in turns; all wrap the models as mmengine does. Images and
+labels are random and on the GPU, but for UperNet's, which come from the host. Of the first process
+there is what its GPU works in a step too, and the part of NCCL's kernels, which begin to count when
+they begin to wait for the other processes. Writes results.json after each turn.
 """
 
 import argparse
@@ -25,13 +27,17 @@ import segmentation
 import torch
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
-from timing import machine, require_gpu, save, step_times
+from timing import kernel_profile, machine, require_gpu, save, step_times
 from torch import distributed
 
 from kat_mm.engine.launch import run_tool
 
 RESULTS = Path(__file__).parent / 'results' / 'data_parallel'
 TARGET = 0.95
+
+
+# Before the names of models that torch.compile takes.
+COMPILED = 'compiled '
 
 
 class Case(NamedTuple):
@@ -80,11 +86,11 @@ def main() -> None:
 
 def run(gpus: int, turns: int, out_dir: Path, quick: bool) -> None:
     """Measure, print and write results.json; each turn is saved at once."""
-    rates: dict[int, list[dict]] = {1: [], gpus: []}
+    turns_of: dict[int, list[dict]] = {1: [], gpus: []}
     for _ in range(turns):
-        for count, found in rates.items():
+        for count, found in turns_of.items():
             found.append(launch(count, quick))
-        results = summary(rates, gpus, QUICK if quick else CASE)
+        results = summary(turns_of, gpus, QUICK if quick else CASE)
         save(results, out_dir / 'results.json')
     for name, model in results['models'].items():
         rate = {
@@ -94,32 +100,48 @@ def run(gpus: int, turns: int, out_dir: Path, quick: bool) -> None:
             f'{name:40} {rate["1"]:8.1f} images/s, {gpus} processes {rate[str(gpus)]:8.1f}: '
             f'{model["ratio_to_all_of_one"]:.3f} (target {TARGET})'
         )
+        for figure in ('gpu_ms', 'nccl_ms'):
+            print(f'    {figure}', *(f'{count}: {model[figure][count][-1]:.1f}' for count in rate))
     print('lead over timm:', results['lead_over_timm'])
 
 
-def summary(rates: dict[int, list[dict]], gpus: int, case: Case) -> dict:
+def summary(turns_of: dict[int, list[dict]], gpus: int, case: Case) -> dict:
     """Results of the turns so far."""
     models = {}
-    for name in rates[1][0]:
-        of = {count: [one[name] for one in found] for count, found in rates.items()}
-        one, all_ = (statistics.median(of[count]) for count in (1, gpus))
+    for name in turns_of[1][0]:
+        of = {count: [turn[name] for turn in turns] for count, turns in turns_of.items()}
+        one, all_ = (median_rate(of[count]) for count in (1, gpus))
         models[name] = {
-            'images_per_second': {str(count): values for count, values in of.items()},
+            figure: {str(count): [turn[figure] for turn in turns] for count, turns in of.items()}
+            for figure in ('images_per_second', 'gpu_ms', 'nccl_ms')
+        } | {
             'ratio_to_all_of_one': all_ / (gpus * one),
             'target': TARGET,
         }
-    ours, timm = case.classifiers
-    lead = {
-        str(count): round(statistics.median(one[ours] / one[timm] for one in found), 3)
-        for count, found in rates.items()
-    }
-    return {'machine': machine(), 'gpus': gpus, 'models': models, 'lead_over_timm': lead}
+    leads = {}
+    for prefix in ('', COMPILED):
+        ours, timm = (prefix + name for name in case.classifiers)
+        leads[ours] = {
+            str(count): round(
+                statistics.median(
+                    turn[ours]['images_per_second'] / turn[timm]['images_per_second']
+                    for turn in turns
+                ),
+                3,
+            )
+            for count, turns in turns_of.items()
+        }
+    return {'machine': machine(), 'gpus': gpus, 'models': models, 'lead_over_timm': leads}
 
 
-def launch(count: int, quick: bool) -> dict[str, float]:
-    """Images per second of all processes together, by model."""
+def median_rate(found: list[dict]) -> float:
+    return statistics.median(model['images_per_second'] for model in found)
+
+
+def launch(count: int, quick: bool) -> dict[str, dict]:
+    """By model images per second of all processes together, and the work of the first one's GPU."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'rates.json'
+        path = Path(folder) / 'found.json'
         subprocess.run(
             [
                 *(sys.executable, '-m', 'torch.distributed.run', '--standalone'),
@@ -141,10 +163,12 @@ def work(path: Path, case: Case) -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     steps, batches = {}, {}
-    for name, (kind, arch) in case.classifiers.items():
-        model = wrap(classifiers.build(kind, arch).to(device))
-        steps[name] = classifiers.training_step(model, case.batch)
-        batches[name] = case.batch
+    for prefix in ('', COMPILED):
+        for name, (kind, arch) in case.classifiers.items():
+            model = classifiers.build(kind, arch).to(device)
+            model = wrap(torch.compile(model) if prefix else model)
+            steps[prefix + name] = classifiers.training_step(model, case.batch)
+            batches[prefix + name] = case.batch
     for kind in segmentation.KINDS[1:]:
         name = f'{case.upernet}, {kind}'
         steps[name], batches[name] = upernet(case, kind), case.upernet_batch
@@ -152,13 +176,18 @@ def work(path: Path, case: Case) -> None:
     # The slowest process is what the others wait for.
     slowest = torch.tensor([t['median'] for t in times.values()], device=device)
     distributed.all_reduce(slowest, distributed.ReduceOp.MAX)
+    profiles = [kernel_profile(step, device == 'cuda') for step in steps.values()]
     count = distributed.get_world_size()
     if distributed.get_rank() == 0:
-        rates = {
-            name: 1000 * count * batches[name] / ms
-            for name, ms in zip(steps, slowest.tolist(), strict=True)
+        found = {
+            name: {
+                'images_per_second': 1000 * count * batches[name] / ms,
+                'gpu_ms': round(sum(profile.values()), 2),
+                'nccl_ms': round(sum(ms for name, ms in profile.items() if 'nccl' in name), 2),
+            }
+            for name, ms, profile in zip(steps, slowest.tolist(), profiles, strict=True)
         }
-        path.write_text(json.dumps(rates))
+        path.write_text(json.dumps(found))
     distributed.destroy_process_group()
 
 
