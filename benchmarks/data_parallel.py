@@ -47,6 +47,7 @@ class Case(NamedTuple):
     batch: int
     upernet: str
     upernet_batch: int
+    prefixes: tuple[str, ...]
     turns: dict[str, int]
 
 
@@ -55,6 +56,7 @@ CASE = Case(
     128,
     'kat_s_upernet_ade20k',
     16,
+    ('', COMPILED),
     dict(rounds=5, steps=10),
 )
 QUICK = Case(
@@ -62,6 +64,7 @@ QUICK = Case(
     1,
     'kat_t_upernet_sample',
     1,
+    ('',),  # a CPU compiles for minutes
     dict(rounds=1, steps=1),
 )
 
@@ -119,7 +122,7 @@ def summary(turns_of: dict[int, list[dict]], gpus: int, case: Case) -> dict:
             'target': TARGET,
         }
     leads = {}
-    for prefix in ('', COMPILED):
+    for prefix in case.prefixes:
         ours, timm = (prefix + name for name in case.classifiers)
         leads[ours] = {
             str(count): round(
@@ -163,7 +166,7 @@ def work(path: Path, case: Case) -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     steps, batches = {}, {}
-    for prefix in ('', COMPILED):
+    for prefix in case.prefixes:
         for name, (kind, arch) in case.classifiers.items():
             model = classifiers.build(kind, arch).to(device)
             model = wrap(torch.compile(model) if prefix else model)
