@@ -26,7 +26,7 @@ def test_speed_over_timm_is_that_of_its_file(size, batch):
             if (entry['size'], entry['batch'], entry['mode'], entry['task'])
             == (size, batch, 'eager', task)
         )
-        speed = entry['images_per_s']
+        speed = entry['images_per_second']
         ratios.append(speed['KAT'] / speed['timm'])
     row = f'| KAT-{size}, batch {batch} | {ratios[0]:.2f} | {ratios[1]:.2f} |'
     assert row in README
