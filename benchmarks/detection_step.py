@@ -4,34 +4,35 @@ Beside them the same detector by mmdet on mmpretrain's ViTSAM, which has ViTDet'
 blocks and relative positions (mmdetection's own ViTDet is a project beside its package). The
 variants take turns, in one process, with the same images, objects and proposals (a quarter of
 them on objects). A training step is what a run's iteration does: seeding, images and masks from the
-host, losses, backward pass, optimizer, and the losses' values for the log.
+host, losses, backward pass, optimizer, and the losses' values for the log. ``train_reserved_mb`` is
+what a card has to have free for it beside CUDA's context: what PyTorch holds at most in a training
+step of the variant alone, before the turns (see ``contenders.py``).
 """
 
 import copy
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
+from contenders import (
+    build_beside,
+    fitting_step_times,
+    graphed_forwards,
+    measure_alone,
+    require_graphs,
+    reserved_peak,
+)
 from detection import random_batch
 from fixed_proposals import fix_heads, random_proposals
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from step_plot import Bar, draw_steps
-from timing import (
-    MB,
-    fitting_step_times,
-    gpu_ms,
-    in_words,
-    leave_out,
-    machine,
-    reserved,
-    reserved_peak,
-    save,
-)
+from timing import MB, allocated, gpu_ms, in_words, machine, save
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kat_mm.backbones.archs import resolve_arch
@@ -92,7 +93,7 @@ class Detector:
     def __init__(self, cfg: Config, parts: tuple[str, ...], batch: dict, proposals: list):
         torch.manual_seed(0)
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        self.batch, self.parts, self.steps = batch, parts, 0
+        self.batch, self.parts, self.steps, self.before = batch, parts, 0, allocated()
         cfg = copy.deepcopy(cfg)
         if 'rival' in parts:
             cfg.model.backbone = mmpretrain_vit(cfg.model.backbone)
@@ -115,17 +116,29 @@ class Detector:
             compile_parts(self.model, training)
         if 'graphs' in self.parts and self.device == 'cuda' and training:
             graph_parts(self.model)
+        self.graphed = graphed_forwards(self.model)
+
+    def start(self) -> None:
+        for _ in range(2):
+            self.train()
 
     def train(self) -> None:
         self.steps += 1
         torch.manual_seed(self.steps)  # SeedIterationHook
         losses = self.model.train_step(self.batch, self.optim_wrapper)
         [value.item() for value in losses.values()]  # RuntimeInfoHook
+        require_graphs(self.graphed, training=True)
 
     @torch.no_grad()
     def predict(self) -> list:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == 'cuda'):
-            return self.model.test_step(self.batch)
+            predictions = self.model.test_step(self.batch)
+        require_graphs(self.graphed, training=False)
+        return predictions
+
+    def measure_memory(self) -> dict:
+        peak = reserved_peak(self.train, self.before)
+        return dict(train_reserved_mb=round(peak / MB, 1))
 
 
 def load_config(path: Path, size: int) -> Config:
@@ -151,25 +164,14 @@ def mmpretrain_vit(backbone: dict) -> dict:
 
 
 def measure(cfg: Config, size: int, images: int, names: list[str], rounds: int, steps: int) -> dict:
-    """Of each variant: milliseconds of its steps, of the GPU's work in them, and its memory.
+    """Of each variant: its memory, alone; in turns milliseconds of its steps, and the GPU's work.
 
-    One that does not fit beside the others is left out, and has what was measured before.
+    One that cannot go on is left out, and has what was measured before.
     """
-    classes = cfg.model.roi_head.bbox_head.num_classes
-    batch = random_batch(size, images, classes)
-    proposals = random_proposals(batch, size, count=cfg.model.train_cfg.rpn_proposal.max_per_img)
+    builders = detectors_of(cfg, size, images, names)
+    results = measure_alone(builders, Detector.measure_memory)
     # Nothing else holds a detector: it may have to go.
-    detectors, results = {}, {name: {} for name in names}
-    for name in names:
-        before = reserved()
-        with suppress(torch.OutOfMemoryError):
-            detectors[name] = Detector(cfg, VARIANTS[name], batch, proposals)
-            for _ in range(3):
-                detectors[name].train()
-            peak = reserved_peak(detectors[name].train)
-            results[name]['train_reserved_mb'] = round((peak - before) / MB, 1)
-        if not results[name]:
-            leave_out(detectors, results, name)
+    detectors = build_beside(builders, results)
     for kind in ('train', 'predict'):
         if kind == 'predict':
             for name in detectors:
@@ -178,6 +180,15 @@ def measure(cfg: Config, size: int, images: int, names: list[str], rounds: int, 
             gpu = gpu_ms(getattr(detectors[name], kind))
             results[name][kind] = dict(ms=ms, gpu_ms=round(gpu, 2))
     return results
+
+
+def detectors_of(
+    cfg: Config, size: int, images: int, names: list[str]
+) -> dict[str, Callable[[], Detector]]:
+    """What builds each variant; all see the same images and proposals."""
+    batch = random_batch(size, images, cfg.model.roi_head.bbox_head.num_classes)
+    proposals = random_proposals(batch, size, count=cfg.model.train_cfg.rpn_proposal.max_per_img)
+    return {name: partial(Detector, cfg, VARIANTS[name], batch, proposals) for name in names}
 
 
 class Watch:
@@ -287,7 +298,6 @@ def watching(detector: Detector, watch: Watch) -> Iterator[None]:
 
 def profile(detector: Detector, steps: int = 5) -> dict:
     """Host milliseconds, operators and waits of each part of a training step."""
-    detector.train()
     clock, count = Clock(), Count()
     with watching(detector, clock):
         for _ in range(steps):
@@ -336,12 +346,11 @@ def run(out_dir: Path, images: list[int], variants: list[str], quick: bool, prof
                     f'{one["train_reserved_mb"]:.0f} MB{wanted}'
                 )
     if profiles:
-        results['profile'] = {}
-        batch = random_batch(size, images[0], cfg.model.roi_head.bbox_head.num_classes)
-        proposals = random_proposals(batch, size, cfg.model.train_cfg.rpn_proposal.max_per_img)
-        for name in variants:
-            table = profile(Detector(cfg, VARIANTS[name], batch, proposals))
-            results['profile'][name] = table
+        builders = detectors_of(cfg, size, images[0], variants)
+        results['profile'] = measure_alone(builders, profile)
+        for name, table in results['profile'].items():
+            if 'left_out' in table:
+                continue
             print(f'\n{name}, {images[0]} images: host ms, operators, waits')
             for part, row in table.items():
                 waits = ', '.join(f'{key} {value}' for key, value in row['waits'].items())

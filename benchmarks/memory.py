@@ -14,19 +14,19 @@ from pathlib import Path
 import detection
 import segmentation
 import torch
+from contenders import NotRecorded, clear, graphed_forwards, require_graphs, reserved_peak
 from fixed_proposals import fix_heads, random_proposals
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from timing import machine, reserved, reserved_peak, save
+from timing import allocated, machine, save
 from torch import nn
 
 import kat_mm  # noqa: F401  registers KAT
 from kat_mm.backbones import drop_start_weights
 from kat_mm.dense import graph_parts, use_segmentation_kernels
 from kat_mm.dense.detection import use_fast_heads
-from kat_mm.dense.graphs import GraphedForward
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +102,7 @@ class Measured:
                 continue  # which cannot tell anything from one value of a channel
             try:
                 found[str(images)] = round(self.step_memory(kind, images) / GB, 2)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, NotRecorded):
                 found[str(images)] = None
                 break
         return found
@@ -113,13 +113,13 @@ class Measured:
 
     def step_memory(self, kind: str, images: int) -> int:
         """Bytes that PyTorch holds at most in a step, but for what it holds before."""
-        before = reserved()
+        clear()
+        before = allocated()
         model, step = self.step(kind, images)
         for _ in range(2):  # the optimizer's state, and graphs
             step()
-        if not all_recorded(model):
-            raise torch.OutOfMemoryError('a part had too little memory for its graph')
-        return reserved_peak(step) - before
+        require_graphs(graphed_forwards(model), training=True)
+        return reserved_peak(step, before)
 
     def step(self, kind: str, images: int) -> tuple[nn.Module, Callable[[], dict]]:
         """A copy of the model, and its training step."""
@@ -151,12 +151,6 @@ class Measured:
         if self.is_detector:
             return self.cfg.model.roi_head.bbox_head.num_classes
         return min(self.cfg.model.decode_head.num_classes, 20)  # of which a map has some
-
-
-def all_recorded(model: nn.Module) -> bool:
-    """Whether each part that was to have a graph has one; what has none runs without, in less."""
-    forwards = (module.forward for module in model.modules())
-    return all(f.recordings for f in forwards if isinstance(f, GraphedForward))
 
 
 def largest(row: dict[str, float | None], card: int, total: int) -> int | None:

@@ -5,16 +5,30 @@ mmpretrain's ViT take turns in one process, as tools/train.py --amp trains them 
 validates: raw images and labels come from the host, predictions are compared with labels there.
 Images, labels and weights are random. Behind these, each operator stands against a copy on the
 device that moves the same bytes.
+
+``train_reserved_mb`` is what a card has to have free for a training step beside CUDA's context:
+what PyTorch holds at most, the pools of graphs among it. It, like what else is measured of training
+but for ``train_ms``, is of the model alone, before the turns (see ``contenders.py``).
 """
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from contenders import (
+    build_beside,
+    fitting_step_times,
+    free,
+    graphed_forwards,
+    measure_alone,
+    require_graphs,
+    reserved_peak,
+    try_beside,
+)
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -22,20 +36,7 @@ from mmengine.structures import PixelData
 from operators import OPERATORS
 from ops import measure
 from step_plot import Bar, draw_steps
-from timing import (
-    MB,
-    allocated,
-    allocated_mb,
-    fitting_step_times,
-    gpu_ms,
-    in_words,
-    kernel_profile,
-    leave_out,
-    machine,
-    reserved,
-    reserved_peak,
-    save,
-)
+from timing import MB, allocated, allocated_mb, gpu_ms, in_words, kernel_profile, machine, save
 
 import kat_mm  # noqa: F401  registers KAT
 from kat_mm.backbones import drop_start_weights
@@ -82,7 +83,7 @@ def run(out_dir: Path, configs: list[str], quick: bool) -> None:
         keep(group)
         print_group(complete, results['comparison'])
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        free()
         results['operators'] = {}
         for name in MEASURED:
             results['operators'][name] = [measure(case) for case in OPERATORS[name](quick)]
@@ -128,21 +129,23 @@ def measure_group(
 ) -> dict[str, dict]:
     """What is measured of each contender, alone and in turns; ``keep`` gets what is there."""
     validation = QUICK_VALIDATION if quick else VALIDATION
+    builders = {
+        name: partial(Segmentor, cfg, kind, batch_size, validation)
+        for name, (cfg, kind) in group.items()
+    }
+    models = measure_alone(builders, Segmentor.measure_training, keep)
     # Nothing else holds a segmentor: it may have to go.
-    segmentors, models = {}, {}
-    for name, (cfg, kind) in group.items():
-        models[name] = {}
-        with suppress(torch.OutOfMemoryError):
-            segmentors[name] = Segmentor(cfg, kind, batch_size, validation)
-            models[name] = segmentors[name].measure_training()
-        if not models[name]:
-            leave_out(segmentors, models, name)
-        keep(models)
+    segmentors = build_beside(builders, models)
     for name, ms in fitting_step_times(segmentors, models, 'train', **turns).items():
         models[name]['train_ms'] = ms
     keep(models)
-    for name in segmentors:
-        models[name].update(segmentors[name].measure_validation())
+    for name in list(segmentors):
+        try_beside(
+            segmentors,
+            models,
+            name,
+            lambda name=name: models[name].update(segmentors[name].measure_validation()),
+        )
     for name, ms in fitting_step_times(segmentors, models, 'validate', **turns).items():
         models[name]['validation_ms'] = ms
     return models
@@ -155,7 +158,7 @@ class Segmentor:
         torch.manual_seed(0)
         init_default_scope(cfg.default_scope)
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        self.kind, self.before, self.reserved_before = kind, allocated(), reserved()
+        self.kind, self.before = kind, allocated()
         self.model = MODELS.build(cfg.model)
         drop_start_weights(self.model)  # nothing is downloaded
         self.model.init_weights()
@@ -164,6 +167,7 @@ class Segmentor:
             use_segmentation_kernels(self.model)
         if kind.endswith('graphs') and self.device == 'cuda':
             graph_parts(self.model)
+        self.graphed = graphed_forwards(self.model)
         # The learning rate is zero: the models stay equal.
         wrapper = dict(cfg.optim_wrapper, optimizer=dict(cfg.optim_wrapper.optimizer, lr=0.0))
         if self.device == 'cuda':
@@ -175,6 +179,15 @@ class Segmentor:
         self.images = [random_batch([sizes], classes) for sizes in validation]
         self.evaluator = IoU(classes)
 
+    def start(self) -> None:
+        """The first steps; ``losses`` are those of the first."""
+        self.model.train()
+        losses = self.model.train_step(self.batch, self.optim_wrapper)
+        self.losses = {name: float(value) for name, value in losses.items()}
+        self.train()
+        # Weights, gradients and the optimizer's state.
+        self.held = allocated() - self.before
+
     def train(self) -> None:
         """A step, and what the hook of the runner does with its losses."""
         losses = self.model.train_step(self.batch, self.optim_wrapper)
@@ -182,31 +195,26 @@ class Segmentor:
             [value.item() for value in losses.values()]  # mmengine's RuntimeInfoHook
         else:
             on_the_way(losses)  # LateRuntimeInfoHook
+        require_graphs(self.graphed, training=True)
 
     def allocated_mb(self, step: Callable[[], object]) -> float | None:
         """MB allocated at most, but for what was there before this model."""
         return allocated_mb(step, allocated() - self.held)
 
     def reserved_mb(self) -> float | None:
-        """MB held at most in a training step, the pools of graphs among them."""
+        """MB held at most in a training step of this model alone."""
         if self.device == 'cpu':
             return None
-        return round((reserved_peak(self.train) - self.reserved_before) / MB, 1)
+        return round(reserved_peak(self.train, self.before) / MB, 1)
 
     def measure_training(self) -> dict:
         """Memory, the GPU's work, and its kernels; losses of the first step."""
-        self.model.train()
-        losses = self.model.train_step(self.batch, self.optim_wrapper)
-        losses = {name: float(value) for name, value in losses.items()}
-        self.train()
-        # Weights, gradients and the optimizer's state.
-        self.held = allocated() - self.before
         profile = kernel_profile(self.train, self.device == 'cuda')
         kernels = Counter()  # whose names are templates of hundreds of letters
         for name, ms in profile.items():
             kernels[name[:120]] += ms
         return dict(
-            losses=losses,
+            losses=self.losses,
             train_allocated_mb=self.allocated_mb(self.train),
             train_reserved_mb=self.reserved_mb(),
             train_gpu_ms=round(sum(profile.values()), 3),
@@ -229,6 +237,7 @@ class Segmentor:
         for batch in self.images:
             samples = self.model.val_step(batch)
             self.evaluator.process(samples)
+        require_graphs(self.graphed, training=False)
 
 
 class IoU:
@@ -287,7 +296,7 @@ def compare(group: dict[str, dict]) -> dict[str, dict]:
 
 
 def print_group(group: dict[str, dict], comparison: dict[str, dict]) -> None:
-    width = max(map(len, group))
+    width = max(map(len, group), default=0)
     for name, model in group.items():
         print(
             f'{name:{width}} train {in_words(model["train_ms"])} '
@@ -299,8 +308,8 @@ def print_group(group: dict[str, dict], comparison: dict[str, dict]) -> None:
     for name in group:
         if name in comparison:
             print(name, comparison[name])
-    kernels = next(model for name, model in group.items() if name.endswith(KINDS[1]))
-    for name, ms in kernels['train_kernels_ms'].items():
+    kernels = next((model for name, model in group.items() if name.endswith(KINDS[1])), None)
+    for name, ms in kernels['train_kernels_ms'].items() if kernels else ():
         print(f'{ms:9.3f} {name}')
 
 

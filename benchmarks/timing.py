@@ -12,7 +12,6 @@ earlier names.
 """
 
 import datetime
-import gc
 import importlib.metadata
 import json
 import os
@@ -113,53 +112,6 @@ def step_times(functions: dict[str, Callable], rounds: int = 5, steps: int = 10)
     return {name: spread(values) for name, values in samples.items()}
 
 
-class OutOfMemory(Exception):
-    """The step of the model of this name does not fit beside the others."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-
-def fitting_step_times(
-    models: dict[str, object], results: dict[str, dict], step: str, rounds: int = 5, steps: int = 10
-) -> dict[str, dict]:
-    """:func:`step_times` of a method of models that share a GPU's memory.
-
-    One whose step does not fit beside the others is left out, and the turns begin anew.
-    """
-    while True:
-        functions = {name: _named(name, getattr(model, step)) for name, model in models.items()}
-        try:
-            return step_times(functions, rounds, steps)
-        except OutOfMemory as error:
-            too_large = error.name
-        # The errors are gone here, and what the step allocated: their tracebacks held it.
-        del functions
-        leave_out(models, results, too_large)
-
-
-def _named(name: str, step: Callable[[], object]) -> Callable[[], None]:
-    def take() -> None:
-        try:
-            step()
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(name) from error
-
-    return take
-
-
-def leave_out(models: dict[str, object], results: dict[str, dict], name: str) -> None:
-    """Let go of a model that does not fit, and say so in its results.
-
-    To be called where the error is gone, and nothing else holds the model.
-    """
-    reason = 'out of memory beside the others'
-    print(f'{name}: left out, {reason}')
-    results[name]['left_out'] = reason
-    models.pop(name, None)
-    reserved()
-
-
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -177,32 +129,6 @@ def allocated_mb(step: Callable[[], object], held: int) -> float | None:
     torch.cuda.reset_peak_memory_stats()
     step()
     return round((torch.cuda.max_memory_allocated() - held) / MB, 1)
-
-
-def reserved() -> int:
-    """Bytes of the GPU's memory that PyTorch holds and needs, the pools of CUDA graphs among them.
-
-    What only its cache keeps is given back.
-    """
-    if not torch.cuda.is_available():
-        return 0
-    gc.collect()
-    torch.cuda.empty_cache()
-    return torch.cuda.memory_reserved()
-
-
-def reserved_peak(step: Callable[[], object]) -> int:
-    """Bytes that PyTorch holds at most in a step: those of :func:`reserved` and what it adds.
-
-    This is what a card has to have free. The peak of what is allocated is less: it counts neither
-    the pools of CUDA graphs, nor gaps between tensors.
-    """
-    reserved()
-    if not torch.cuda.is_available():
-        return 0
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    return torch.cuda.max_memory_reserved()
 
 
 def kernel_profile(step: Callable, on_gpu: bool = True) -> dict[str, float]:

@@ -3,6 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from kat_mm.dense import graphs
 
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
@@ -22,3 +25,27 @@ def run_benchmark(monkeypatch, tmp_path):
         return 0
 
     return run
+
+
+class FakeRecording:
+    """A CUDA graph on a CPU, which computes again; of some parts there is no memory for it."""
+
+    full = ()  # names of parts, and whether in training
+
+    def __init__(self, owner, args):
+        if (owner.name, owner.part.training) in self.full:
+            raise torch.OutOfMemoryError('full')
+        self.plain = owner.plain
+
+    def run(self, args):
+        return self.plain(*args)
+
+
+@pytest.fixture
+def fake_graphs(monkeypatch):
+    """Let parts be recorded on a CPU: a function that takes those that are too large."""
+    monkeypatch.setattr(graphs, 'Recording', FakeRecording)
+    monkeypatch.setattr(graphs, '_on_gpu', lambda x: True)
+    monkeypatch.setattr(graphs, '_is_capturing', lambda: False)
+    monkeypatch.setattr(graphs, '_new_pool', object)
+    return lambda *full: monkeypatch.setattr(FakeRecording, 'full', full)

@@ -1,9 +1,12 @@
 """benchmarks/run.py segmentation, as a user runs it, at a small size."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
+
+from kat_mm.dense import graph_parts
 
 KAT = 'kat_t_upernet_sample'
 
@@ -93,23 +96,29 @@ def test_a_picture_is_redrawn_from_results_alone(run_benchmark, tmp_path):
 
 
 class Stub:
-    """A segmentor with little memory, by the number of the step in which it is full."""
+    """A segmentor with little memory, by the number of the step in which it is full.
+
+    It is built twice: two steps alone; beside the others one at its start, five in turns of
+    training, one for what is measured of validation, and five in its turns.
+    """
 
     def __init__(self, full, kind, batch_size, validation):
-        self.full, self.steps = full, 0
+        self.full, self.steps = full, 2 * self.built[full]
+        self.built[full] += 1
 
     def train(self):
         self.steps += 1
         if self.steps == self.full:
             raise torch.OutOfMemoryError('full')
 
-    validate = train
+    start = validate = train
 
     def measure_training(self):
         self.train()
         return dict(train_gpu_ms=1.0)
 
     def measure_validation(self):
+        self.train()
         return dict(validation_gpu_ms=1.0)
 
 
@@ -117,17 +126,44 @@ def test_contenders_that_run_out_of_memory_say_so(run_benchmark, monkeypatch):
     import segmentation
 
     monkeypatch.setattr(segmentation, 'Segmentor', Stub)
-    # One round of one step: five in training after the first, and five in validation.
-    group = {
-        name: (full, '') for name, full in dict(at_once=1, in_turns=3, late=9, never=0).items()
-    }
+    monkeypatch.setattr(Stub, 'built', Counter(), raising=False)
+    fulls = dict(alone=1, at_once=3, in_turns=5, validating=9, late=11, never=0)
+    group = {name: (full, '') for name, full in fulls.items()}
     saved = []
     found = segmentation.measure_group(group, 2, True, dict(rounds=1, steps=1), saved.append)
-    assert list(found) == list(group) and len(saved) == 5
-    assert {name for name, one in found.items() if 'left_out' in one} == {
-        'at_once',
-        'in_turns',
-        'late',
-    }
-    assert {name for name, one in found.items() if 'train_ms' in one} == {'late', 'never'}
+    assert list(found) == list(group) and len(saved) == 7
+    beside = 'out of memory beside the others'
+    left_out = {name: one['left_out'] for name, one in found.items() if 'left_out' in one}
+    assert left_out.pop('alone') == 'out of memory'
+    assert left_out == dict.fromkeys(('at_once', 'in_turns', 'validating', 'late'), beside)
+    # Alone all of them had memory, but for one.
+    assert [name for name, one in found.items() if 'train_gpu_ms' not in one] == ['alone']
+    timed = {name for name, one in found.items() if 'train_ms' in one}
+    assert timed == {'validating', 'late', 'never'}
     assert [name for name, one in found.items() if 'validation_ms' in one] == ['never']
+
+
+def test_a_segmentor_without_its_graphs_takes_no_step(run_benchmark, fake_graphs):
+    import segmentation
+    from contenders import NotRecorded, graphed_forwards
+
+    cfg, _ = segmentation.contenders(KAT)[f'{KAT}, kernels']
+    segmentor = segmentation.Segmentor(cfg, 'kernels', 2, segmentation.QUICK_VALIDATION)
+
+    def graph() -> None:  # as it is where there is a GPU
+        graph_parts(segmentor.model)
+        segmentor.graphed = graphed_forwards(segmentor.model)
+
+    graph()
+    names = [forward.name for forward in segmentor.graphed]
+    assert names == ['backbone', 'neck', 'decode_head', 'auxiliary_head']
+    segmentor.start()
+    segmentor.measure_validation()
+    fake_graphs(('neck', True), ('decode_head', False))
+    graph()
+    with pytest.raises(NotRecorded, match='no CUDA graph of neck$'):
+        segmentor.start()
+    segmentor.model.eval()
+    segmentor.validate()  # a part is recorded when an input of its shape comes again
+    with pytest.raises(NotRecorded, match='no CUDA graph of decode_head$'):
+        segmentor.validate()
