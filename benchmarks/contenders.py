@@ -203,8 +203,9 @@ def clear() -> None:
 def reserved_peak(step: Callable[[], object], before: int) -> int:
     """Bytes of the GPU's memory that PyTorch holds at most in a step of a contender that is alone.
 
-    This is what a card has to have free for it, but for CUDA's context. The peak of what is
-    allocated is less: it counts neither all of the pools of CUDA graphs, nor gaps between tensors.
+    This is what a card has to have free for it, but for CUDA's context, with the allocator's
+    settings of this process (expandable segments have smaller gaps). The peak of what is allocated
+    is less: it counts neither all of the pools of CUDA graphs, nor gaps between tensors.
 
     Args:
         step: Of a contender that has taken its first.

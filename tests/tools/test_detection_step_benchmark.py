@@ -1,6 +1,7 @@
 """benchmarks/run.py detection, as a user runs it, at a small size."""
 
 import json
+import weakref
 from collections import Counter
 
 import pytest
@@ -115,9 +116,32 @@ def test_a_detector_without_its_graphs_takes_no_step(run_benchmark, fake_graphs)
         detector.device = 'cpu'
         for _ in range(2):
             detector.predict()
-    fake_graphs(('neck', True))
+    fake_graphs(('neck', True), ('rpn_head', False))
     detector = build()
     detector.device = 'cuda'
     detector.set_mode(training=True)
+    detector.device = 'cpu'
     with pytest.raises(NotRecorded, match='no CUDA graph of neck$'):
         detector.train()
+    detector.set_mode(training=False)
+    detector.predict()  # a part is recorded when an input of its shape comes again
+    with pytest.raises(NotRecorded, match='no CUDA graph of rpn_head$'):
+        detector.predict()
+
+
+def test_a_detector_is_let_go_of_behind_what_is_measured_alone(run_benchmark):
+    import contenders
+    import detection_step
+
+    cfg = detection_step.load_config(detection_step.QUICK_CONFIG, 64)
+    cfg.merge_from_dict(detection_step.QUICK)
+    builders = detection_step.detectors_of(cfg, 64, 1, [detection_step.RIVAL, 'fast heads'])
+    models = []
+
+    def measure(detector):
+        models.append(weakref.ref(detector.model))
+        return detector.measure_memory()
+
+    results = contenders.measure_alone(builders, measure)
+    assert list(results.values()) == [dict(train_reserved_mb=0.0)] * 2  # of a CPU
+    assert [model() for model in models] == [None, None]

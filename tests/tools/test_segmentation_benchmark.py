@@ -1,6 +1,7 @@
 """benchmarks/run.py segmentation, as a user runs it, at a small size."""
 
 import json
+import weakref
 from collections import Counter
 
 import pytest
@@ -167,3 +168,30 @@ def test_a_segmentor_without_its_graphs_takes_no_step(run_benchmark, fake_graphs
     segmentor.validate()  # a part is recorded when an input of its shape comes again
     with pytest.raises(NotRecorded, match='no CUDA graph of decode_head$'):
         segmentor.validate()
+
+
+def test_a_segmentor_is_let_go_of_behind_what_is_measured_alone(run_benchmark, monkeypatch):
+    import segmentation
+
+    models = []
+
+    class Watched(segmentation.Segmentor):
+        def start(self):
+            assert not any(model() for model in models)
+            models.append(weakref.ref(self.model))
+            super().start()
+
+    def stop(builders, results):
+        assert not any(model() for model in models)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segmentation, 'Segmentor', Watched)
+    monkeypatch.setattr(segmentation, 'kernel_profile', lambda step, on_gpu: dict(kernel=1.0))
+    monkeypatch.setattr(segmentation, 'build_beside', stop)
+    group = {
+        name: segmentation.contenders(KAT)[name] for name in (f'{KAT}, mmseg', f'{KAT}, kernels')
+    }
+    saved = []
+    with pytest.raises(KeyboardInterrupt):
+        segmentation.measure_group(group, 2, True, {}, saved.append)
+    assert len(models) == 2 and all(one['losses'] for one in saved[-1].values())
