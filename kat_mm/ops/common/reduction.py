@@ -155,7 +155,7 @@ def finish(
     (a_groups, a_count), (b_groups, n) = shapes = numerator.shape, denominator.shape
     num_sums = partial.shape[0] * (partial.shape[1] - num_shifts)
     if num_sums > _MOST_SUMS * min(a_groups, b_groups) * (a_count + n):
-        partial = partial.sum(dim=0, keepdim=True)
+        partial = sum_rows(partial)[None]
     plan = _plan(partial.shape[1], num_shifts, *shapes, (partial.dtype, grad_a.dtype, grad_b.dtype))
     programs = a_groups * a_count + b_groups * n + cdiv(num_shifts, 32)
     tensors = partial, denominator, shifts, grad_a, grad_b
