@@ -28,7 +28,7 @@ from types import FrameType, ModuleType, SimpleNamespace
 import torch
 from torch import nn
 
-from kat_mm.checkpoints.archives import check_archive
+from kat_mm.checkpoints.archives import check_archive, check_checksums
 from kat_mm.checkpoints.data_files import (
     NotData,
     checkpoint_globals,
@@ -81,9 +81,11 @@ def load(file, unpickle: bool = False, **options):
 
     Raises:
         pickle.UnpicklingError: It holds more than may be read.
+        UserError: It is damaged, or fills the memory.
     """
     if isinstance(file, str | os.PathLike):
         check_archive(file)
+        check_checksums(file)
     if unpickle or is_trusted():
         return _torch_load(file, **options, weights_only=False)
     with _known_globals():

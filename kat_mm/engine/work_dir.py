@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
-from kat_mm.checkpoints.archives import check_archive
+from kat_mm.checkpoints.archives import check_archive, damaged_member
 from kat_mm.errors import UserError
 
 _STEP = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
@@ -62,8 +62,7 @@ def _problem(path: Path) -> str | None:
         return 'is not there'
     try:
         check_archive(path)
-        with zipfile.ZipFile(path) as archive:
-            return 'is damaged' if archive.testzip() else None
+        return None if damaged_member(path) is None else 'is damaged'
     except (zipfile.BadZipFile, OSError):
         return 'is not whole'
     except UserError:

@@ -49,6 +49,41 @@ def test_a_run_does_not_go_on_from_one(tmp_path):
     assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_2.pth')
 
 
+def damage(path, tensor):
+    """Turn one bit of a tensor in a file of torch.save, or of NumPy."""
+    content = bytearray(path.read_bytes())
+    content[content.index(tensor.numpy().tobytes()) + 3] ^= 0x40
+    path.write_bytes(content)
+
+
+def test_a_tensor_with_another_bit_is_refused_by_whatever_reads_it(tmp_path):
+    state = KAT(SMALL, img_size=32).state_dict()
+    path = tmp_path / 'a.pth'
+    torch.save(dict(state_dict=state), path)
+    damage(path, state['blocks.1.mlp.fc2.weight'])
+    assert len(torch.load(path)['state_dict']) == len(state)  # PyTorch sees nothing
+    for unpickle in (False, True):
+        with pytest.raises(UserError, match=r'a\.pth is damaged: the checksum of a/data/\d+ in it'):
+            read_checkpoint(path, unpickle)
+    trust_files(False)
+    with pytest.raises(UserError, match='is damaged'):
+        torch.load(path)
+    np.savez(tmp_path / 'a.npz', x=state['pos_embed'].numpy())
+    damage(tmp_path / 'a.npz', state['pos_embed'])
+    with pytest.raises(UserError, match=r'a\.npz cannot be read'):
+        read_checkpoint(tmp_path / 'a.npz')
+
+
+def test_an_archive_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(dict(x=torch.ones(3)), tmp_path / 'iter_1.pth')
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_checkpoint(tmp_path / 'iter_1.pth')['x'].sum() == 3
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_1.pth')
+
+
 def test_compressed_weights_are_read(tmp_path):
     # Also those that are all zeros, of which a thousandth is left.
     np.savez_compressed(tmp_path / 'a.npz', x=np.zeros(10**6, np.float32))
