@@ -1,7 +1,8 @@
 """Checks what the pages say against the project; exits with 1 and a list where something is not so.
 
 Links of a page to files of this project and to their headings; commands in code blocks: that the
-script, its options, the config and the target of make exist; imports from kat_mm; names of extras.
+script, its options, the config and the target of make exist; imports from kat_mm; names of extras;
+files of this project that it names.
 """
 
 import ast
@@ -14,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r'^ *```')
 LINK = re.compile(r'(?<!`)\[(?:[^][]|\[[^]]*\])*\]\(([^)\s]+)\)')
+# Of this project, alone in backquotes.
+FILE = re.compile(r'`((?:benchmarks|docs|kat_mm|tests|tools)/[\w/.]+\.\w+)`')
 # Words in capitals, and names of files that a reader would have.
 PLACEHOLDER = re.compile(r'[A-Z_]{3,}|my_\w+\.py|config\.py|\.\.\.')
 
@@ -148,6 +151,9 @@ def check(page: Path):
     for config in re.findall(r'configs/[\w/]+\.py', page.read_text()):
         if not PLACEHOLDER.search(config) and not (ROOT / config).is_file():
             yield f'no config {config}'
+    for file in FILE.findall(text):
+        if not PLACEHOLDER.search(file) and not (ROOT / file).is_file():
+            yield f'no file {file}'
 
 
 if __name__ == '__main__':

@@ -38,6 +38,7 @@ def test_links_and_commands_of_all_pages_are_right(check_docs):
         ("    pip install '.[detecion]'\n", 'no extra detecion'),
         ('```python\nfrom kat_mm.ops import grouped\n```', 'import grouped: not there'),
         ('run `python tools/trian.py`', 'no script tools/trian.py'),
+        ('made by `benchmarks/nothing.py`', 'no file benchmarks/nothing.py'),
     ],
 )
 def test_what_is_wrong_is_found(check_docs, tmp_path, text, problem):
