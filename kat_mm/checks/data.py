@@ -16,7 +16,7 @@ from kat_mm.checks.classification import (
 )
 from kat_mm.checks.detection import check_annotations, reads_coco
 from kat_mm.checks.panoptic import check_panoptic, reads_panoptic
-from kat_mm.checks.segmentation import check_labels, check_pairs, lists_pairs
+from kat_mm.checks.segmentation import check_crops, check_labels, check_pairs, lists_pairs
 from kat_mm.checks.settings import check_topk
 from kat_mm.datasets.wrappers import inner_datasets, type_name
 from kat_mm.errors import UserError
@@ -61,6 +61,8 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
                     folders[f'{split}, part {part + 1}' if part else split] = found
             elif lists_pairs(cls):
                 check_pairs(dataset, cls)
+                if split == 'train':
+                    check_crops(dataset, _padded_size(cfg))
                 labels.setdefault(split, []).append(dataset)
             elif reads_coco(cls) and dataset.get('ann_file'):
                 check_annotations(cfg, dataset, names, split)
@@ -102,6 +104,11 @@ def _head_classes(cfg: Config) -> int | None:
     """Classes of a classifier's head."""
     head = (cfg.get('model') or {}).get('head') or {}
     return head.get('num_classes') if isinstance(head, dict) else None
+
+
+def _padded_size(cfg: Config) -> tuple[int, int] | None:
+    """What a segmentor pads its training batches to."""
+    return ((cfg.get('model') or {}).get('data_preprocessor') or {}).get('size')
 
 
 def _numbers_of_folders(folders: dict[str, ClassFolders]) -> list[tuple[str, int]]:

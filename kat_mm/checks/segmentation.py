@@ -1,6 +1,8 @@
 """Images and label images for semantic segmentation."""
 
 import inspect
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from kat_mm.datasets.loading import check_loading, is_loading
 from kat_mm.datasets.text_files import read_text
 from kat_mm.datasets.wrappers import type_name
 from kat_mm.errors import UserError, config_errors, some
+
+# Steps of a pipeline that change the size of an image.
+_RESIZING = re.compile('Resize|Pad|Crop|Mosaic|Affine')
 
 
 def lists_pairs(cls: type) -> bool:
@@ -106,6 +111,39 @@ def _tell_of_other_images(files: list[str], images: Path, suffix: str, any_used:
             f'{len(others)} of {len(files)} images in {images} do not end in {suffix}, which '
             f'img_suffix asks for, and are left out: {some(others)}. Give them that ending',
             'current',
+        )
+
+
+def check_crops(dataset: dict, size: Sequence[int] | None) -> None:
+    """Refuse crops that are larger than what a batch is padded to, and tell of smaller ones.
+
+    A config that inherits crops and ``data_preprocessor.size``, and changes one of them, has both.
+
+    Args:
+        dataset: Config of a data set to train on.
+        size: ``data_preprocessor.size`` of the model, (H, W). None: batches are not padded to one.
+
+    Raises:
+        UserError: A side of a crop is larger.
+    """
+    steps = [step for step in dataset.get('pipeline') or () if _RESIZING.search(type_name(step))]
+    if size is None or not steps or type_name(steps[-1]) != 'RandomCrop':
+        return
+    crop = steps[-1].get('crop_size')
+    crop = (crop, crop) if isinstance(crop, int) else tuple(crop or size)
+    if any(side > most for side, most in zip(crop, size, strict=True)):
+        raise UserError(
+            f'RandomCrop of the training pipeline has crop_size={crop}, and images of a batch are '
+            f'padded to model.data_preprocessor.size={tuple(size)}, which is smaller. Make them one'
+        )
+    padding = 1 - crop[0] * crop[1] / (size[0] * size[1])
+    if padding > 0.05:  # not to whole patches alone
+        print_log(
+            f'RandomCrop of the training pipeline has crop_size={crop}, which '
+            f'model.data_preprocessor.size={tuple(size)} pads: {padding:.0%} of what is computed '
+            'is of no label',
+            'current',
+            logging.WARNING,
         )
 
 

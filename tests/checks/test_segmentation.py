@@ -53,6 +53,28 @@ def test_the_data_set_is_checked_inside_of_wrappers(root):
         check(ConfigDict(type='RepeatDataset', times=2, dataset=inner), 'train')
 
 
+def crops(root, crop_size, *later, size=(128, 96)):
+    pipeline = [dict(type='RandomCrop', crop_size=(32, 32)), dict(type='Pad', size=(256, 256))]
+    pipeline += [dict(type='mmseg.RandomCrop', crop_size=crop_size), *later]
+    check_data(
+        Config(
+            dict(
+                model=dict(data_preprocessor=dict(size=size)),
+                train_dataloader=dict(dataset=dataset(root, pipeline=pipeline)),
+            )
+        ),
+        ('train',),
+    )
+
+
+@pytest.mark.parametrize('crop_size', [(128, 128), (256, 96), 100])
+def test_crops_larger_than_what_a_batch_is_padded_to_are_refused(crop_size, root):
+    with pytest.raises(UserError, match=r'padded to .*size=\(128, 96\), which is smaller'):
+        crops(root, crop_size)
+    crops(root, crop_size, dict(type='Resize', scale=(96, 128)))
+    crops(root, crop_size, size=None)
+
+
 def test_a_folder_without_images_is_refused(root):
     for path in (root / 'images' / 'training').iterdir():
         path.rename(path.with_suffix('.tif'))
@@ -102,6 +124,15 @@ def lines(monkeypatch):
     found = []
     monkeypatch.setattr(segmentation, 'print_log', lambda message, *_: found.append(message))
     return found
+
+
+def test_the_share_of_padding_around_crops_is_told(root, lines):
+    crops(root, (128, 96), dict(type='RandomFlip', prob=0.5))
+    crops(root, (126, 94))  # padded to whole patches
+    assert not lines
+    crops(root, 64)
+    (line,) = lines
+    assert 'crop_size=(64, 64), which model.data_preprocessor.size=(128, 96) pads: 67%' in line
 
 
 @pytest.mark.parametrize('suffix', ['.JPG', '.jpeg', '.webp', '.tiff', '.gif'])
