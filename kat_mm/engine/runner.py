@@ -22,7 +22,7 @@ from kat_mm.dense import compile_parts, graph_parts
 from kat_mm.engine.console import quiet_terminal
 from kat_mm.engine.loading import unwrap
 from kat_mm.engine.signals import init_worker
-from kat_mm.errors import config_errors
+from kat_mm.errors import config_errors, some
 from kat_mm.weights import read_weights
 from kat_mm.whole_files import write_whole
 
@@ -145,8 +145,21 @@ class CheckpointRunner(Runner):
         super()._init_model_weights()
 
     def resume(self, filename: str, *args, **kwargs) -> None:
-        """mmengine's, with a word where the run that goes on is done already."""
+        """mmengine's, with a word where the config is not followed, or the run is done already."""
+        configured = self._optimization()
         super().resume(filename, *args, **kwargs)
+        resumed = self._optimization()
+        others = [
+            f'{name}={resumed.get(name)!r}, not {configured.get(name)!r}'
+            for name in {**configured, **resumed}
+            if resumed.get(name) != configured.get(name)
+        ]
+        if others:
+            self.logger.warning(
+                f'The run goes on with the optimizer and schedule of {filename}, not with those of '
+                f'the config: {some(others)}. For those of the config begin a run of its own with '
+                f'load_from={filename}'
+            )
         by_epoch = isinstance(self.train_loop, EpochBasedTrainLoop)
         unit, done, most = (
             ('epoch', self.epoch, self.max_epochs)
@@ -158,6 +171,27 @@ class CheckpointRunner(Runner):
                 f'{filename} is at {unit} {done}, and train_cfg.max_{unit}s is {most}: nothing is '
                 'left to train'
             )
+
+    def _optimization(self) -> dict:
+        """What a checkpoint brings along, of which configs are written: rates and schedules."""
+        if not isinstance(self.optim_wrapper, OptimWrapper):
+            return {}
+        # The base of all groups, where there are several.
+        base = self.optim_wrapper.param_groups[-1]
+        found = {
+            key: base.get(f'initial_{key}', base[key])
+            for key in self.optim_wrapper.optimizer.defaults
+        }
+        schedulers = self.param_schedulers if isinstance(self.param_schedulers, list) else []
+        for index, scheduler in enumerate(schedulers):
+            for key, value in scheduler.state_dict().items():
+                if not key.startswith('_') and key not in ('last_step', 'base_values', 'verbose'):
+                    found[f'param_scheduler[{index}].{key}'] = value
+        return {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in found.items()
+            if not isinstance(value, torch.Tensor)
+        }
 
     def load_checkpoint(
         self, filename: str, map_location='cpu', strict: bool = False, revise_keys=None

@@ -187,3 +187,39 @@ def test_a_loader_names_what_it_cannot_load_and_its_config_stays():
     (built,) = build.call_args.args
     assert built['dataset']['dataset']['pipeline'][0]['type'] == 'LoadChecked'
     assert dataset['pipeline'] == [dict(type='LoadImageFromFile')]
+
+
+class TwoParameters(Model):
+    def __init__(self, fails=False):
+        super().__init__(fails)
+        self.bias = nn.Parameter(torch.ones(1))
+
+
+def resumed_words(work_dir, lr, end, groups):
+    """What a run of other settings says as it goes on from iter_2.pth."""
+    runner = make_runner(
+        work_dir,
+        model=TwoParameters(),
+        param_scheduler=[dict(type='LinearLR', start_factor=0.5, by_epoch=False, end=end)],
+        load_from=str(work_dir / 'iter_2.pth') if lr else None,
+        resume=bool(lr),
+    )
+    runner.optim_wrapper['optimizer']['lr'] = lr or 0.1
+    runner.optim_wrapper['paramwise_cfg'] = dict(custom_keys=groups)
+    if not lr:
+        runner.train()
+        runner.save_checkpoint(str(work_dir), 'iter_2.pth', by_epoch=False)
+        return None
+    with mock.patch.object(runner.logger, 'warning') as warning:
+        runner.train()
+    return [call.args[0] for call in warning.call_args_list if 'goes on with' in call.args[0]]
+
+
+@pytest.mark.parametrize('groups', [{}, dict(weight=dict(lr_mult=0.5))])
+def test_a_resumed_run_tells_what_of_its_config_it_does_not_follow(groups, tmp_path):
+    resumed_words(tmp_path, None, 4, groups)
+    assert resumed_words(tmp_path, 0.1, 4, groups) == []
+    (line,) = resumed_words(tmp_path, 0.2, 8, groups)
+    assert 'lr=0.1, not 0.2' in line
+    assert 'param_scheduler[0].end=4, not 8' in line
+    assert f'load_from={tmp_path / "iter_2.pth"}' in line
