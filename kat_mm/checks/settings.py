@@ -56,6 +56,11 @@ def _check_top_keys(cfg: Config) -> None:
                 f'the config has {key}, which nothing reads; did you mean {near}? (Rename it if '
                 'it is a variable of your own)'
             )
+    hooks = cfg.get('default_hooks') or {}
+    for key in hooks:
+        near = correct(key, [name for name in hooks if hooks[name] is not None])
+        if hooks[key] is None and near:
+            raise UserError(f'default_hooks.{key}=None takes no hook away; did you mean {near}?')
     for split in ('train', 'val', 'test'):
         for key in cfg.get(f'{split}_dataloader') or ():
             if key not in _LOADER_KEYS:

@@ -26,6 +26,11 @@ from kat_mm.errors import config_errors, some
 from kat_mm.weights import read_weights
 from kat_mm.whole_files import write_whole
 
+# Which mmengine registers where a config does not say None, and takes away where it does.
+_MMENGINES_HOOKS = (
+    'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'
+)  # fmt: skip
+
 
 class CheckpointRunner(Runner):
     """mmengine's Runner, whose ``load_from`` takes every checkpoint that a KAT can start from.
@@ -39,6 +44,16 @@ class CheckpointRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         quiet_terminal(logger)
         return logger
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """mmengine's, but that None takes away the hooks of other names too."""
+        super().register_default_hooks(
+            {
+                name: hook
+                for name, hook in (hooks or {}).items()
+                if hook is not None or name in _MMENGINES_HOOKS
+            }
+        )
 
     @master_only
     def dump_config(self) -> None:

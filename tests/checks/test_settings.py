@@ -102,6 +102,12 @@ def test_variables_of_a_config_are_none(key):
     check(**{key: 1})
 
 
+def test_none_for_a_misspelt_hook_is_refused():
+    check(**{'default_hooks.logger': None})
+    with pytest.raises(UserError, match='loger=None takes no hook away; did you mean logger'):
+        check(**{'default_hooks.loger': None})
+
+
 def test_a_misspelt_key_of_a_data_loader_is_refused():
     with pytest.raises(UserError, match='train_dataloader.batchsize .* did you mean batch_size'):
         check(**{'train_dataloader.batchsize': 3})

@@ -39,7 +39,7 @@ class Model(BaseModel):
         return dict(loss=(self.weight * torch.stack(inputs)).sum())
 
 
-def make_runner(work_dir, fails=False, iterations=True, model=None, **kwargs):
+def make_runner(work_dir, fails=False, iterations=True, model=None, hooks=None, **kwargs):
     loader = dict(
         dataset=Numbers(),
         batch_size=2,
@@ -54,7 +54,7 @@ def make_runner(work_dir, fails=False, iterations=True, model=None, **kwargs):
         train_dataloader=loader,
         train_cfg=loop,
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        default_hooks=dict(checkpoint=None),
+        default_hooks=dict(checkpoint=None, **(hooks or {})),
         log_level='ERROR',
         experiment_name=f'{work_dir.name}_{next(_names)}',
         **kwargs,
@@ -223,3 +223,12 @@ def test_a_resumed_run_tells_what_of_its_config_it_does_not_follow(groups, tmp_p
     assert 'lr=0.1, not 0.2' in line
     assert 'param_scheduler[0].end=4, not 8' in line
     assert f'load_from={tmp_path / "iter_2.pth"}' in line
+
+
+def test_none_takes_a_hook_away_be_it_mmengines_or_not(tmp_path):
+    def names(**hooks):
+        return {type(hook).__name__ for hook in make_runner(tmp_path, hooks=hooks).hooks}
+
+    finite = dict(finite_loss=dict(type='FiniteLossHook'))
+    assert names(**finite) - names(finite_loss=None) == {'FiniteLossHook'}
+    assert names() - names(timer=None) == {'IterTimerHook'}
