@@ -333,6 +333,13 @@ def _report_missing(missing: list[str], backbone: nn.Module) -> None:
     rational = [key for key in missing if re.search(r'\.act[12]\.weight_', key)]
     if len(rational) == 4 * len(backbone.blocks):
         _logger.info('A ViT has no rational functions: these start as act_init says')
+        starts = {module.act_init for module in backbone.modules() if hasattr(module, 'act_init')}
+        if 'swish' in starts:
+            _logger.warning(
+                'act2 starts as swish, which no ViT was trained with, so that this model does not '
+                'compute what the ViT does. For a ViT with GELU, '
+                "ffn_cfg=dict(act_init=('identity', 'gelu')) starts as the ViT"
+            )
         missing = [key for key in missing if key not in rational]
     if missing:
         _logger.warning('Missing: %s', _summary(missing))

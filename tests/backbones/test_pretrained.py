@@ -542,6 +542,13 @@ def test_a_vit_leaves_rational_functions_at_their_start(tmp_path, log):
     assert 'Missing' not in log() and 'start as act_init says' in log()
 
 
+@pytest.mark.parametrize('act, told', [('swish', True), ('gelu', False)])
+def test_a_vit_whose_function_is_not_kept_is_told(act, told, tmp_path, log):
+    path = file_of(small(ffn_cfg=dict(type='MLP')).state_dict(), tmp_path)
+    load_pretrained(small(ffn_cfg=dict(type='GRKAN', act_init=('identity', act))), path)
+    assert ('act2 starts as swish, which no ViT was trained with' in log()) is told
+
+
 def test_only_what_is_in_the_file_counts_as_loaded(tmp_path, log):
     settings = dict(with_cls_token=False, out_type='featmap')
     model = small(**settings, use_rel_pos=True)
