@@ -1,6 +1,7 @@
 """The model of a config, before the runner makes folders and logs."""
 
 import copy
+import inspect
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from torch import nn
 
 from kat_mm.backbones import KAT
 from kat_mm.backbones.pretrained import is_pretrained
+from kat_mm.checks.names import correct
 from kat_mm.errors import UserError, config_errors
 
 # What PyTorch says of channels that do not fit.
@@ -22,6 +24,8 @@ _CHANNELS = re.compile(
 # What it says of vectors in the place of maps.
 _MAPS = re.compile(r'must be a map|rank 4 tensor|4D|spatial dimension|should be at least 3')
 
+# What Python says of an argument that a class does not take.
+_UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 # What parts raise that get other inputs than they were built for.
 _MISFITS = (AssertionError, AttributeError, IndexError, TypeError, ValueError)
 
@@ -44,7 +48,59 @@ def build_model(cfg: Config) -> nn.Module:
                     'backbone starts from. Leave it out, and give the start of this one as '
                     "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
                 ) from error
+            _explain_unexpected(error, cfg.model)
             raise
+
+
+def _explain_unexpected(error: TypeError, model: dict) -> None:
+    """Say which part of a model's config has the argument that a class does not take.
+
+    Raises:
+        UserError: In place of ``error``, where that is what it says.
+    """
+    found = _UNEXPECTED.search(str(error))
+    if found is None:
+        return
+    raised_by, key = found.groups()
+    parts = []
+    with MODELS.switch_scope_and_registry(None) as registry:
+        for where, part in _parts('model', model):
+            if key not in part:
+                continue
+            kind = part['type']
+            cls = registry.get(kind) if isinstance(kind, str) else kind
+            if raised_by in [base.__name__ for base in inspect.getmro(cls or object)]:
+                parts.append((where, part[key], cls))
+    if len(parts) != 1:  # a head of several, say
+        return
+    where, value, cls = parts[0]
+    known = [
+        name
+        for base in inspect.getmro(cls)
+        if '__init__' in vars(base)
+        for name in inspect.signature(base.__init__).parameters
+    ]
+    near = correct(key, known)
+    advice = (
+        f'did you mean {near}?'
+        if near
+        else 'if it is left of a part of another type, write _delete_=True in the new one'
+    )
+    raise UserError(
+        f'{where} has {key}={value!r}, which {cls.__name__} does not take; {advice}'
+    ) from error
+
+
+def _parts(where: str, cfg: object) -> Iterator[tuple[str, dict]]:
+    """All dicts with a type in a config, and how they are written."""
+    if isinstance(cfg, dict):
+        if cfg.get('type'):
+            yield where, cfg
+        for key, value in cfg.items():
+            yield from _parts(f'{where}.{key}', value)
+    elif isinstance(cfg, list | tuple):
+        for index, value in enumerate(cfg):
+            yield from _parts(f'{where}[{index}]', value)
 
 
 def check_initialisers(model: nn.Module) -> None:

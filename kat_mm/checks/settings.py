@@ -77,6 +77,10 @@ def _check_speed(cfg: Config) -> None:
     for key in compiled if isinstance(compiled, dict) else ():
         if key not in known:
             raise UserError(f'compile.{key} is no argument of torch.compile: {some(known, 12)}')
+    mode = compiled.get('mode') if isinstance(compiled, dict) else None
+    if mode is not None and mode not in torch._inductor.list_mode_options():
+        modes = some(torch._inductor.list_mode_options())
+        raise UserError(f'compile.mode={mode!r} is no mode of torch.compile: {modes}')
     if graphed is not None and not isinstance(graphed, bool | list | tuple):
         raise UserError(
             f'cuda_graphs={graphed!r} must be True, False, or a list of parts of the model'

@@ -24,6 +24,20 @@ def test_a_model_that_cannot_be_built_is_a_users_mistake():
         checks.build_model(Config(dict(model=dict(type='KAT', arch='huge'))))
 
 
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(chanels=5), 'has chanels=5, which FCNHead does not take; did you mean channels?'),
+        (dict(scales=(1, 2)), r'has scales=\(1, 2\), which FCNHead .* write _delete_=True'),
+    ],
+)
+def test_an_argument_that_a_part_does_not_take_is_told_with_its_place(changes, message):
+    cfg = segmentor()
+    cfg['decode_head'] = dict(cfg['decode_head'], type='FCNHead', **changes)
+    with pytest.raises(UserError, match=f'model.decode_head {message}'):
+        checks.build_model(Config(dict(model=cfg)))
+
+
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 BACKBONE = dict(type='KAT', arch=ARCH, img_size=32, out_type='featmap', ffn_cfg=dict(type='MLP'))
 PYRAMID = dict(type='SimpleFeaturePyramid', in_channels=32, out_channels=16)

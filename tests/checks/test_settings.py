@@ -184,6 +184,10 @@ def test_more_best_classes_than_there_are_are_refused():
     [
         (dict(compile='default'), "compile='default' must be True, False, or"),
         (dict(compile=dict(backends='eager')), 'compile.backends is no argument of torch.compile'),
+        (
+            dict(compile=dict(mode='fastest')),
+            "compile.mode='fastest' is no mode of torch.compile: default, .*reduce-overhead",
+        ),
         (dict(cuda_graphs='backbone'), "cuda_graphs='backbone' must be True, False, or a list"),
         (dict(cuda_graphs=['nek']), "cuda_graphs names 'nek', which is no part of the model"),
     ],
