@@ -52,15 +52,15 @@ def run(out_dir: Path, quick: bool) -> None:
         ),
         machine=machine(),
         targets=TARGETS,
-        models={},
     )
-    for name in NAMES[:1] if quick else NAMES:
-        results['models'][name] = {}
-        for part, measure in (
-            ('training', lambda cfg: measure_training(cfg, size, train_size, turns)),
-            ('post-processing', lambda cfg: measure_post_processing(cfg, size, turns)),
-            ('inference', lambda cfg: measure_inference(cfg, size, batch_size, quick, turns)),
-        ):
+    names = NAMES[:1] if quick else NAMES
+    results['models'] = {name: {} for name in names}
+    for part, measure in (
+        ('training', lambda cfg: measure_training(cfg, size, train_size, turns)),
+        ('post-processing', lambda cfg: measure_post_processing(cfg, size, turns)),
+        ('inference', lambda cfg: measure_inference(cfg, size, batch_size, quick, turns)),
+    ):
+        for name in names:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             results['models'][name][part] = one = measure(load(name, size, quick))
@@ -101,7 +101,7 @@ def waits(step: Callable[[], object]) -> int | None:
         torch.cuda.set_sync_debug_mode('warn')
         step()
         torch.cuda.set_sync_debug_mode('default')
-    return sum('synchroniz' in str(one.message) for one in found)
+    return sum('called a synchronizing CUDA operation' in str(one.message) for one in found)
 
 
 def measure_inference(cfg: Config, size: int, images: int, quick: bool, turns: dict) -> dict:

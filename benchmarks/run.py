@@ -96,7 +96,7 @@ BENCHMARKS = {
         detection_step.draw,
     ),
     'eomt': Benchmark(lambda args, out: eomt.run(out, args.quick), ('--quick',)),
-    'zoo': Benchmark(lambda args, out: zoo.run(out, args.quick), ('--quick',)),
+    'zoo': Benchmark(_of_configs(zoo), ('--configs', '--quick')),
     'memory': Benchmark(_of_configs(memory), ('--configs', '--quick'), memory.write_page),
     'compile': Benchmark(lambda args, out: compile_time.run(out, args.quick), ('--quick',)),
 }

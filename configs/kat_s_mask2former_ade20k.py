@@ -25,3 +25,5 @@ model = dict(
     ),
 )
 optim_wrapper = dict(clip_grad=dict(max_norm=0.01))
+# Its deformable attention samples maps in float32.
+custom_hooks = [*_base_.custom_hooks, dict(type='Float32BoxesHook')]

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from kat_mm import transfer
 
+from .images import sent
+
 _MOST_BYTES = 1 << 30  # of pasted masks in float32 at a time, as in mmdet
 
 
@@ -41,10 +43,8 @@ class FastDetDataPreprocessor(DetDataPreprocessor):
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """As of its base."""
-        if self.device.type == 'cuda':
-            self._non_blocking = True
-            data = transfer.pinned(data)
-        return super().forward(data, training)
+        with sent(self, data) as data:
+            return super().forward(data, training)
 
     def pad_gt_masks(self, batch_data_samples: list) -> None:
         """As of its base."""

@@ -8,17 +8,17 @@ beside the work, and is converted at once, by the same arithmetic.
 
 from torch import nn
 
-from kat_mm.transfer import pinned, send_joined
+from kat_mm.transfer import send_joined
+
+from .images import sent
 
 
 def preprocess(self: nn.Module, data: dict, training: bool = False) -> dict:
     """In place of ``SegDataPreProcessor.forward``."""
-    if self.device.type == 'cuda':
-        self._non_blocking = True
-        if training and _is_whole(self, data):
-            return _training_batch(self, data)
-        data = pinned(data)
-    return type(self).forward(self, data, training)
+    if self.device.type == 'cuda' and training and _is_whole(self, data):
+        return _training_batch(self, data)
+    with sent(self, data) as data:
+        return type(self).forward(self, data, training)
 
 
 def _is_whole(preprocessor: nn.Module, data: dict) -> bool:

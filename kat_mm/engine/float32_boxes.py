@@ -8,8 +8,9 @@ class Float32BoxesHook(Hook):
 
     mmdet computes anchors and boxes in the dtype of the heads' outputs, in which coordinates of a
     thousand pixels are rounded to whole pixels (float16) or to four (bfloat16); mmcv's RoIAlign
-    does not know bfloat16 at all. With this hook the heads' convolutions stay in half precision,
-    and their outputs, and the maps that RoIs are cut from, become float32.
+    and focal loss do not know bfloat16 at all, and its deformable attention takes a slow way round.
+    With this hook the heads' convolutions stay in half precision, and their outputs, the maps that
+    RoIs are cut from, and those that deformable attention samples, become float32.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -18,16 +19,26 @@ class Float32BoxesHook(Hook):
 
 def keep_boxes_in_float32(model: nn.Module) -> None:
     """Do what :class:`Float32BoxesHook` does, for a detector outside of a runner."""
+    from mmcv.ops import MultiScaleDeformableAttention
+    from mmdet.models.dense_heads import DETRHead
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.roi_heads.bbox_heads import BBoxHead
     from mmdet.models.roi_heads.mask_heads import FCNMaskHead
     from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
 
+    gives = []
     for module in model.modules():
-        if isinstance(module, BaseDenseHead | BBoxHead | FCNMaskHead):
-            module.register_forward_hook(lambda _, inputs, outputs: _to_float32(outputs))
+        if isinstance(module, BaseDenseHead | BBoxHead | FCNMaskHead | DETRHead):
+            gives.append(module)
+        if isinstance(module, DETRHead):  # the transformer calls them too, for its proposals
+            for name in ('cls_branches', 'reg_branches'):
+                gives += getattr(module, name, ())
+        elif isinstance(module, MultiScaleDeformableAttention):
+            gives.append(module.value_proj)
         elif isinstance(module, BaseRoIExtractor):
             module.register_forward_pre_hook(lambda _, inputs: _to_float32(inputs))
+    for module in dict.fromkeys(gives):  # branches may be one and the same
+        module.register_forward_hook(lambda _, inputs, outputs: _to_float32(outputs))
 
 
 def _to_float32(value):

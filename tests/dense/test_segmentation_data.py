@@ -60,10 +60,17 @@ def test_other_batches_are_left_to_mmseg():
     assert not is_whole(make(), dict(inputs=batch()['inputs'], data_samples=None))
 
 
+def test_other_batches_are_those_of_mmseg():
+    preprocessor = make()
+    assert_same(segmentation_data.preprocess(preprocessor, batch()), preprocessor(batch()))
+    # Which turns channels itself behind it.
+    assert preprocessor._channel_conversion
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize('training', [True, False])
 def test_the_host_does_not_wait_for_the_gpu(training):
-    preprocessor = make(bgr_to_rgb=training).cuda()
+    preprocessor = make().cuda()
     want = preprocessor(batch(), training)
     torch.cuda.set_sync_debug_mode('error')
     try:

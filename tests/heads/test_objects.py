@@ -49,7 +49,13 @@ def build():
         ),
         train_cfg=TRAIN_CFG,
         data_preprocessor=dict(
-            type='DetDataPreprocessor', pad_mask=True, pad_seg=True, seg_pad_value=255
+            type='DetDataPreprocessor',
+            mean=[123.7, 116.3, 103.5],
+            std=[58.4, 57.1, 57.4],
+            bgr_to_rgb=True,
+            pad_mask=True,
+            pad_seg=True,
+            seg_pad_value=255,
         ),
     )
     model = MODELS.build(cfg).train()
