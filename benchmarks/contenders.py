@@ -28,7 +28,8 @@ class NotRecorded(Exception):
 
 def graphed_forwards(model: nn.Module) -> list[GraphedForward]:
     """Those of the parts that are to run as CUDA graphs."""
-    forwards = (module.forward for module in model.modules())
+    forwards = [module.forward for module in model.modules()]
+    forwards += [getattr(model, name) for name in getattr(model, 'graphed_methods', ())]
     return [forward for forward in forwards if isinstance(forward, GraphedForward)]
 
 

@@ -2,8 +2,9 @@
 
 Inference is of the whole model to mask logits, compiled, against the bare backbone, compiled; a
 training step is what tools/train.py makes of one: images and masks from the host, matching, losses,
-backward pass, optimizer. Contenders take turns; images, objects and weights are random. What
-follows the logits (masks at the size of the image, the objects that are kept) is measured apart.
+backward pass, optimizer; on a GPU with --cuda-graphs as well. Contenders take turns; images,
+objects and weights are random. What follows the logits (masks at the size of the image, the objects
+that are kept) is measured apart.
 """
 
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from contenders import graphed_forwards, require_graphs
 from detection import random_batch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -21,7 +23,9 @@ from torch import nn
 
 import kat_mm  # noqa: F401  registers KAT
 from kat_mm.backbones import drop_start_weights
+from kat_mm.dense import graph_parts
 from kat_mm.dense.detection import use_fast_heads
+from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 from kat_mm.engine.runtime_info import clip_late, on_the_way
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -133,25 +137,15 @@ def measure_inference(cfg: Config, size: int, images: int, quick: bool, turns: d
 
 def measure_training(cfg: Config, size: int, images: int, turns: dict) -> dict:
     """A step with the masks of all blocks, and with none, in milliseconds."""
-    model = build(cfg).train()
-    wrapper = dict(cfg.optim_wrapper)
-    if device() == 'cpu':
-        wrapper = dict(wrapper, type='OptimWrapper')
-        wrapper.pop('dtype')
-    optim_wrapper = build_optim_wrapper(model, wrapper)
-    clip_late(optim_wrapper)  # LateRuntimeInfoHook
-    use_fast_heads(model)  # FastDetectionHook
     batch = random_batch(size, images, cfg.model.panoptic_head.num_things_classes)
-    blocks = model.panoptic_head.num_blocks
-
-    def step(rate: float) -> Callable[[], None]:
-        def train() -> None:
-            model.panoptic_head.set_mask_rates([rate] * blocks)
-            on_the_way(model.train_step(batch, optim_wrapper))  # LateRuntimeInfoHook
-
-        return train
-
-    functions = {'masked': step(1.0), 'annealed': step(0.0)}
+    functions = {
+        'masked': training_step(cfg, batch, 1.0),
+        'annealed': training_step(cfg, batch, 0.0),
+    }
+    if torch.cuda.is_available():
+        for name, rate in (('masked, graphs', 1.0), ('annealed, graphs', 0.0)):
+            functions[name] = training_step(cfg, batch, rate, graphs=True)
+            functions[name]()  # recorded
     times = step_times(functions, **turns)
     result = {
         name: dict(ms=times[name], gpu_ms=gpu_ms(function)) for name, function in functions.items()
@@ -166,6 +160,29 @@ def measure_training(cfg: Config, size: int, images: int, turns: dict) -> dict:
             name: round(one['ms']['median'] / one['gpu_ms'], 3) for name, one in result.items()
         },
     )
+
+
+def training_step(cfg: Config, batch: dict, rate: float, graphs: bool = False) -> Callable:
+    """A model's step as tools/train.py makes it, where queries are masked at this rate."""
+    model = build(cfg).train()
+    wrapper = dict(cfg.optim_wrapper)
+    if device() == 'cpu':
+        wrapper = dict(wrapper, type='OptimWrapper')
+        wrapper.pop('dtype')
+    optim_wrapper = build_optim_wrapper(model, wrapper)
+    clip_late(optim_wrapper)  # LateRuntimeInfoHook
+    keep_boxes_in_float32(model)  # Float32BoxesHook
+    use_fast_heads(model)  # FastDetectionHook
+    if graphs:
+        graph_parts(model)
+    graphed = graphed_forwards(model)
+
+    def train() -> None:
+        model.panoptic_head.set_mask_rates([rate] * model.panoptic_head.num_blocks)
+        on_the_way(model.train_step(batch, optim_wrapper))  # LateRuntimeInfoHook
+        require_graphs(graphed, training=True)
+
+    return train
 
 
 def measure_post_processing(cfg: Config, size: int, turns: dict) -> dict:

@@ -32,10 +32,10 @@ from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'memory.md'
 # Height and width of the largest image of a run, and whether graphs are of use: where all images
-# have that size, and the model calls its parts by tensors, which EoMT does not.
+# have that size.
 SIZES = {
     'upernet_ade20k': ((512, 512), True),
-    'eomt_ade20k': ((512, 512), False),
+    'eomt_ade20k': ((512, 512), True),
     'mask_rcnn_coco': ((800, 1344), False),  # 1333, padded
     'mask_rcnn_lsj_coco': ((1024, 1024), True),
 }

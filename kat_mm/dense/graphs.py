@@ -30,7 +30,7 @@ _renewed = 0
 GRAPHED_PARTS = ('backbone', 'neck', 'rpn_head', 'decode_head', 'auxiliary_head')
 
 
-def graph_parts(model: nn.Module, names: Sequence[str] = GRAPHED_PARTS) -> None:
+def graph_parts(model: nn.Module, names: Sequence[str] | None = None) -> None:
     """Let parts of a model run as CUDA graphs, forward and backward.
 
     In training mode a part is recorded at its first call; in evaluation without gradients at the
@@ -38,16 +38,23 @@ def graph_parts(model: nn.Module, names: Sequence[str] = GRAPHED_PARTS) -> None:
     computed without.
 
     Args:
-        model: An OpenMMLab model, not wrapped.
+        model: An OpenMMLab model, not wrapped. One whose parts do not call each other by tensors
+            names methods of its own that take and give tensors in ``graphed_methods``. Where its
+            ``graph_mode`` changes, these are recorded anew.
         names: Parts of it, as ``model.get_submodule`` finds them; those that it lacks are left out.
+            Default: ``GRAPHED_PARTS``, or its ``graphed_methods`` in their place.
     """
     graphed = []
-    for name, part in parts_of(model, names):
+    methods = getattr(model, 'graphed_methods', ())
+    names = names or methods or GRAPHED_PARTS
+    found = [(model, name, name) for name in names if name in methods]
+    found += [(part, name, 'forward') for name, part in parts_of(model, names)]
+    for part, name, method in found:
         reason = _unfit(part)
         if reason:
             _logger.warning('CUDA graphs: %s runs without, since %s', name, reason)
         else:
-            part.forward = GraphedForward(part, name)
+            setattr(part, method, GraphedForward(part, name, getattr(part, method)))
             graphed.append(name)
     _logger.info('CUDA graphs: %s', ', '.join(graphed) or 'none')
 
@@ -62,22 +69,24 @@ def _unfit(part: nn.Module) -> str | None:
 
 
 class GraphedForward:
-    """The ``forward`` of a module, replayed from a CUDA graph where that is sound.
+    """The ``forward`` of a module, or another method, replayed from a CUDA graph where it is sound.
 
     Args:
-        part: The module; its present ``forward`` is what is recorded.
+        part: The module.
         name: Its name in the log.
+        method: What is recorded.
     """
 
-    def __init__(self, part: nn.Module, name: str):
+    def __init__(self, part: nn.Module, name: str, method: Callable):
         self.part, self.name = part, name
-        self.plain = part.forward
+        self.plain = method
         self.recordings: dict[tuple, Recording] = {}  # by whether it trains, and its inputs
         self.left = {True: _MOST_MOVES, False: _MOST_MOVES}
         self._look()
         self._run = lambda: None  # a weak reference to the latest run with gradients
         self._pool = None
         self._last_key = None
+        self._mode = None
         self._said = set()
 
     def _look(self) -> None:
@@ -112,6 +121,10 @@ class GraphedForward:
         if run is not None and not run.done:
             # Its activations are still needed. Two forward passes share no memory.
             return self._say('order', 'it is called again before its backward pass')
+        mode = getattr(self.part, 'graph_mode', None)
+        if mode != self._mode:
+            self._mode = mode
+            self.recordings.clear()
         key = trains, _key(inputs)
         seen, self._last_key = self._last_key, key
         recording = self.recordings.get(key)

@@ -29,7 +29,8 @@ def keep_boxes_in_float32(model: nn.Module) -> None:
     gives = []
     for module in model.modules():
         if isinstance(module, BaseDenseHead | BBoxHead | FCNMaskHead | DETRHead):
-            gives.append(module)
+            if not getattr(module, 'gives_float32', False):
+                gives.append(module)
         if isinstance(module, DETRHead):  # the transformer calls them too, for its proposals
             for name in ('cls_branches', 'reg_branches'):
                 gives += getattr(module, name, ())

@@ -81,6 +81,8 @@ class EoMTHead(Mask2FormerHead):
         init_cfg: Initialisation.
     """
 
+    gives_float32 = True
+
     def __init__(
         self,
         in_channels: int,
@@ -124,7 +126,7 @@ class EoMTHead(Mask2FormerHead):
         self.upscale = nn.Sequential(*(_Upscale(in_channels) for _ in range(steps)))
         # The hook that sets them knows them from the iteration; no checkpoint has to.
         self.register_buffer('mask_rates', torch.zeros(num_blocks), persistent=False)
-        self._masked = (False,) * num_blocks
+        self.masked = (False,) * num_blocks
         self._build_losses(loss_cls, loss_mask, loss_dice, train_cfg)
         self.test_cfg = test_cfg
 
@@ -226,7 +228,7 @@ class EoMTHead(Mask2FormerHead):
             )
         for index, rate in enumerate(rates):
             check_rate('EoMTHead', f'rate of masking of block {index}', rate)
-        self._masked = tuple(rate > 0 for rate in rates)
+        self.masked = tuple(rate > 0 for rate in rates)
         self.mask_rates.copy_(send(rates, torch.float32, self.mask_rates.device))
 
     def forward(
@@ -250,7 +252,7 @@ class EoMTHead(Mask2FormerHead):
             for index in range(self.num_blocks):
                 predictions.append(self._predict(backbone, tokens, grid))
                 mask = None
-                if self._masked[index]:
+                if self.masked[index]:
                     mask = self._attention_mask(predictions[-1][1], tokens, grid, index)
                 block = start + index
                 tokens = backbone.run_blocks(tokens, grid, block, block + 1, mask)
@@ -294,12 +296,24 @@ class EoMTHead(Mask2FormerHead):
 
     def loss(self, x: PartlyEncoded, batch_data_samples: list) -> dict[str, Tensor]:
         """Losses of data samples with instances and, for panoptic maps, ``gt_sem_seg``."""
+        regions = self.regions_of(batch_data_samples)
+        return self.loss_of(self(x, batch_data_samples), regions, batch_data_samples)
+
+    def regions_of(self, batch_data_samples: list) -> Regions | None:
+        """Regions of the label maps, if there are any, on their way to the host."""
+        if not self.num_stuff_classes or 'gt_sem_seg' not in batch_data_samples[0]:
+            return None
+        maps = torch.cat([sample.gt_sem_seg.sem_seg for sample in batch_data_samples])
+        return Regions(maps, self.num_things_classes, self.num_classes - 1)
+
+    def loss_of(
+        self,
+        predictions: tuple[list[Tensor], list[Tensor]],
+        regions: Regions | None,
+        batch_data_samples: list,
+    ) -> dict[str, Tensor]:
+        """:meth:`loss` of what :meth:`forward` gave."""
         instances = [sample.gt_instances for sample in batch_data_samples]
-        regions = None
-        if self.num_stuff_classes and 'gt_sem_seg' in batch_data_samples[0]:
-            maps = torch.cat([sample.gt_sem_seg.sem_seg for sample in batch_data_samples])
-            regions = Regions(maps, self.num_things_classes, self.num_classes - 1)
-        classes, mask_logits = self(x, batch_data_samples)
         labels, masks = things_of(instances)
         images = [image for image, own in enumerate(instances) for _ in range(len(own))]
         if regions is not None:
@@ -308,8 +322,7 @@ class EoMTHead(Mask2FormerHead):
             labels = torch.cat([labels, regions_labels])
             masks = torch.cat([masks, regions_masks])
         return self.loss_by_feat(
-            classes,
-            mask_logits,
+            *predictions,
             by_image(images, labels, masks, len(instances)),
             [sample.metainfo for sample in batch_data_samples],
         )
@@ -448,6 +461,7 @@ class EoMT(MaskFormer):
     # Not the backbone's forward, which is never called.
     compiled_methods = ('extract_feat',)
     compiled_parts = ('panoptic_head',)
+    graphed_methods = ('segment',)
 
     def __init__(
         self,
@@ -492,3 +506,18 @@ class EoMT(MaskFormer):
     def extract_feat(self, batch_inputs: Tensor) -> PartlyEncoded:
         """Images (B, 3, H, W) to tokens before the blocks that the head runs."""
         return encode_partly(self.backbone, batch_inputs, self.panoptic_head.num_blocks)
+
+    def segment(self, batch_inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Images (B, 3, H, W) to the logits that the head gives."""
+        return self.panoptic_head(self.extract_feat(batch_inputs))
+
+    @property
+    def graph_mode(self) -> tuple[bool, ...]:
+        """Which blocks have masks."""
+        return self.panoptic_head.masked
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
+        """As of the head."""
+        regions = self.panoptic_head.regions_of(batch_data_samples)
+        predictions = self.segment(batch_inputs)
+        return self.panoptic_head.loss_of(predictions, regions, batch_data_samples)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads import Mask2FormerHead
+from mmseg.utils import add_prefix
 from torch import Tensor
 
 from .eomt import EoMTHead, PartlyEncoded, encode_partly
@@ -46,9 +47,21 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
             ValueError: A map has a label that is no class and not ``ignore_index``, or more classes
                 than there are queries.
         """
+        regions = self.regions_of(batch_data_samples)
+        return self.loss_of(self(x, batch_data_samples), regions, batch_data_samples)
+
+    def regions_of(self, batch_data_samples: list) -> Regions:
+        """Regions of the label maps, on their way to the host."""
         maps = torch.cat([sample.gt_sem_seg.data for sample in batch_data_samples])
-        regions = Regions(maps, 0, self.num_classes - 1, self.ignore_index)
-        classes, masks = self(x, batch_data_samples)
+        return Regions(maps, 0, self.num_classes - 1, self.ignore_index)
+
+    def loss_of(  # type: ignore[override]  # there are maps
+        self,
+        predictions: tuple[list[Tensor], list[Tensor]],
+        regions: Regions,
+        batch_data_samples: list,
+    ) -> dict[str, Tensor]:
+        """:meth:`loss` of what :meth:`forward` gave."""
         metas = [sample.metainfo for sample in batch_data_samples]
         for image in regions.images_with_others():
             raise ValueError(
@@ -56,7 +69,7 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
                 f'neither one of num_classes={self.num_classes} classes, 0 to '
                 f'{self.num_classes - 1}, nor ignore_index={self.ignore_index}'
             )
-        return self.loss_by_feat(classes, masks, by_image(*regions.found(), len(maps)), metas)
+        return self.loss_by_feat(*predictions, by_image(*regions.found(), len(metas)), metas)
 
 
 class EoMTSegmentor(EncoderDecoder):
@@ -73,6 +86,7 @@ class EoMTSegmentor(EncoderDecoder):
 
     # Not the backbone's forward, which is never called; the head is compiled anyway.
     compiled_methods = ('extract_feat',)
+    graphed_methods = ('segment',)
 
     def __init__(
         self,
@@ -96,3 +110,18 @@ class EoMTSegmentor(EncoderDecoder):
     def extract_feat(self, inputs: Tensor) -> PartlyEncoded:
         """Images (B, 3, H, W) to tokens before the blocks that the head runs."""
         return encode_partly(self.backbone, inputs, self.decode_head.num_blocks)
+
+    def segment(self, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Images (B, 3, H, W) to the logits that the head gives."""
+        return self.decode_head(self.extract_feat(inputs))
+
+    @property
+    def graph_mode(self) -> tuple[bool, ...]:
+        """Which blocks have masks."""
+        return self.decode_head.masked
+
+    def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
+        """As of the head."""
+        regions = self.decode_head.regions_of(data_samples)
+        losses = self.decode_head.loss_of(self.segment(inputs), regions, data_samples)
+        return add_prefix(losses, 'decode')

@@ -3,12 +3,17 @@ import logging
 
 import pytest
 import torch
+from mmdet.testing import demo_mm_inputs
+from mmengine.registry import MODELS
+from small_configs import CONFIGS, SIZE, load, shrink
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from kat_mm.backbones import KAT
 from kat_mm.dense import graphs
+from kat_mm.dense.detection import use_fast_heads
 from kat_mm.dense.graphs import GraphedForward, Recording, graph_parts
+from kat_mm.engine.float32_boxes import keep_boxes_in_float32
 
 
 class Rerun(Recording):
@@ -360,6 +365,66 @@ def test_structures_of_inputs_and_outputs_are_kept():
     (lists[0].sum() + named['sum']).backward()
     assert maps[0].grad.tolist() == [3, 3]
     assert len(tree_flatten(model.rpn_head(maps))[0]) == 3
+
+
+def build_eomt(name):
+    torch.manual_seed(0)
+    cfg = load(CONFIGS[0].with_name(f'{name}.py'))
+    shrink(cfg)
+    model = MODELS.build(cfg.model).train()
+    keep_boxes_in_float32(model)
+    return model, model.decode_head if 'ade20k' in name else model.panoptic_head
+
+
+@pytest.mark.parametrize('name', ['kat_s_eomt_panoptic_coco', 'kat_s_eomt_ade20k'])
+def test_eomt_is_recorded_from_images_to_logits_and_anew_where_masks_end(name, monkeypatch):
+    # Which queries are masked is drawn on the GPU there.
+    monkeypatch.setattr(graphs, '_host_generators', lambda: ())
+    (plain, head), (graphed, graphed_head) = build_eomt(name), build_eomt(name)
+    graph_parts(graphed)
+    x = images(0, SIZE)
+    for count, rates in enumerate(([1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0] * 3, [1.0] * 3), 1):
+        for one in (head, graphed_head):
+            one.set_mask_rates(rates)
+        for _ in range(2):
+            for model in (plain, graphed):
+                model.zero_grad()
+                classes, masks = model.segment(x)
+                (sum(map(torch.sum, classes)) + sum(m.square().mean() for m in masks)).backward()
+            for (key, want), got in zip(
+                plain.named_parameters(), graphed.parameters(), strict=True
+            ):
+                assert (want.grad is None) == (got.grad is None), key
+                if want.grad is not None:
+                    torch.testing.assert_close(got.grad, want.grad, rtol=0, atol=0, msg=key)
+        assert Rerun.count == count
+        assert len(graphed.segment.recordings) == 1
+
+
+@pytest.mark.gpu
+def test_eomt_trains_by_a_graph_on_a_gpu():
+    found = []
+    for graphed in (False, True):
+        model, head = build_eomt('kat_s_eomt_instance_coco')
+        use_fast_heads(model.cuda())
+        if graphed:
+            graph_parts(model)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-4)
+        losses = []
+        for rate in (1.0, 1.0, 0.0, 0.0):
+            head.set_mask_rates([rate] * 3)
+            data = demo_mm_inputs(2, [[3, SIZE, SIZE]] * 2, num_classes=80, with_mask=True)
+            torch.manual_seed(0)
+            with torch.autocast('cuda', torch.bfloat16):
+                data = model.data_preprocessor(data, True)
+                loss, _ = model.parse_losses(model(**data, mode='loss'))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        found.append(losses)
+    assert model.segment.recordings
+    assert found[1] == pytest.approx(found[0], rel=0.03)
 
 
 def steps_of_a_kat(state=None, first=0, last=6, graphed=True):
