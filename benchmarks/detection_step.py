@@ -39,6 +39,7 @@ from kat_mm.backbones.archs import resolve_arch
 from kat_mm.dense import compile_parts, graph_parts
 from kat_mm.dense.detection import use_fast_heads
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
+from kat_mm.engine.runtime_info import on_the_way
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'kat_b_mask_rcnn_lsj_coco.py'
 QUICK_CONFIG = CONFIG.with_name('kat_t_mask_rcnn_sample.py')
@@ -126,7 +127,10 @@ class Detector:
         self.steps += 1
         torch.manual_seed(self.steps)  # SeedIterationHook
         losses = self.model.train_step(self.batch, self.optim_wrapper)
-        [value.item() for value in losses.values()]  # RuntimeInfoHook
+        if 'heads' in self.parts:
+            on_the_way(losses)  # LateRuntimeInfoHook
+        else:
+            [value.item() for value in losses.values()]  # mmengine's RuntimeInfoHook
         require_graphs(self.graphed, training=True)
 
     @torch.no_grad()

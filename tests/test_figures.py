@@ -92,7 +92,9 @@ def test_a_step_of_segmentation(row, name):
     assert_rounded(printed('docs/segmentation', row), values)
 
 
-@pytest.mark.parametrize('which, name, size', [(0, 'results', 's'), (1, 'tiny', 't')])
+@pytest.mark.parametrize(
+    'which, name, size', [(0, 'results', 's'), (1, 'base', 'b'), (2, 'tiny', 't')]
+)
 def test_what_graphs_win_in_segmentation(which, name, size):
     models = results(f'segmentation/{name}')['models']
     before = models[f'kat_{size}_upernet_ade20k, mmseg']
@@ -149,6 +151,65 @@ def test_a_step_of_detection(row, name):
     ]
     memory = [images[count][name]['train_reserved_mb'] / 1000 for count in ('2', '6')]
     assert_rounded(printed('docs/detection', row), [*values, *memory])
+
+
+@pytest.mark.parametrize(
+    'row, name',
+    [
+        ("mmdetection's heads on ViTSAM", 'mmdet on ViTSAM'),
+        ("mmdetection's heads on KAT", 'mmdet'),
+        ('ours on KAT, graphs', 'fast heads, graphs'),
+    ],
+)
+def test_a_step_of_detection_against_vit_sam(row, name):
+    model = results('detection/results')['images']['2'][name]
+    values = [
+        value
+        for task in ('train', 'predict')
+        for value in (
+            *(model[task]['ms'][which] for which in ('median', 'min', 'max')),
+            model[task]['gpu_ms'],
+        )
+    ]
+    assert_rounded(printed('docs/detection', row), [*values, model['train_reserved_mb'] / 1000])
+
+
+@pytest.mark.parametrize('size', ['S', 'B'])
+def test_steps_and_inference_of_eomt(size):
+    name = f'kat_{size.lower()}_eomt_instance_coco'
+    training = results('eomt/training')['models'][name]['training']
+    for suffix in ('', ', graphs'):
+        values = []
+        for kind in ('masked', 'annealed'):
+            found = training[kind + suffix]
+            values += [found['ms'][which] for which in ('median', 'min', 'max')]
+            values += [found['gpu_ms'], found['ms']['median'] / found['gpu_ms']]
+        assert_rounded(printed('docs/heads', f'KAT-{size}{suffix}'), values)
+    speed = results('eomt/results')['models'][name]['inference']
+    _, *found = printed('docs/heads', f'KAT-{size}, inference')
+    assert_rounded(found, [speed['ratio, compiled'], speed['ratio']])
+
+
+@pytest.mark.parametrize('name', results('zoo/results')['configs'])
+def test_the_zoo_of_heads(name):
+    found = results('zoo/results')['configs'][name]
+    values = [
+        found['parameters'] / 1e6,
+        found['flops'] / 2e9,
+        found['predict_ms']['median'],
+        found['train_ms']['median'],
+        found['train_allocated_mb'] / 1000,
+    ]
+    assert_rounded(printed('docs/heads', f'`{name}`'), values)
+
+
+@pytest.mark.parametrize('which', ['forward', 'backward'])
+def test_a_rational_function_over_a_copy(which):
+    cases = results('ops/results')['group_rational']
+    ratios = {(case['dtype'], case['shape'][2]): case['ratios'] for case in cases}
+    kinds = [(dtype, width) for dtype in ('bfloat16', 'float32') for width in (3072, 768)]
+    _, *found = printed('docs/kernels', which)
+    assert_rounded(found, [ratios[kind][which] for kind in kinds])
 
 
 @pytest.mark.parametrize(
