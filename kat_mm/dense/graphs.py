@@ -42,13 +42,21 @@ def graph_parts(model: nn.Module, names: Sequence[str] | None = None) -> None:
             names methods of its own that take and give tensors in ``graphed_methods``. Where its
             ``graph_mode`` changes, these are recorded anew.
         names: Parts of it, as ``model.get_submodule`` finds them; those that it lacks are left out.
-            Default: ``GRAPHED_PARTS``, or its ``graphed_methods`` in their place.
+            Default: ``GRAPHED_PARTS``. A model with ``graphed_methods`` has those alone.
     """
     graphed = []
     methods = getattr(model, 'graphed_methods', ())
-    names = names or methods or GRAPHED_PARTS
-    found = [(model, name, name) for name in names if name in methods]
-    found += [(part, name, 'forward') for name, part in parts_of(model, names)]
+    if methods:
+        found = [(model, name, name) for name in methods]
+        if names:
+            _logger.warning(
+                'CUDA graphs: %s is recorded as a whole; %s is not called by itself',
+                type(model).__name__,
+                ', '.join(names),
+            )
+    else:
+        parts = parts_of(model, names or GRAPHED_PARTS)
+        found = [(part, name, 'forward') for name, part in parts]
     for part, name, method in found:
         reason = _unfit(part)
         if reason:

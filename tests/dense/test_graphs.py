@@ -377,11 +377,14 @@ def build_eomt(name):
 
 
 @pytest.mark.parametrize('name', ['kat_s_eomt_panoptic_coco', 'kat_s_eomt_ade20k'])
-def test_eomt_is_recorded_from_images_to_logits_and_anew_where_masks_end(name, monkeypatch):
+def test_eomt_is_recorded_from_images_to_logits_and_anew_where_masks_end(name, monkeypatch, caplog):
     # Which queries are masked is drawn on the GPU there.
     monkeypatch.setattr(graphs, '_host_generators', lambda: ())
     (plain, head), (graphed, graphed_head) = build_eomt(name), build_eomt(name)
-    graph_parts(graphed)
+    with caplog.at_level(logging.WARNING, logger='kat_mm'):
+        graph_parts(graphed, ['backbone'])
+    assert 'recorded as a whole; backbone is not called by itself' in caplog.text
+    assert not isinstance(graphed.backbone.forward, GraphedForward)
     x = images(0, SIZE)
     for count, rates in enumerate(([1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0] * 3, [1.0] * 3), 1):
         for one in (head, graphed_head):
