@@ -234,8 +234,8 @@ Written by `python benchmarks/run.py memory` from
 and 16 that a card can train, and how many of them are accumulated to the recipe's total batch:
 `4 x 4` is four batches of 4 images. A batch fits where PyTorch holds at most as many GB (10^9
 bytes) as the card has GiB; the 7 % between them are for the driver and the libraries. `with_cp`
-recomputes the blocks of the backbone in the backward pass. CUDA graphs are measured where all
-images of a run have one size and the model can be recorded. Batch norm needs two images.
+recomputes the blocks of the backbone in the backward pass. CUDA graphs are of use where all
+images of a run have one size; a row that is missing was not measured. Batch norm needs two images.
 
 {table_of_cards(configs)}
 

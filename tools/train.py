@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cuda-graphs',
         action='store_true',
-        help='start the kernels of backbone, neck and RPN as CUDA graphs, where all images have '
+        help='start the kernels of backbone, neck and heads as CUDA graphs, where all images have '
         'one size (cuda_graphs=True in the config)',
     )
     parser.add_argument(

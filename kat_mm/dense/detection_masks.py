@@ -43,8 +43,8 @@ class FastDetDataPreprocessor(DetDataPreprocessor):
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """As of its base."""
-        with sent(self, data) as data:
-            return super().forward(data, training)
+        rest, data = sent(self, data)
+        return super(FastDetDataPreprocessor, rest).forward(data, training)
 
     def pad_gt_masks(self, batch_data_samples: list) -> None:
         """As of its base."""

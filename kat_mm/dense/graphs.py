@@ -61,9 +61,10 @@ def graph_parts(model: nn.Module, names: Sequence[str] | None = None) -> None:
         reason = _unfit(part)
         if reason:
             _logger.warning('CUDA graphs: %s runs without, since %s', name, reason)
-        else:
+            continue
+        if not isinstance(getattr(part, method), GraphedForward):
             setattr(part, method, GraphedForward(part, name, getattr(part, method)))
-            graphed.append(name)
+        graphed.append(name)
     _logger.info('CUDA graphs: %s', ', '.join(graphed) or 'none')
 
 
@@ -132,7 +133,7 @@ class GraphedForward:
         mode = getattr(self.part, 'graph_mode', None)
         if mode != self._mode:
             self._mode = mode
-            self.recordings.clear()
+            self._forget(*self.recordings)
         key = trains, _key(inputs)
         seen, self._last_key = self._last_key, key
         recording = self.recordings.get(key)
@@ -140,7 +141,7 @@ class GraphedForward:
             if recording.state == self._state():
                 return recording
             self.left[trains] -= 1
-            del self.recordings[key]
+            self._forget(key)
             if not self.left[trains]:
                 return self._say('moves', 'its parameters move')
         others = [r for k, r in self.recordings.items() if k[0] == trains and k != key]
@@ -153,6 +154,12 @@ class GraphedForward:
         if not trains and seen != key:
             return None
         return self._record(args, key)
+
+    def _forget(self, *keys: tuple) -> None:
+        """Let go of recordings. Gradients may still lie in their memory: others get their own."""
+        for key in keys:
+            del self.recordings[key]
+        self._pool = None
 
     def _record(self, args: tuple, key: tuple) -> 'Recording | None':
         self._look()

@@ -5,32 +5,33 @@ image: there the host waits for all the work of the step before. A flip gives th
 waits for nothing.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 
 from torch import Tensor, nn
 
 from kat_mm.transfer import pinned
 
 
-@contextmanager
-def sent(preprocessor: nn.Module, data: dict) -> Iterator[dict]:
-    """A batch on the device of a preprocessor, which finds channels turned within the context.
+def sent(preprocessor: nn.Module, data: dict) -> tuple[nn.Module, dict]:
+    """A batch on the device of a preprocessor, its channels turned, and what does the rest.
 
     Args:
         preprocessor: mmdet's ``DetDataPreprocessor`` or mmseg's ``SegDataPreProcessor``.
         data: ``inputs``, images (3, H, W) or a batch of them, and what belongs to them.
+
+    Returns:
+        A copy of the preprocessor, with its buffers, that leaves channels as they are; and the
+        batch. Other threads may be using the preprocessor itself.
     """
+    rest = copy.copy(preprocessor)
     if preprocessor.device.type == 'cuda':
-        preprocessor._non_blocking = True
+        rest._non_blocking = True
         data = pinned(data)
-    data = preprocessor.cast_data(data)
-    images, turns = data['inputs'], preprocessor._channel_conversion
-    if turns and all(image.shape[-3] == 3 for image in images):
-        flipped = images.flip(-3) if isinstance(images, Tensor) else [x.flip(-3) for x in images]
-        data = {**data, 'inputs': flipped}
-        preprocessor._channel_conversion = False
-    try:
-        yield data
-    finally:
-        preprocessor._channel_conversion = turns
+    data = rest.cast_data(data)
+    images = data['inputs']
+    several = [images] if isinstance(images, Tensor) else images
+    if rest._channel_conversion and all(x.dim() > 2 and x.shape[-3] == 3 for x in several):
+        flipped = [x.flip(-3) for x in several]
+        data = {**data, 'inputs': flipped[0] if isinstance(images, Tensor) else flipped}
+        rest._channel_conversion = False
+    return rest, data

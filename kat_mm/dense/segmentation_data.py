@@ -17,8 +17,8 @@ def preprocess(self: nn.Module, data: dict, training: bool = False) -> dict:
     """In place of ``SegDataPreProcessor.forward``."""
     if self.device.type == 'cuda' and training and _is_whole(self, data):
         return _training_batch(self, data)
-    with sent(self, data) as data:
-        return type(self).forward(self, data, training)
+    rest, data = sent(self, data)
+    return type(rest).forward(rest, data, training)
 
 
 def _is_whole(preprocessor: nn.Module, data: dict) -> bool:

@@ -38,7 +38,7 @@ def keep_boxes_in_float32(model: nn.Module) -> None:
             gives.append(module.value_proj)
         elif isinstance(module, BaseRoIExtractor):
             module.register_forward_pre_hook(lambda _, inputs: _to_float32(inputs))
-    for module in dict.fromkeys(gives):  # branches may be one and the same
+    for module in gives:
         module.register_forward_hook(lambda _, inputs, outputs: _to_float32(outputs))
 
 

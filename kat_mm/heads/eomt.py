@@ -2,7 +2,7 @@
 Segmentation Model, CVPR 2025), for instances and panoptic maps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,6 +38,15 @@ class PartlyEncoded(NamedTuple):
     """(H, W) in tokens."""
     size: tuple[int, int]
     """Of the image in pixels; the patches may reach beyond it at the right and the bottom."""
+
+
+class WholeModel(NamedTuple):
+    """Images before a model that is run whole, from the backbone through the head, in one call."""
+
+    segment: Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]
+    """From images to what :meth:`EoMTHead.forward` gives."""
+    images: Tensor
+    """(B, 3, H, W)."""
 
 
 def encode_partly(backbone: nn.Module, images: Tensor, num_blocks: int) -> PartlyEncoded:
@@ -232,12 +241,14 @@ class EoMTHead(Mask2FormerHead):
         self.mask_rates.copy_(send(rates, torch.float32, self.mask_rates.device))
 
     def forward(
-        self, x: PartlyEncoded, batch_data_samples: list | None = None
+        self, x: PartlyEncoded | WholeModel, batch_data_samples: list | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Logits of classes (B, queries, classes + 1) and masks (B, queries, H', W'), float32.
 
         In training one of each for each block's input, and the last; otherwise the last alone.
         """
+        if isinstance(x, WholeModel):
+            return self.predictions(x)
         if not isinstance(x, PartlyEncoded):
             raise ValueError(
                 f'{type(self).__name__} runs blocks of the backbone itself; the model must be of '
@@ -294,26 +305,18 @@ class EoMTHead(Mask2FormerHead):
         others = seen.new_ones(*seen.shape[:2], tokens.shape[1] - seen.shape[2])
         return torch.cat([others, seen | free], dim=2)[:, None]
 
-    def loss(self, x: PartlyEncoded, batch_data_samples: list) -> dict[str, Tensor]:
+    def predictions(self, x: PartlyEncoded | WholeModel) -> tuple[list[Tensor], list[Tensor]]:
+        """What :meth:`forward` gives, by the model where there is one."""
+        return x.segment(x.images) if isinstance(x, WholeModel) else self(x)
+
+    def loss(self, x: PartlyEncoded | WholeModel, batch_data_samples: list) -> dict[str, Tensor]:
         """Losses of data samples with instances and, for panoptic maps, ``gt_sem_seg``."""
-        regions = self.regions_of(batch_data_samples)
-        return self.loss_of(self(x, batch_data_samples), regions, batch_data_samples)
-
-    def regions_of(self, batch_data_samples: list) -> Regions | None:
-        """Regions of the label maps, if there are any, on their way to the host."""
-        if not self.num_stuff_classes or 'gt_sem_seg' not in batch_data_samples[0]:
-            return None
-        maps = torch.cat([sample.gt_sem_seg.sem_seg for sample in batch_data_samples])
-        return Regions(maps, self.num_things_classes, self.num_classes - 1)
-
-    def loss_of(
-        self,
-        predictions: tuple[list[Tensor], list[Tensor]],
-        regions: Regions | None,
-        batch_data_samples: list,
-    ) -> dict[str, Tensor]:
-        """:meth:`loss` of what :meth:`forward` gave."""
         instances = [sample.gt_instances for sample in batch_data_samples]
+        regions = None
+        if self.num_stuff_classes and 'gt_sem_seg' in batch_data_samples[0]:
+            maps = torch.cat([sample.gt_sem_seg.sem_seg for sample in batch_data_samples])
+            regions = Regions(maps, self.num_things_classes, self.num_classes - 1)
+        classes, mask_logits = self.predictions(x)
         labels, masks = things_of(instances)
         images = [image for image, own in enumerate(instances) for _ in range(len(own))]
         if regions is not None:
@@ -322,7 +325,8 @@ class EoMTHead(Mask2FormerHead):
             labels = torch.cat([labels, regions_labels])
             masks = torch.cat([masks, regions_masks])
         return self.loss_by_feat(
-            *predictions,
+            classes,
+            mask_logits,
             by_image(images, labels, masks, len(instances)),
             [sample.metainfo for sample in batch_data_samples],
         )
@@ -517,7 +521,6 @@ class EoMT(MaskFormer):
         return self.panoptic_head.masked
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
-        """As of the head."""
-        regions = self.panoptic_head.regions_of(batch_data_samples)
-        predictions = self.segment(batch_inputs)
-        return self.panoptic_head.loss_of(predictions, regions, batch_data_samples)
+        """Of the head, from one call of :meth:`segment`."""
+        x = WholeModel(self.segment, batch_inputs)
+        return self.panoptic_head.loss(x, batch_data_samples)

@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads import Mask2FormerHead
-from mmseg.utils import add_prefix
 from torch import Tensor
 
-from .eomt import EoMTHead, PartlyEncoded, encode_partly
+from .eomt import EoMTHead, PartlyEncoded, WholeModel, encode_partly
 from .objects import Regions, by_image
 
 
@@ -39,7 +38,7 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
         self.out_channels = num_classes
 
     def loss(  # type: ignore[override]  # mmseg's, where mmdet's has no train_cfg
-        self, x: PartlyEncoded, batch_data_samples: list, train_cfg: dict
+        self, x: PartlyEncoded | WholeModel, batch_data_samples: list, train_cfg: dict
     ) -> dict[str, Tensor]:
         """Losses of data samples with a label map, ``gt_sem_seg``.
 
@@ -47,21 +46,9 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
             ValueError: A map has a label that is no class and not ``ignore_index``, or more classes
                 than there are queries.
         """
-        regions = self.regions_of(batch_data_samples)
-        return self.loss_of(self(x, batch_data_samples), regions, batch_data_samples)
-
-    def regions_of(self, batch_data_samples: list) -> Regions:
-        """Regions of the label maps, on their way to the host."""
         maps = torch.cat([sample.gt_sem_seg.data for sample in batch_data_samples])
-        return Regions(maps, 0, self.num_classes - 1, self.ignore_index)
-
-    def loss_of(  # type: ignore[override]  # there are maps
-        self,
-        predictions: tuple[list[Tensor], list[Tensor]],
-        regions: Regions,
-        batch_data_samples: list,
-    ) -> dict[str, Tensor]:
-        """:meth:`loss` of what :meth:`forward` gave."""
+        regions = Regions(maps, 0, self.num_classes - 1, self.ignore_index)
+        classes, masks = self.predictions(x)
         metas = [sample.metainfo for sample in batch_data_samples]
         for image in regions.images_with_others():
             raise ValueError(
@@ -69,7 +56,7 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
                 f'neither one of num_classes={self.num_classes} classes, 0 to '
                 f'{self.num_classes - 1}, nor ignore_index={self.ignore_index}'
             )
-        return self.loss_by_feat(*predictions, by_image(*regions.found(), len(metas)), metas)
+        return self.loss_by_feat(classes, masks, by_image(*regions.found(), len(maps)), metas)
 
 
 class EoMTSegmentor(EncoderDecoder):
@@ -121,7 +108,5 @@ class EoMTSegmentor(EncoderDecoder):
         return self.decode_head.masked
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
-        """As of the head."""
-        regions = self.decode_head.regions_of(data_samples)
-        losses = self.decode_head.loss_of(self.segment(inputs), regions, data_samples)
-        return add_prefix(losses, 'decode')
+        """Of mmseg, from one call of :meth:`segment`."""
+        return self._decode_head_forward_train(WholeModel(self.segment, inputs), data_samples)

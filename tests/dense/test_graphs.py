@@ -1,16 +1,19 @@
 import copy
 import logging
+from unittest import mock
 
 import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import MODELS
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from small_configs import CONFIGS, SIZE, load, shrink
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from kat_mm.backbones import KAT
-from kat_mm.dense import graphs
+from kat_mm.dense import graphs, use_segmentation_kernels
 from kat_mm.dense.detection import use_fast_heads
 from kat_mm.dense.graphs import GraphedForward, Recording, graph_parts
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
@@ -404,30 +407,69 @@ def test_eomt_is_recorded_from_images_to_logits_and_anew_where_masks_end(name, m
         assert len(graphed.segment.recordings) == 1
 
 
-@pytest.mark.gpu
-def test_eomt_trains_by_a_graph_on_a_gpu():
+def batch_of(name):
+    if 'ade20k' not in name:
+        data = demo_mm_inputs(2, [[3, SIZE, SIZE]] * 2, num_classes=80, with_mask=True)
+        for index, sample in enumerate(data['data_samples']):
+            sample.gt_sem_seg = PixelData(sem_seg=torch.full((1, SIZE, SIZE), 90 + index))
+        return data
+    labels = torch.arange(4).repeat_interleave(SIZE // 4).expand(1, SIZE, SIZE)
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=labels)) for _ in range(2)]
+    return dict(inputs=list(images(1, SIZE)), data_samples=samples)
+
+
+@pytest.mark.parametrize('name', ['kat_s_eomt_panoptic_coco', 'kat_s_eomt_ade20k'])
+def test_losses_of_eomt_are_those_without_a_graph(name, one_thread):
     found = []
     for graphed in (False, True):
-        model, head = build_eomt('kat_s_eomt_instance_coco')
-        use_fast_heads(model.cuda())
+        model, head = build_eomt(name)
+        use_segmentation_kernels(model)
         if graphed:
             graph_parts(model)
-        optimizer = torch.optim.SGD(model.parameters(), 1e-4)
-        losses = []
-        for rate in (1.0, 1.0, 0.0, 0.0):
-            head.set_mask_rates([rate] * 3)
-            data = demo_mm_inputs(2, [[3, SIZE, SIZE]] * 2, num_classes=80, with_mask=True)
-            torch.manual_seed(0)
-            with torch.autocast('cuda', torch.bfloat16):
-                data = model.data_preprocessor(data, True)
-                loss, _ = model.parse_losses(model(**data, mode='loss'))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
+        loss = type(head).loss
+        with mock.patch.object(type(head), 'loss', autospec=True, side_effect=loss) as own:
+            for _ in range(2):
+                data = model.data_preprocessor(batch_of(name), True)
+                torch.manual_seed(
+                    0
+                )  # of the points that are compared; without masks it draws no more
+                losses = model(**data, mode='loss')
+        assert own.call_count == 2  # a head of one's own may have another
         found.append(losses)
+    assert len(model.segment.recordings) == 1
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    prefix = 'decode.' if 'ade20k' in name else ''
+    assert {f'{prefix}loss_cls', f'{prefix}d0.loss_dice'} <= losses.keys()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('name', ['kat_s_eomt_instance_coco', 'kat_s_eomt_ade20k'])
+def test_eomt_trains_by_a_graph_on_a_gpu(name):
+    gradients = {}
+    for graphed in (False, True):
+        model, head = build_eomt(name)
+        with torch.no_grad():  # so that masks matter
+            head.query_feat.weight.normal_()
+        model.cuda()
+        use_fast_heads(model)
+        use_segmentation_kernels(model)
+        if graphed:
+            graph_parts(model)
+        for rate in (1.0, 0.0):
+            head.set_mask_rates([rate] * 3)
+            for _ in range(2):  # gradients of the first lie where it was recorded
+                data = model.data_preprocessor(batch_of(name), True)
+                torch.manual_seed(0)
+                with torch.autocast('cuda', torch.bfloat16):
+                    loss, _ = model.parse_losses(model(**data, mode='loss'))
+                loss.backward()
+            found = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+            gradients[graphed, rate] = torch.cat(found)
     assert model.segment.recordings
-    assert found[1] == pytest.approx(found[0], rel=0.03)
+    masked, both = gradients[False, 1.0], gradients[False, 0.0]
+    what_masks_do = (masked - (both - masked)).norm()
+    assert (gradients[True, 1.0] - masked).norm() < 0.25 * what_masks_do
+    assert (gradients[True, 0.0] - both).norm() < 0.25 * what_masks_do
 
 
 def steps_of_a_kat(state=None, first=0, last=6, graphed=True):

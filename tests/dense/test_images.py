@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from image_indices import Indices
 from mmdet.models import DetDataPreprocessor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kat_mm.dense.detection_masks import FastDetDataPreprocessor
 from kat_mm.dense.images import sent
@@ -14,19 +14,6 @@ NORMALIZE = dict(mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4], pad_size_di
 def images(channels=3, sizes=((6, 8), (7, 5))):
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(256, (channels, *size), generator=generator) for size in sizes]
-
-
-class Indices(TorchDispatchMode):
-    """Counts images indexed by a list, which is copied to the GPU: the host waits for it."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = 0
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        # Not those of a table of sizes, which stays on the host.
-        self.found += operator.overloadpacket is torch.ops.aten.index and args[0].dim() > 2
-        return operator(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize('options', [dict(bgr_to_rgb=True), dict(rgb_to_bgr=True), {}])
@@ -46,13 +33,16 @@ def test_images_are_those_of_mmdet_without_lists_of_indices(options, inputs):
 
 def test_what_has_other_channels_is_left_to_mmdet():
     preprocessor = FastDetDataPreprocessor(mean=[1.0], std=[2.0], bgr_to_rgb=True)
-    with sent(preprocessor, dict(inputs=images(1))) as data:
-        assert preprocessor._channel_conversion
-        assert all(map(torch.equal, data['inputs'], images(1)))
+    rest, data = sent(preprocessor, dict(inputs=images(1)))
+    assert rest._channel_conversion
+    assert all(map(torch.equal, data['inputs'], images(1)))
+    with pytest.raises(AssertionError, match='should be a NCHW tensor'):
+        preprocessor(dict(inputs=images()[0], data_samples=None))
 
 
-def test_an_error_leaves_the_preprocessor_as_it_was():
+def test_a_preprocessor_that_others_use_meanwhile_stays_as_it_is():
     preprocessor = FastDetDataPreprocessor(**NORMALIZE, bgr_to_rgb=True)
-    with pytest.raises(KeyError), sent(preprocessor, dict(inputs=images())):
-        raise KeyError
-    assert preprocessor._channel_conversion
+    before = dict(vars(preprocessor))
+    rest, _ = sent(preprocessor, dict(inputs=images()))
+    assert vars(preprocessor) == before and preprocessor._channel_conversion
+    assert not rest._channel_conversion and rest.mean is preprocessor.mean

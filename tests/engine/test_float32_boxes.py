@@ -5,7 +5,7 @@ import torch
 from mmcv.ops import multi_scale_deform_attn
 from mmdet.models.losses import FocalLoss
 from mmdet.testing import demo_mm_inputs
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from small_configs import CONFIGS, load, shrink
 
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
@@ -58,6 +58,15 @@ def test_queries_and_deformable_attention_stay_in_float32(dtypes, one_thread):
     keep_boxes_in_float32(model)
     assert all(value.isfinite() for value in losses(model).values())
     assert all(kinds == {torch.float32} for kinds in dtypes.values())
+
+
+def test_what_queries_predict_is_float32_without_branches_too(one_thread):
+    init_default_scope('mmdet')
+    head = MODELS.build(dict(type='DETRHead', num_classes=3, embed_dims=8))
+    keep_boxes_in_float32(head)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = head(torch.zeros(2, 1, 5, 8))
+    assert [x.dtype for x in found] == [torch.float32] * 2
 
 
 @pytest.mark.gpu
