@@ -90,7 +90,7 @@ class EoMTHead(Mask2FormerHead):
         init_cfg: Initialisation.
     """
 
-    gives_float32 = True
+    gives_float32 = True  # there is nothing left for Float32BoxesHook, which graphs would stop at
 
     def __init__(
         self,
