@@ -188,6 +188,7 @@ def training_step(cfg: Config, batch: dict, rate: float, graphs: bool = False) -
 def measure_post_processing(cfg: Config, size: int, turns: dict) -> dict:
     """From the logits of one image to its 100 best objects, in milliseconds, and all of it."""
     model = build(cfg).eval()
+    use_fast_heads(model)  # FastDetectionHook
     batch = random_batch(size, 1, cfg.model.panoptic_head.num_things_classes)
     head = model.panoptic_head
 

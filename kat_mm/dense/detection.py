@@ -1,4 +1,4 @@
-"""mmdet's two-stage detectors, whose heads do not keep the GPU waiting.
+"""mmdet's two-stage detectors and heads with queries, which do not keep the GPU waiting.
 
 A detector's own modules get classes that compute the same: their names, parameters, hooks and
 configs stay, and so does every other model. What the classes do not know (another sampler, another
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .detection_masks import FastDetDataPreprocessor, FastFCNMaskHead
+from .detection_queries import FastMaskFormerFusionHead
 from .detection_roi import FastRoIExtractor, FastRoIHead
 from .detection_rpn import FastRPNHead
 
@@ -68,7 +69,7 @@ _DETECTORS = {kind.__bases__[1]: kind for kind in _WithoutCopies.__subclasses__(
 
 
 def use_fast_heads(model: nn.Module) -> list[str]:
-    """Let the heads of a two-stage detector of mmdet compute without waiting for the GPU.
+    """Let the heads of a detector of mmdet compute without waiting for the GPU.
 
     Args:
         model: A detector, not wrapped; it is changed in place, where its parts are those known.
@@ -83,6 +84,7 @@ def use_fast_heads(model: nn.Module) -> list[str]:
             (mm.StandardRoIHead, FastRoIHead, _against_roi),
             (mm.SingleRoIExtractor, FastRoIExtractor, _against_extractor),
             (mm.FCNMaskHead, FastFCNMaskHead, _against_nothing),
+            (mm.MaskFormerFusionHead, FastMaskFormerFusionHead, _against_nothing),
             (mm.DetDataPreprocessor, FastDetDataPreprocessor, _against_nothing),
         ):
             if type(module) is not kind:

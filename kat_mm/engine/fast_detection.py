@@ -4,7 +4,7 @@ from mmengine.runner import Runner
 
 
 class FastDetectionHook(Hook):
-    """Let the heads of a two-stage detector of mmdet compute without waiting for the GPU.
+    """Let the heads of a detector of mmdet compute without waiting for the GPU.
 
     The same losses; docs/detection.md tells what differs in how samples are drawn. Without this
     hook (``default_hooks.fast_detection=None`` in our configs) a model keeps mmdet's heads, and so
