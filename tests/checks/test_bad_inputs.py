@@ -168,7 +168,10 @@ def _made(folder: Path) -> Path:
         ('cat/0.jpg 0.0\n', 'must be an image, and behind a space'),
         (f'{"a" * 5000} 0\ndog/1.jpg 1\n', 'cannot be read: File name too long'),
         ('cat/\0.jpg 0\ndog/1.jpg 1\n', 'does not exist. Repair or replace the file'),
-        (gzip.compress(b'cat/0.jpg 0\n'), r'list.txt is compressed \(gzip or zip\); unpack it'),
+        (
+            gzip.compress(b'cat/0.jpg 0\n', mtime=0),
+            r'list.txt is compressed \(gzip or zip\); unpack it',
+        ),
         ('', 'list.txt is empty; each line is: IMAGE LABEL'),
         ('cat/0.jpg 0\n\n', "line 2: '' must be an image, and behind a space its label"),
         (' 0\n', "line 1: ' 0' must be an image, and behind"),
@@ -493,7 +496,10 @@ def test_annotation_files(examine, boxes, damage, refused, said):
         (json.dumps(coco())[:-1] + ',}', 'is no readable JSON'),
         ('{"images": []}\n{"images": []}\n', 'is no readable JSON: Extra data'),
         (json.dumps(coco()).replace('25', '9' * 5000), 'is no readable JSON: Exceeds the limit'),
-        (gzip.compress(json.dumps(coco()).encode()), r'is compressed \(gzip or zip\); unpack'),
+        (
+            gzip.compress(json.dumps(coco()).encode(), mtime=0),
+            r'is compressed \(gzip or zip\); unpack',
+        ),
         ('\ufeff' + json.dumps(coco()), 'begins with a byte-order mark'),
         (json.dumps(coco()).encode('utf-16'), 'is in UTF-16'),
         (json.dumps(coco())[:-1] + ', "annotations": []}', "it has 'annotations' twice"),
