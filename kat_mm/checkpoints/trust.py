@@ -320,13 +320,20 @@ def _guard_openimages(module: ModuleType) -> None:
 @contextlib.contextmanager
 def _known_globals() -> Iterator[None]:
     """What torch may read besides tensors: ours, and what the user added to it."""
-    before = torch.serialization.get_safe_globals()
+    before, ours = torch.serialization.get_safe_globals(), checkpoint_globals()
+    # mmengine adds NumPy's own while it reads. Of two with one name torch takes either, by chance.
     # With mmengine's own getattr a file gets at any module, and can put functions into it.
-    kept = [item for item in before if item is not getattr]
+    named = {'builtins.getattr', *map(_name_of_global, ours)}
+    kept = [item for item in before if _name_of_global(item) not in named]
     torch.serialization.clear_safe_globals()
     try:
-        torch.serialization.add_safe_globals([*kept, *checkpoint_globals()])
+        torch.serialization.add_safe_globals([*kept, *ours])
         yield
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
+
+
+def _name_of_global(item) -> str:
+    """By which torch finds it: a function or class, or one and its name in files."""
+    return item[1] if isinstance(item, tuple) else f'{item.__module__}.{item.__qualname__}'

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections import OrderedDict
 from types import ModuleType
 
 import numpy as np
@@ -18,7 +19,7 @@ from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import nn
 
-from kat_mm.checkpoints import find_state_dict, read_checkpoint
+from kat_mm.checkpoints import find_state_dict, read_checkpoint, trust
 from kat_mm.errors import UserError
 
 
@@ -257,3 +258,19 @@ def test_checkpoint_of_a_runner_is_read_with_its_logs(runner_checkpoint, safe_gl
 def test_reading_a_checkpoint_leaves_what_torch_trusts_as_it_was(runner_checkpoint, safe_globals):
     read_checkpoint(runner_checkpoint[1])
     assert torch.serialization.get_safe_globals() == []
+
+
+def test_what_others_let_torch_read_does_not_stand_in_for_ours(safe_globals):
+    # As mmengine has it around each file; a set's order decides between two of one name.
+    theirs = [np.ndarray, np.dtype, getattr, np.empty(0).__reduce__()[0], OrderedDict]
+    with torch.serialization.safe_globals(theirs):
+        before = set(torch.serialization.get_safe_globals())
+        with trust._known_globals():
+            found = [trust._name_of_global(item) for item in torch.serialization.get_safe_globals()]
+            assert len(found) == len(set(found))
+            assert set(map(trust._name_of_global, theirs)) <= set(found)
+            assert not {np.ndarray, getattr, theirs[3]} & set(
+                torch.serialization.get_safe_globals()
+            )
+            assert OrderedDict in torch.serialization.get_safe_globals()
+        assert set(torch.serialization.get_safe_globals()) == before
