@@ -17,6 +17,7 @@ from kat_mm.dense import graphs, use_segmentation_kernels
 from kat_mm.dense.detection import use_fast_heads
 from kat_mm.dense.graphs import GraphedForward, Recording, graph_parts
 from kat_mm.engine.float32_boxes import keep_boxes_in_float32
+from kat_mm.heads.eomt import WholeModel
 
 
 class Rerun(Recording):
@@ -388,6 +389,10 @@ def test_eomt_is_recorded_from_images_to_logits_and_anew_where_masks_end(name, m
         graph_parts(graphed, ['backbone'])
     assert 'recorded as a whole; backbone is not called by itself' in caplog.text
     assert not isinstance(graphed.backbone.forward, GraphedForward)
+    recorded = graphed.segment
+    graph_parts(graphed)
+    assert graphed.segment is recorded
+    pools = []
     x = images(0, SIZE)
     for count, rates in enumerate(([1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0] * 3, [1.0] * 3), 1):
         for one in (head, graphed_head):
@@ -405,6 +410,9 @@ def test_eomt_is_recorded_from_images_to_logits_and_anew_where_masks_end(name, m
                     torch.testing.assert_close(got.grad, want.grad, rtol=0, atol=0, msg=key)
         assert Rerun.count == count
         assert len(graphed.segment.recordings) == 1
+        # Gradients may still lie in that of before.
+        assert graphed.segment._pool not in pools
+        pools.append(graphed.segment._pool)
 
 
 def batch_of(name):
@@ -430,9 +438,7 @@ def test_losses_of_eomt_are_those_without_a_graph(name, one_thread):
         with mock.patch.object(type(head), 'loss', autospec=True, side_effect=loss) as own:
             for _ in range(2):
                 data = model.data_preprocessor(batch_of(name), True)
-                torch.manual_seed(
-                    0
-                )  # of the points that are compared; without masks it draws no more
+                torch.manual_seed(0)  # points are drawn, and without masks nothing else
                 losses = model(**data, mode='loss')
         assert own.call_count == 2  # a head of one's own may have another
         found.append(losses)
@@ -440,6 +446,9 @@ def test_losses_of_eomt_are_those_without_a_graph(name, one_thread):
     torch.testing.assert_close(*found, rtol=0, atol=0)
     prefix = 'decode.' if 'ade20k' in name else ''
     assert {f'{prefix}loss_cls', f'{prefix}d0.loss_dice'} <= losses.keys()
+    # As the loss of a head of one's own may call it.
+    x = images(1, SIZE)
+    torch.testing.assert_close(head(WholeModel(model.segment, x)), model.segment(x))
 
 
 @pytest.mark.gpu

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from image_indices import Indices
 from mmdet.models import DetDataPreprocessor
+from waits import Indices
 
 from kat_mm.dense.detection_masks import FastDetDataPreprocessor
 from kat_mm.dense.images import sent

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from image_indices import Indices
 from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from mmseg.structures import SegDataSample
+from waits import Indices
 
 from kat_mm.dense import segmentation_data
 

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.models.decode_heads import Mask2FormerHead
 from mmseg.structures import SegDataSample
-from torch.utils._python_dispatch import TorchDispatchMode
+from waits import Waits
 
 from kat_mm.dense.detection import use_fast_heads
 from kat_mm.engine.runtime_info import clip_late, on_the_way
@@ -179,23 +179,6 @@ def test_maps_of_bytes_are_read_too():
     images, labels, masks = Regions(maps, 3, 4).found()
     assert images == [0, 0] and labels.tolist() == [3, 4]
     assert masks.flatten(1).tolist() == [[True, False, False, False], [False, True, False, False]]
-
-
-class Waits(TorchDispatchMode):
-    """Operators for whose outcome the host of a GPU waits."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        name = operator.overloadpacket.__name__
-        indices = args[1] if name.startswith('index') and isinstance(args[1], list) else ()
-        if name in ('_local_scalar_dense', 'nonzero', 'masked_select', '_unique2', 'equal') or any(
-            index is not None and index.dtype == torch.bool for index in indices
-        ):
-            self.found.append(name)
-        return operator(*args, **(kwargs or {}))
 
 
 def test_no_operator_of_a_step_makes_the_host_wait():
