@@ -67,9 +67,9 @@ make_venv() {
     fi
     local base
     base=$(find_python)
-    require_disk "$PWD" 8
     say "making .venv with $base"
     "$base" -m venv --clear .venv
+    needed=7
 }
 
 # ---------------------------------------------------------------------------------------- packages
@@ -86,6 +86,21 @@ use_index() {
 
 uv_install() { "$python" -m uv pip install --quiet --python "$python" "$@"; }
 
+device_of() { stat -c %d "$1" 2>/dev/null; }
+
+needed=1 # gigabytes that packages take: of a new .venv, all of them
+
+# What uv's cache holds on the same disk takes no room: it is linked.
+install_locked() {
+    if [[ $(device_of "$PWD") == $(device_of "$("$python" -m uv cache dir)") ]]; then
+        uv_install --offline --requirements requirements/locked.txt 2>/dev/null && return
+    fi
+    require_disk "$PWD" $needed
+    needed=1
+    say 'downloading what is not in the cache (everything: 3 GB, 1 minute)'
+    uv_install --requirements requirements/locked.txt
+}
+
 install_packages() {
     local damaged turn
     for turn in first second; do
@@ -94,12 +109,12 @@ install_packages() {
         if [[ $turn == first ]]; then
             # Before the long download, not after.
             [[ $want != operators || -f $mmcv_wheel ]] || require_compiler
-            say 'installing what differs from the lock (everything: 3 GB to download, 1 minute)'
+            say 'installing what differs from the lock'
         fi
         [[ -z $damaged ]] || xargs -d '\n' rm -rf <<<"$damaged"
         "$python" -m pip install --quiet --no-input --disable-pip-version-check \
             "$(grep '^pip==' requirements/locked.txt)" "$(grep '^uv==' requirements/locked.txt)"
-        uv_install --requirements requirements/locked.txt
+        install_locked
     done
     local wrong
     wrong=$(check packages 2>&1 >/dev/null) ||
