@@ -11,17 +11,17 @@ def head_cfg(num_classes, **kwargs):
     """Config of the parts of a head that are Mask2Former's, and what is given."""
     return ConfigDict(
         loss_cls=dict(
-            type='CrossEntropyLoss',
+            type='mmdet.CrossEntropyLoss',
             use_sigmoid=False,
             loss_weight=2.0,
             reduction='mean',
             class_weight=[1.0] * num_classes + [0.1],
         ),
         loss_mask=dict(
-            type='CrossEntropyLoss', use_sigmoid=True, reduction='mean', loss_weight=5.0
+            type='mmdet.CrossEntropyLoss', use_sigmoid=True, reduction='mean', loss_weight=5.0
         ),
         loss_dice=dict(
-            type='DiceLoss',
+            type='mmdet.DiceLoss',
             use_sigmoid=True,
             activate=True,
             reduction='mean',
@@ -38,14 +38,14 @@ TRAIN_CFG = ConfigDict(
     oversample_ratio=3.0,
     importance_sample_ratio=0.75,
     assigner=dict(
-        type='HungarianAssigner',
+        type='mmdet.HungarianAssigner',
         match_costs=[
-            dict(type='ClassificationCost', weight=2.0),
-            dict(type='CrossEntropyLossCost', weight=5.0, use_sigmoid=True),
-            dict(type='DiceCost', weight=5.0, pred_act=True, eps=1.0),
+            dict(type='mmdet.ClassificationCost', weight=2.0),
+            dict(type='mmdet.CrossEntropyLossCost', weight=5.0, use_sigmoid=True),
+            dict(type='mmdet.DiceCost', weight=5.0, pred_act=True, eps=1.0),
         ],
     ),
-    sampler=dict(type='MaskPseudoSampler'),
+    sampler=dict(type='mmdet.MaskPseudoSampler'),
 )
 
 

@@ -8,7 +8,8 @@ PACKAGE = Path(__file__).parents[1] / 'kat_mm'
 FLOORS = (
     {'engine', 'export', 'analysis'},
     {'checks', 'visualization'},
-    {'dense', 'heads', 'evaluation', 'sample_data'},
+    {'dense'},
+    {'heads', 'evaluation', 'sample_data'},
     {'datasets'},
     {'backbones', 'necks'},
     {'weights'},

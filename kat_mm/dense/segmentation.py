@@ -4,7 +4,8 @@ A model is changed where it stands: methods are bound to its own modules, and no
 mmseg, so that another model of the process stays what it was. Parameters, their names and the state
 dict are the same.
 
-- ``loss_by_feat`` of a head resizes, classifies and compares in one pass.
+- ``loss_by_feat`` of a head resizes, classifies and compares in one pass; Mask2Former's head gets a
+  class whose losses are those of all predictions at once (segmentation_queries).
 - ``F.interpolate`` within the ``forward`` of neck and heads is ``resize``, by a mode of PyTorch's
   function dispatch that is entered there: it finds every call whatever name mmseg imported it by,
   in every head, and none outside. Backbones are left alone.
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from kat_mm.installed import is_installed
 from kat_mm.ops import backend, resize, resized_cross_entropy
 
 from . import segmentation_norm
@@ -58,6 +60,8 @@ def use_segmentation_kernels(model: nn.Module, keep_logits: bool = False) -> Non
             if getattr(type(layer), 'forward', None) is nn.SyncBatchNorm.forward:
                 _bind(layer, 'forward', segmentation_norm.forward)
         if name == 'neck':
+            continue
+        if is_installed('mmdet') and _use_mask_losses(module):
             continue
         reason = _why_not_loss(module)
         if reason is None:
@@ -158,6 +162,12 @@ def _why_not_loss(head: nn.Module) -> str | None:
         if loss.reduction not in ('mean', 'sum'):
             return f'{name} has reduction={loss.reduction!r}'
     return None
+
+
+def _use_mask_losses(head: nn.Module) -> bool:
+    from .segmentation_queries import use_mask_losses  # mmdet's
+
+    return use_mask_losses(head)
 
 
 def _losses(head: nn.Module) -> list[nn.Module]:

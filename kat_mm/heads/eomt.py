@@ -7,24 +7,17 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmcv.ops import point_sample
-from mmdet.models.dense_heads import Mask2FormerHead
 from mmdet.models.dense_heads.anchor_free_head import AnchorFreeHead
 from mmdet.models.detectors import MaskFormer
-from mmdet.models.losses import CrossEntropyLoss, DiceLoss
-from mmdet.models.utils import get_uncertain_point_coords_with_randomness
 from mmdet.registry import MODELS, TASK_UTILS
-from mmdet.utils import reduce_mean
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kat_mm.arguments import MOST_CHANNELS, MOST_LAYERS, check_int, check_number, check_rate
 from kat_mm.layers import LayerNorm2d
-from kat_mm.transfer import constant, send
+from kat_mm.transfer import send
 
-from .matching import MatchCosts
-from .objects import Objects, Regions, by_image, things_of
+from .mask2former import FastMask2FormerHead
 
 
 class PartlyEncoded(NamedTuple):
@@ -62,7 +55,7 @@ def _unwrap(backbone: nn.Module) -> nn.Module:
     return next((m for m in backbone.modules() if hasattr(type(m), 'run_blocks')), backbone)
 
 
-class EoMTHead(Mask2FormerHead):
+class EoMTHead(FastMask2FormerHead):
     """Queries that go through the last blocks of the backbone; each predicts a class and a mask.
 
     The blocks are the backbone's own: they come with the features, and their weights stay where
@@ -160,14 +153,12 @@ class EoMTHead(Mask2FormerHead):
         self.loss_mask = MODELS.build(loss_mask)
         self.loss_dice = MODELS.build(loss_dice)
         self.train_cfg = train_cfg
-        self.match_costs = None
         if train_cfg:
             self.assigner = TASK_UTILS.build(train_cfg['assigner'])
             self.sampler = TASK_UTILS.build(train_cfg['sampler'], default_args=dict(context=self))
             self.num_points = train_cfg.get('num_points', 12544)
             self.oversample_ratio = train_cfg.get('oversample_ratio', 3.0)
             self.importance_sample_ratio = train_cfg.get('importance_sample_ratio', 0.75)
-            self.match_costs = MatchCosts.of(self.assigner)
             check_int('EoMTHead', 'num_points', self.num_points, least=1)
             check_rate('EoMTHead', 'importance_sample_ratio', self.importance_sample_ratio)
             check_number('EoMTHead', 'oversample_ratio', self.oversample_ratio)
@@ -176,19 +167,6 @@ class EoMTHead(Mask2FormerHead):
                     f'EoMTHead: oversample_ratio={self.oversample_ratio} must be 1 or more: so '
                     'many points are drawn for each that is kept'
                 )
-
-    @property
-    def in_one_pass(self) -> bool:
-        """Whether assigner and losses are those of Mask2Former, and not of one's own."""
-        losses = self.loss_cls, self.loss_mask, self.loss_dice
-        return (
-            self.match_costs is not None
-            and [type(loss) for loss in losses] == [CrossEntropyLoss, CrossEntropyLoss, DiceLoss]
-            and [loss.use_sigmoid for loss in losses] == [False, True, True]
-            and not any(loss.reduction != 'mean' for loss in losses)
-            and not self.loss_cls.use_mask
-            and self.loss_cls.ignore_index is None
-        )
 
     def init_weights(self) -> None:
         """PyTorch's own, unless ``init_cfg`` says otherwise."""
@@ -248,7 +226,7 @@ class EoMTHead(Mask2FormerHead):
         In training one of each for each block's input, and the last; otherwise the last alone.
         """
         if isinstance(x, WholeModel):
-            return self.predictions(x)
+            return self.predictions(x, batch_data_samples)
         if not isinstance(x, PartlyEncoded):
             raise ValueError(
                 f'{type(self).__name__} runs blocks of the backbone itself; the model must be of '
@@ -305,32 +283,6 @@ class EoMTHead(Mask2FormerHead):
         others = seen.new_ones(*seen.shape[:2], tokens.shape[1] - seen.shape[2])
         return torch.cat([others, seen | free], dim=2)[:, None]
 
-    def predictions(self, x: PartlyEncoded | WholeModel) -> tuple[list[Tensor], list[Tensor]]:
-        """What :meth:`forward` gives, by the model where there is one."""
-        return x.segment(x.images) if isinstance(x, WholeModel) else self(x)
-
-    def loss(self, x: PartlyEncoded | WholeModel, batch_data_samples: list) -> dict[str, Tensor]:
-        """Losses of data samples with instances and, for panoptic maps, ``gt_sem_seg``."""
-        instances = [sample.gt_instances for sample in batch_data_samples]
-        regions = None
-        if self.num_stuff_classes and 'gt_sem_seg' in batch_data_samples[0]:
-            maps = torch.cat([sample.gt_sem_seg.sem_seg for sample in batch_data_samples])
-            regions = Regions(maps, self.num_things_classes, self.num_classes - 1)
-        classes, mask_logits = self.predictions(x)
-        labels, masks = things_of(instances)
-        images = [image for image, own in enumerate(instances) for _ in range(len(own))]
-        if regions is not None:
-            others, regions_labels, regions_masks = regions.found()
-            images += others
-            labels = torch.cat([labels, regions_labels])
-            masks = torch.cat([masks, regions_masks])
-        return self.loss_by_feat(
-            classes,
-            mask_logits,
-            by_image(images, labels, masks, len(instances)),
-            [sample.metainfo for sample in batch_data_samples],
-        )
-
     def loss_by_feat(
         self,
         all_cls_scores: Sequence[Tensor],
@@ -355,86 +307,15 @@ class EoMTHead(Mask2FormerHead):
                 'EoMTHead: without train_cfg it can predict alone; for losses give the model '
                 'train_cfg with assigner and sampler, as _base_/models/mask2former_loss.py has them'
             )
-        if not self.in_one_pass:
-            return super().loss_by_feat(
-                all_cls_scores, all_mask_preds, batch_gt_instances, batch_img_metas
-            )
-        return self._batch_losses(all_cls_scores, all_mask_preds, batch_gt_instances)
-
-    def _batch_losses(
-        self, classes: Sequence[Tensor], masks: Sequence[Tensor], instances: Sequence[InstanceData]
-    ) -> dict[str, Tensor]:
-        """What mmdet computes prediction by prediction and image by image, at once."""
-        objects = Objects.of(instances)
-        queries: list = [[]] * len(masks)
-        if objects.masks.numel():
-            pending = [
-                self.match_costs(*prediction, objects, self.num_points)
-                for prediction in zip(classes, masks, strict=True)
-            ]
-            queries = [costs.assign() for costs in pending]
-        queries = send(queries, torch.long, masks[0].device)
-        # mmdet counts an image without objects as one with one.
-        total = sum(max(count, 1) for count in objects.counts)
-        total = reduce_mean(masks[0].new_full((1,), total))
-        found = dict(
-            loss_cls=self._class_losses(torch.stack(tuple(classes)), objects, queries),
-            **self._mask_losses(masks, objects, queries, total),
-        )
-        unbound = {name: losses.unbind() for name, losses in found.items()}
-        last = len(masks) - 1
-        return {
-            f'd{index}.{name}' if index < last else name: losses[index]
-            for index in range(len(masks))
-            for name, losses in unbound.items()
-        }
-
-    def _class_losses(self, classes: Tensor, objects: Objects, queries: Tensor) -> Tensor:
-        """(P,) of logits (P, B, Q, classes + 1) where ``queries[p, i]`` is object i's."""
-        labels = objects.labels.new_full(classes.shape[:3], self.num_classes)
-        prediction = torch.arange(len(queries), device=queries.device)[:, None]
-        labels[prediction, objects.image, queries] = objects.labels
-        weights = constant(tuple(self.class_weight), classes.dtype, classes.device)[labels]
-        # The weights that its module has would be copied to the device, and waited for.
-        losses = F.cross_entropy(classes.flatten(0, 2), labels.flatten(), reduction='none')
-        losses = self.loss_cls.loss_weight * losses.view_as(labels) * weights
-        return _average(losses.flatten(1), weights.flatten(1).sum(1))
-
-    def _mask_losses(
-        self, masks: Sequence[Tensor], objects: Objects, queries: Tensor, total: Tensor
-    ) -> dict[str, Tensor]:
-        """(P,) each, of logits (B, Q, H', W') of P predictions."""
-        rows = objects.image * self.num_queries + queries
-        own = torch.stack(
-            [
-                mask.flatten(0, 1).index_select(0, row)
-                for mask, row in zip(masks, rows.unbind(), strict=True)
-            ]
-        )
-        number, count = own.shape[:2]
-        if not count:
-            return dict(loss_mask=own.sum((1, 2, 3)), loss_dice=own.sum((1, 2, 3)))
-        own = own.flatten(0, 1)[:, None]
-        with torch.no_grad():
-            points = get_uncertain_point_coords_with_randomness(
-                own, None, self.num_points, self.oversample_ratio, self.importance_sample_ratio
-            )
-            # Each object's mask at the points of all predictions, and these in front again.
-            by_object = points.unflatten(0, (number, count)).transpose(0, 1).flatten(1, 2)
-            targets = point_sample(objects.masks, by_object)[:, 0]
-            targets = targets.unflatten(1, (number, -1)).transpose(0, 1).flatten(0, 1)
-        logits = point_sample(own, points)[:, 0]
-        of_points = self.loss_mask(logits.flatten(), targets.flatten(), reduction_override='none')
-        of_objects = self.loss_dice(logits, targets, reduction_override='none')
-        return dict(
-            loss_mask=_average(of_points.view(number, -1), total * self.num_points),
-            loss_dice=_average(of_objects.view(number, -1), total),
+        return super().loss_by_feat(
+            all_cls_scores, all_mask_preds, batch_gt_instances, batch_img_metas
         )
 
-
-def _average(losses: Tensor, divisor: Tensor) -> Tensor:
-    """Of each row, as mmdet's losses do it."""
-    return losses.sum(1) / (divisor + torch.finfo(torch.float32).eps)
+    def predictions(  # type: ignore[override]  # of what models with this head give
+        self, x: PartlyEncoded | WholeModel, batch_data_samples: list
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What :meth:`forward` gives, by the model where there is one."""
+        return x.segment(x.images) if isinstance(x, WholeModel) else self(x)
 
 
 class _Upscale(nn.Sequential):
@@ -449,7 +330,35 @@ class _Upscale(nn.Sequential):
         )
 
 
-class EoMT(MaskFormer):
+class HeadRunsBlocks:
+    """In front of a model's class: its head runs the backbone's last blocks."""
+
+    # Not the backbone's forward, which is never called.
+    compiled_methods = ('extract_feat',)
+    graphed_methods = ('segment',)
+    head_name: str
+    backbone: nn.Module
+
+    @property
+    def queries_head(self) -> EoMTHead:
+        """The head, whose name is the library's."""
+        return getattr(self, self.head_name)
+
+    @property
+    def graph_mode(self) -> tuple[bool, ...]:
+        """Which blocks have masks."""
+        return self.queries_head.masked
+
+    def extract_feat(self, images: Tensor) -> PartlyEncoded:
+        """Images (B, 3, H, W) to tokens before the blocks that the head runs."""
+        return encode_partly(self.backbone, images, self.queries_head.num_blocks)
+
+    def segment(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Images (B, 3, H, W) to the logits that the head gives."""
+        return self.queries_head(self.extract_feat(images))
+
+
+class EoMT(HeadRunsBlocks, MaskFormer):
     """Detector of a backbone and an :class:`EoMTHead`, which runs the backbone's last blocks.
 
     Args:
@@ -462,10 +371,8 @@ class EoMT(MaskFormer):
         ValueError: Backbone and head do not fit.
     """
 
-    # Not the backbone's forward, which is never called.
-    compiled_methods = ('extract_feat',)
     compiled_parts = ('panoptic_head',)
-    graphed_methods = ('segment',)
+    head_name = 'panoptic_head'
 
     def __init__(
         self,
@@ -506,19 +413,6 @@ class EoMT(MaskFormer):
                 f'EoMT: test_cfg.max_per_image={most} must be at most {pairs}, the number of '
                 f'queries, {head.num_queries}, times that of classes, {head.num_classes}'
             )
-
-    def extract_feat(self, batch_inputs: Tensor) -> PartlyEncoded:
-        """Images (B, 3, H, W) to tokens before the blocks that the head runs."""
-        return encode_partly(self.backbone, batch_inputs, self.panoptic_head.num_blocks)
-
-    def segment(self, batch_inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Images (B, 3, H, W) to the logits that the head gives."""
-        return self.panoptic_head(self.extract_feat(batch_inputs))
-
-    @property
-    def graph_mode(self) -> tuple[bool, ...]:
-        """Which blocks have masks."""
-        return self.panoptic_head.masked
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
         """Of the head, from one call of :meth:`segment`."""

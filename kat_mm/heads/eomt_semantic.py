@@ -2,16 +2,15 @@
 
 from typing import Any
 
-import torch
 from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads import Mask2FormerHead
 from torch import Tensor
 
-from .eomt import EoMTHead, PartlyEncoded, WholeModel, encode_partly
-from .objects import Regions, by_image
+from .eomt import EoMTHead, HeadRunsBlocks, WholeModel
+from .label_map_losses import LabelMapLosses
 
 
-class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
+class EoMTSemanticHead(LabelMapLosses, EoMTHead, Mask2FormerHead):
     """:class:`EoMTHead` whose targets are the classes of a label map, as of mmseg's Mask2Former.
 
     Args:
@@ -37,29 +36,8 @@ class EoMTSemanticHead(EoMTHead, Mask2FormerHead):
         self.ignore_index = ignore_index
         self.out_channels = num_classes
 
-    def loss(  # type: ignore[override]  # mmseg's, where mmdet's has no train_cfg
-        self, x: PartlyEncoded | WholeModel, batch_data_samples: list, train_cfg: dict
-    ) -> dict[str, Tensor]:
-        """Losses of data samples with a label map, ``gt_sem_seg``.
 
-        Raises:
-            ValueError: A map has a label that is no class and not ``ignore_index``, or more classes
-                than there are queries.
-        """
-        maps = torch.cat([sample.gt_sem_seg.data for sample in batch_data_samples])
-        regions = Regions(maps, 0, self.num_classes - 1, self.ignore_index)
-        classes, masks = self.predictions(x)
-        metas = [sample.metainfo for sample in batch_data_samples]
-        for image in regions.images_with_others():
-            raise ValueError(
-                f'the label map of image {metas[image].get("img_path", "")} has a label that is '
-                f'neither one of num_classes={self.num_classes} classes, 0 to '
-                f'{self.num_classes - 1}, nor ignore_index={self.ignore_index}'
-            )
-        return self.loss_by_feat(classes, masks, by_image(*regions.found(), len(maps)), metas)
-
-
-class EoMTSegmentor(EncoderDecoder):
+class EoMTSegmentor(HeadRunsBlocks, EncoderDecoder):
     """Segmentor of a backbone and an :class:`EoMTSemanticHead`, which runs its last blocks.
 
     Args:
@@ -71,9 +49,7 @@ class EoMTSegmentor(EncoderDecoder):
         ValueError: Backbone and head do not fit.
     """
 
-    # Not the backbone's forward, which is never called; the head is compiled anyway.
-    compiled_methods = ('extract_feat',)
-    graphed_methods = ('segment',)
+    head_name = 'decode_head'
 
     def __init__(
         self,
@@ -93,19 +69,6 @@ class EoMTSegmentor(EncoderDecoder):
             init_cfg=init_cfg,
         )
         self.decode_head.check_backbone(self.backbone)
-
-    def extract_feat(self, inputs: Tensor) -> PartlyEncoded:
-        """Images (B, 3, H, W) to tokens before the blocks that the head runs."""
-        return encode_partly(self.backbone, inputs, self.decode_head.num_blocks)
-
-    def segment(self, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Images (B, 3, H, W) to the logits that the head gives."""
-        return self.decode_head(self.extract_feat(inputs))
-
-    @property
-    def graph_mode(self) -> tuple[bool, ...]:
-        """Which blocks have masks."""
-        return self.decode_head.masked
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """Of mmseg, from one call of :meth:`segment`."""

@@ -1,17 +1,24 @@
-"""Predictions of queries, compared with mmdet's."""
+"""Losses and predictions of heads with queries, compared with mmdet's."""
 
 import copy
 
 import pytest
 import torch
-from mmdet.models import MaskFormerFusionHead
-from mmdet.structures.mask import mask2bbox
+from mask2former import mask2former_cfg, rand_by_place
+from mmdet.models import Mask2FormerHead, MaskFormerFusionHead
+from mmdet.models.losses import DiceLoss
+from mmdet.models.task_modules import HungarianAssigner, MaskPseudoSampler
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks, mask2bbox
 from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData, PixelData
 from torch import nn
 from waits import Waits
 
 from kat_mm.dense.detection import use_fast_heads
 from kat_mm.dense.detection_queries import FastMaskFormerFusionHead, boxes_of
+from kat_mm.heads.mask2former import FastMask2FormerHead
 
 THINGS, QUERIES, SIZE = 5, 12, (30, 40)
 
@@ -80,3 +87,135 @@ def test_boxes_of_masks_are_those_of_mmdet():
     masks[2, -1, -1] = True
     assert torch.equal(boxes_of(masks), mask2bbox(masks))
     assert boxes_of(masks[:0]).shape == (0, 4)
+
+
+LEVELS = [(2, 8, side, side) for side in (16, 8, 4, 2)]
+SIDE = 64
+
+
+def mask2formers(things=3, stuff=2, change=None):
+    """mmdet's and ours, of the same weights."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    head = MODELS.build(mask2former_cfg(things, stuff))
+    head.init_weights()
+    if change:
+        change(head)
+    model = nn.Module()
+    model.panoptic_head = copy.deepcopy(head)
+    changed = use_fast_heads(model)
+    return head, model.panoptic_head, changed
+
+
+def samples_of(counts, maps=True, things=3, stuff=2):
+    """Of images with so many objects; with maps there are two regions in the first image alone."""
+    generator = torch.Generator().manual_seed(3)
+    samples = []
+    for image, count in enumerate(counts):
+        masks = torch.rand(count, SIDE, SIDE, generator=generator) < 0.3
+        sample = DetDataSample(metainfo=dict(img_path=f'{image}.jpg'))
+        sample.gt_instances = InstanceData(
+            labels=torch.randint(things, (count,), generator=generator),
+            masks=BitmapMasks(masks.byte().numpy(), SIDE, SIDE),
+        )
+        if maps:
+            labels = torch.tensor([0, things, 255, things + stuff - 1] if image < 1 else [0, 255])
+            cells = labels[torch.randint(len(labels), (1, 4, 4), generator=generator)]
+            cells = cells.repeat_interleave(SIDE // 4, 1).repeat_interleave(SIDE // 4, 2)
+            sample.gt_sem_seg = PixelData(sem_seg=cells)
+        samples.append(sample)
+    return samples
+
+
+def losses_and_gradients(head, samples):
+    torch.manual_seed(1)
+    features = [torch.randn(shape, requires_grad=True) for shape in LEVELS]
+    losses = head.loss(features, samples)
+    # Those that no loss reaches are zero in one way of adding up, and none in the other.
+    sources = [*features, *head.parameters()]
+    found = torch.autograd.grad(sum(losses.values()), sources, allow_unused=True)
+    gradients = [
+        torch.zeros_like(source) if one is None else one
+        for source, one in zip(sources, found, strict=True)
+    ]
+    return losses, gradients
+
+
+def assert_losses_are_mmdets(theirs, ours, samples):
+    want, want_gradients = losses_and_gradients(theirs, samples)
+    found, gradients = losses_and_gradients(ours, samples)
+    assert found.keys() == want.keys() and len(found) == 9
+    for name, loss in found.items():
+        torch.testing.assert_close(loss.squeeze(), want[name].squeeze(), msg=name)
+    for own, other in zip(gradients, want_gradients, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+    return found
+
+
+@pytest.mark.parametrize('maps', [True, False])
+@pytest.mark.parametrize('counts', [(3, 2), (0, 4), (0, 0)])
+def test_losses_of_mask2former_are_those_of_mmdet(maps, counts, monkeypatch):
+    monkeypatch.setattr(torch, 'rand', rand_by_place)
+    theirs, ours, changed = mask2formers()
+    assert changed == ['panoptic_head']
+    assert type(theirs) is Mask2FormerHead and type(ours) is FastMask2FormerHead
+    losses = assert_losses_are_mmdets(theirs, ours, samples_of(counts, maps))
+    assert all(loss > 0 for loss in losses.values()) == (maps or any(counts))
+
+
+def test_losses_without_regions_are_those_of_mmdet(monkeypatch):
+    monkeypatch.setattr(torch, 'rand', rand_by_place)
+    theirs, ours, _ = mask2formers(stuff=0)
+    assert_losses_are_mmdets(theirs, ours, samples_of((1, 3), maps=False))
+
+
+def test_mmdet_is_asked_for_an_image_with_more_segments_than_queries(monkeypatch):
+    monkeypatch.setattr(torch, 'rand', rand_by_place)
+    theirs, ours, _ = mask2formers()
+    assert_losses_are_mmdets(theirs, ours, samples_of((9, 1)))
+
+
+def test_the_host_waits_for_no_loss_of_mask2former(monkeypatch):
+    theirs, ours, _ = mask2formers()
+    samples = samples_of((3, 2))
+    found = []
+    for head in (theirs, ours):
+        predictions = head([torch.randn(shape) for shape in LEVELS], samples)
+        monkeypatch.setattr(head, 'forward', lambda *_, found=predictions: found)
+        with Waits() as waits:
+            sum(head.loss(None, samples).values()).backward()
+        found.append(len(waits.found))
+    assert found[0] >= 2 * 3 * len(samples) and found[1] == 0
+
+
+class OwnAssigner(HungarianAssigner):
+    pass
+
+
+class OwnSampler(MaskPseudoSampler):
+    pass
+
+
+class OwnLoss(DiceLoss):
+    pass
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [('assigner', OwnAssigner), ('sampler', OwnSampler), ('loss_dice', OwnLoss)],
+)
+def test_what_mask2former_does_not_have_is_left_to_mmdet(name, kind, caplog):
+    def change(head):
+        getattr(head, name).__class__ = kind
+
+    with caplog.at_level('INFO'):
+        _, ours, changed = mask2formers(change=change)
+    assert not changed and type(ours) is Mask2FormerHead
+    assert f"panoptic_head keeps mmdet's way: {name}" in caplog.text
+
+
+def test_a_head_for_predictions_alone_stays():
+    head = MODELS.build(dict(mask2former_cfg(3, 2), train_cfg=None))
+    model = nn.Module()
+    model.panoptic_head = head
+    assert use_fast_heads(model) == [] and type(head) is Mask2FormerHead

@@ -5,6 +5,7 @@ import eomt_reference as reference
 import pytest
 import torch
 from eomt_reference import TRAIN_CFG, head_cfg
+from mask2former import mask2former_cfg, rand_by_place
 from mmdet.models.task_modules import AssignResult
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import ConfigDict
@@ -14,7 +15,7 @@ from torch import nn
 
 from kat_mm.dense import compile_parts
 from kat_mm.heads.eomt import encode_partly
-from kat_mm.heads.matching import MatchCosts
+from kat_mm.heads.mask2former import why_not_at_once
 
 ARCH = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
 
@@ -176,57 +177,16 @@ def test_gradients_equal_those_of_the_plain_implementation():
         torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4, msg=name)
 
 
-def rand_by_place(*size, device=None, **kwargs):
-    """The same points for whoever draws as many, whatever the order."""
-    shape = size[0] if isinstance(size[0], tuple) else size
-    points = torch.empty(shape[-2:]).uniform_(generator=torch.Generator().manual_seed(shape[-2]))
-    return points.expand(shape).clone()
-
-
 @pytest.mark.parametrize('counts', [(3, 1), (0, 4), (0, 0)])
 @pytest.mark.parametrize('weights', [(2.0, 5.0, 5.0), (1.0, 0.0, 3.0)])
 def test_losses_are_those_of_mask2former_on_the_same_predictions(counts, weights, monkeypatch):
     model = build()
     head = model.panoptic_head
     monkeypatch.setattr(torch, 'rand', rand_by_place)
-    feature = dict(in_channels=[8] * 4, feat_channels=8, out_channels=8)
-    attention = dict(embed_dims=8, num_heads=2)
-    theirs = MODELS.build(
-        head_cfg(
-            5,
-            type='Mask2FormerHead',
-            **feature,
-            num_things_classes=3,
-            num_stuff_classes=2,
-            num_queries=7,
-            pixel_decoder=dict(
-                type='MSDeformAttnPixelDecoder',
-                num_outs=3,
-                norm_cfg=dict(type='GN', num_groups=2),
-                encoder=dict(
-                    num_layers=1,
-                    layer_cfg=dict(
-                        self_attn_cfg=dict(**attention, num_levels=3, num_points=1),
-                        ffn_cfg=dict(embed_dims=8, feedforward_channels=8),
-                    ),
-                ),
-                positional_encoding=dict(num_feats=4),
-            ),
-            transformer_decoder=dict(
-                num_layers=1,
-                layer_cfg=dict(
-                    self_attn_cfg=attention,
-                    cross_attn_cfg=attention,
-                    ffn_cfg=dict(embed_dims=8, feedforward_channels=8),
-                ),
-            ),
-            positional_encoding=dict(num_feats=4),
-            train_cfg=TRAIN_CFG,
-        )
-    )
+    theirs = MODELS.build(mask2former_cfg(3, 2))
     for cost, weight in zip(theirs.assigner.match_costs, weights, strict=True):
         cost.weight = weight
-    head.match_costs = MatchCosts.of(theirs.assigner)
+    head.assigner = theirs.assigner
     torch.manual_seed(1)
     classes = [torch.randn(2, 7, 6, requires_grad=True) for _ in range(3)]
     masks = [torch.randn(2, 7, 16, 16, requires_grad=True) for _ in range(3)]
@@ -258,10 +218,9 @@ def test_an_assigner_of_ones_own_is_asked():
 
     model = build()
     head = model.panoptic_head
-    assert head.match_costs is not None
+    assert not any(why_not_at_once(head))
     head.assigner = Last()
-    head.match_costs = MatchCosts.of(head.assigner)
-    assert head.match_costs is None
+    assert list(why_not_at_once(head)) == ['assigner']
     classes, masks = [torch.zeros(1, 7, 6)], [torch.zeros(1, 7, 16, 16, requires_grad=True)]
     instances = [InstanceData(labels=torch.tensor([1]), masks=torch.ones(1, 64, 64).long())]
     loss = head.loss_by_feat(classes, masks, instances, [{}])['loss_mask']
