@@ -121,7 +121,12 @@ def load_runner(work_dir: Path) -> Runner:
 
 
 def train_entries(scalars: list[dict]) -> list[dict]:
-    return [entry for entry in scalars if 'loss' in entry]
+    entries = [entry for entry in scalars if 'loss' in entry]
+    if not entries:
+        raise UserError(
+            'the run logged no iteration: train more than default_hooks.logger.interval of them'
+        )
+    return entries
 
 
 def images_per_second(scalars: list[dict], batch_size: int) -> float | None:

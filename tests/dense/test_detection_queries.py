@@ -188,6 +188,22 @@ def test_the_host_waits_for_no_loss_of_mask2former(monkeypatch):
     assert found[0] >= 2 * 3 * len(samples) and found[1] == 0
 
 
+@pytest.mark.gpu
+def test_the_host_waits_for_no_gpu_in_the_loss_of_mask2former(monkeypatch):
+    _, ours, _ = mask2formers()
+    samples = [sample.to('cuda') for sample in samples_of((3, 2))]
+    found = ours.cuda()([torch.randn(shape, device='cuda') for shape in LEVELS], samples)
+    monkeypatch.setattr(ours, 'forward', lambda *_: found)
+    for mode in ('default', 'error'):
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            loss = sum(ours.loss(None, samples).values())
+            loss.backward(retain_graph=True)
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+    assert loss.isfinite()
+
+
 class OwnAssigner(HungarianAssigner):
     pass
 

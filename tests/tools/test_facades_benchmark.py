@@ -82,3 +82,8 @@ def test_nothing_to_gather_is_said(facades, tmp_path):
     args = facades.argparse.Namespace(work_dirs=tmp_path)
     with pytest.raises(UserError, match='holds no complete run'):
         facades.gather(list(facades.RUNS.values()), args)
+
+
+def test_a_run_shorter_than_a_line_of_its_log_is_refused(facades):
+    with pytest.raises(UserError, match=r'no iteration: train more than .*logger\.interval'):
+        facades.summarize([{'mIoU': 3.0, 'step': 4}], 'mIoU', 2)
