@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kat_mm.heads.mask2former import FastMask2FormerHead, why_not_at_once
 
+from .detection_dino import FastDINOHead, against_dino
 from .detection_masks import FastDetDataPreprocessor, FastFCNMaskHead
 from .detection_queries import FastMaskFormerFusionHead
 from .detection_roi import FastRoIExtractor, FastRoIHead
@@ -86,6 +87,7 @@ def use_fast_heads(model: nn.Module) -> list[str]:
             (mm.StandardRoIHead, FastRoIHead, _against_roi),
             (mm.SingleRoIExtractor, FastRoIExtractor, _against_extractor),
             (mm.FCNMaskHead, FastFCNMaskHead, _against_nothing),
+            (mm.DINOHead, FastDINOHead, against_dino),
             (mm.Mask2FormerHead, FastMask2FormerHead, _against_queries),
             (mm.MaskFormerFusionHead, FastMaskFormerFusionHead, _against_nothing),
             (mm.DetDataPreprocessor, FastDetDataPreprocessor, _against_nothing),
