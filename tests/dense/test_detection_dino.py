@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmdet.models import DINOHead
+from mmdet.models.dense_heads import detr_head, dino_head
 from mmdet.models.losses import FocalLoss, GIoULoss, L1Loss
 from mmdet.models.task_modules import HungarianAssigner
 from mmengine.registry import MODELS, init_default_scope
@@ -12,6 +13,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 from waits import Waits
 
+from kat_mm.dense import detection_dino
 from kat_mm.dense.detection import use_fast_heads
 from kat_mm.dense.detection_dino import FastDINOHead
 
@@ -106,6 +108,17 @@ def test_losses_and_gradients_are_those_of_mmdet(counts, sync, encoder, double):
         assert loss > 0 or not any(counts)
     for own, other in zip(gradients, want_gradients, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize('sync', [True, False])
+def test_losses_are_averaged_over_processes_as_in_mmdet(sync, monkeypatch, double):
+    for module in (detr_head, dino_head, detection_dino):
+        monkeypatch.setattr(module, 'reduce_mean', lambda number: 0.75 * number)
+    theirs, ours, _ = heads(sync_cls_avg_factor=sync)
+    given = arguments((3, 2))
+    want, found = (head.loss_by_feat(*given) for head in (theirs, ours))
+    for name, loss in found.items():
+        torch.testing.assert_close(loss, want[name].squeeze(), rtol=1e-6, atol=1e-9, msg=name)
 
 
 def test_other_costs_of_mmdet_are_asked(double):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mask2former import mask2former_cfg, rand_by_place
 from mmdet.models import Mask2FormerHead, MaskFormerFusionHead
+from mmdet.models.dense_heads import mask2former_head
 from mmdet.models.losses import DiceLoss
 from mmdet.models.task_modules import HungarianAssigner, MaskPseudoSampler
 from mmdet.structures import DetDataSample
@@ -18,6 +19,7 @@ from waits import Waits
 
 from kat_mm.dense.detection import use_fast_heads
 from kat_mm.dense.detection_queries import FastMaskFormerFusionHead, boxes_of
+from kat_mm.heads import mask2former
 from kat_mm.heads.mask2former import FastMask2FormerHead
 
 THINGS, QUERIES, SIZE = 5, 12, (30, 40)
@@ -167,6 +169,14 @@ def test_losses_without_regions_are_those_of_mmdet(monkeypatch):
     monkeypatch.setattr(torch, 'rand', rand_by_place)
     theirs, ours, _ = mask2formers(stuff=0)
     assert_losses_are_mmdets(theirs, ours, samples_of((1, 3), maps=False))
+
+
+def test_losses_are_averaged_over_processes_as_in_mmdet(monkeypatch):
+    monkeypatch.setattr(torch, 'rand', rand_by_place)
+    for module in (mask2former_head, mask2former):
+        monkeypatch.setattr(module, 'reduce_mean', lambda number: 0.75 * number)
+    theirs, ours, _ = mask2formers()
+    assert_losses_are_mmdets(theirs, ours, samples_of((3, 2)))
 
 
 def test_mmdet_is_asked_for_an_image_with_more_segments_than_queries(monkeypatch):
