@@ -101,3 +101,34 @@ assert not hasattr(checkpoints, 'nothing')
 def test_importing_leaves_out_what_is_heavy_and_rare():
     code = 'import sys, kat_mm; print({"matplotlib", "scipy", "mmdet"} & sys.modules.keys())'
     assert run(code).stdout.strip() == 'set()'
+
+
+def test_heads_of_mmdet_run_without_mmseg():
+    """Whose imports may fail, as its own do without ftfy."""
+    result = run('import kat_mm.dense.detection', ('mmseg',))
+    assert result.returncode == 0, result.stderr
+    code = 'import sys, kat_mm.dense.detection\nassert "mmseg" not in sys.modules'
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_heads_of_mmseg_run_without_the_compiled_operators_of_mmcv():
+    code = """
+import sys
+sys.modules['mmcv._ext'] = None  # as if it were not there
+from mmengine.registry import init_default_scope
+import mmseg.models
+from mmseg.registry import MODELS
+from kat_mm.dense import use_segmentation_kernels
+init_default_scope('mmseg')
+model = MODELS.build(dict(
+    type='EncoderDecoder',
+    backbone=dict(type='KAT', img_size=32, out_indices=0, out_type='featmap'),
+    decode_head=dict(type='FCNHead', in_channels=192, channels=8, num_classes=3),
+    test_cfg=dict(mode='whole'),
+))
+use_segmentation_kernels(model)
+assert 'loss_by_feat' in vars(model.decode_head)
+"""
+    result = run(code)
+    assert result.returncode == 0, result.stderr

@@ -8,9 +8,8 @@ PACKAGE = Path(__file__).parents[1] / 'kat_mm'
 FLOORS = (
     {'engine', 'export', 'analysis'},
     {'checks', 'visualization'},
-    {'dense'},
-    {'heads', 'evaluation', 'sample_data'},
-    {'datasets'},
+    {'dense', 'heads', 'evaluation', 'sample_data'},
+    {'datasets', 'losses'},
     {'backbones', 'necks'},
     {'weights'},
     {'layers', 'checkpoints'},

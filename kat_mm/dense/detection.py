@@ -24,7 +24,7 @@ from mmdet.models.task_modules.samplers import RandomSampler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kat_mm.heads.mask2former import FastMask2FormerHead, why_not_at_once
+from kat_mm.losses.mask2former import FastMask2FormerHead, why_not_at_once
 
 from .detection_dino import FastDINOHead, against_dino
 from .detection_masks import FastDetDataPreprocessor, FastFCNMaskHead

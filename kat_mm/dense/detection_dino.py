@@ -55,11 +55,11 @@ class _Pairs(NamedTuple):
     query: Tensor
     """(P, M), or (1, M) where it is the same in all."""
     object: Tensor
-    """(M,) among the objects of the batch."""
+    """(P, M) or (1, M), among the objects of the batch."""
 
 
 class FastDINOHead(DINOHead):
-    """The same as its base; an image with more objects than queries is left to it."""
+    """The same as its base."""
 
     def loss_by_feat(
         self,
@@ -73,18 +73,6 @@ class FastDINOHead(DINOHead):
         batch_gt_instances_ignore: None = None,
     ) -> dict[str, Tensor]:
         """As of its base."""
-        num_queries = all_layers_cls_scores.shape[2] - dn_meta['num_denoising_queries']
-        if max(map(len, batch_gt_instances)) > num_queries:
-            return super().loss_by_feat(
-                all_layers_cls_scores,
-                all_layers_bbox_preds,
-                enc_cls_scores,
-                enc_bbox_preds,
-                batch_gt_instances,
-                batch_img_metas,
-                dn_meta,
-                batch_gt_instances_ignore,
-            )
         scores, boxes, dn_scores, dn_boxes = self.split_outputs(
             all_layers_cls_scores, all_layers_bbox_preds, dn_meta
         )
@@ -94,7 +82,7 @@ class FastDINOHead(DINOHead):
         objects = _objects_of(batch_gt_instances, batch_img_metas)
         costs = self._costs(scores, boxes, objects)
         dn_losses = self._losses(dn_scores, dn_boxes, objects, _denoising_pairs(objects, dn_meta))
-        losses = self._losses(scores, boxes, objects, _matched_pairs(costs, objects))
+        losses = self._losses(scores, boxes, objects, _matched_pairs(costs, objects, len(scores)))
         last = len(all_layers_cls_scores) - 1
         layers = [last, *range(last)]
         names = {layer: '' if layer == last else f'd{layer}.' for layer in layers}
@@ -139,7 +127,7 @@ class FastDINOHead(DINOHead):
         self, scores: Tensor, boxes: Tensor, objects: _Objects, pairs: _Pairs
     ) -> dict[str, Tensor]:
         """(P,) each, of logits (P, B, Q, classes) and boxes (P, B, Q, 4)."""
-        number, count = len(scores), len(pairs.object)
+        number, count = len(scores), len(pairs.image)
         places = (torch.arange(number, device=scores.device)[:, None], pairs.image, pairs.query)
         labels = objects.labels.new_full(scores.shape[:3], self.num_classes)
         labels[places] = objects.labels[pairs.object]
@@ -175,15 +163,18 @@ def _objects_of(instances: Sequence[InstanceData], metas: Sequence[dict]) -> _Ob
     return _Objects(labels, corners, boxes, counts, scale[:, None])
 
 
-def _matched_pairs(costs: Sequence[Receive], objects: _Objects) -> _Pairs:
-    """Each object's query by the assignment that costs least, for each prediction and image."""
-    # Objects as rows: fewer than queries, and each is assigned.
-    queries = [[linear_sum_assignment(one.T)[1] for one in cost.get().numpy()] for cost in costs]
-    count = sum(objects.counts)
-    image = np.repeat(np.arange(len(objects.counts)), objects.counts)
-    rows = [image, np.arange(count), *np.concatenate(queries, 1)] if queries else [image, image]
-    found = send(np.stack(rows), torch.long, objects.labels.device)
-    return _Pairs(found[0], found[2:] if queries else found[1:], found[1])
+def _matched_pairs(costs: Sequence[Receive], objects: _Objects, number: int) -> _Pairs:
+    """Queries and objects by the assignment that costs least, for each prediction and image."""
+    image, pairs, start = [], [np.zeros((number, 2, 0), int)], 0
+    with_objects = [(i, count) for i, count in enumerate(objects.counts) if count]
+    for (index, count), cost in zip(with_objects, costs, strict=True):
+        own = np.array([linear_sum_assignment(one) for one in cost.get().numpy()])
+        image += [index] * own.shape[2]
+        pairs.append(own + [[0], [start]])
+        start += count
+    rows = np.concatenate(pairs, 2).reshape(2 * number, len(image))
+    found = send(np.stack([image, *rows]), torch.long, objects.labels.device)
+    return _Pairs(found[0], found[1::2], found[2::2])
 
 
 def _denoising_pairs(objects: _Objects, dn_meta: dict[str, int]) -> _Pairs:
@@ -201,7 +192,7 @@ def _denoising_pairs(objects: _Objects, dn_meta: dict[str, int]) -> _Pairs:
         ]
     )
     found = send(rows, torch.long, objects.labels.device)
-    return _Pairs(found[0], found[1:2], found[2])
+    return _Pairs(found[0], found[1:2], found[2:])
 
 
 def against_dino(head: DINOHead) -> Iterator[str]:

@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from kat_mm.installed import is_installed
 from kat_mm.ops import backend, resize, resized_cross_entropy
 
 from . import segmentation_norm
@@ -46,6 +45,7 @@ def use_segmentation_kernels(model: nn.Module, keep_logits: bool = False) -> Non
             do: they are then computed by mmseg. Default: False, ``pred_sem_seg`` alone.
     """
     from mmseg.models import EncoderDecoder, SegDataPreProcessor
+    from mmseg.models.decode_heads import Mask2FormerHead
 
     from .segmentation_data import preprocess  # mmengine is for those who train
 
@@ -61,12 +61,14 @@ def use_segmentation_kernels(model: nn.Module, keep_logits: bool = False) -> Non
                 _bind(layer, 'forward', segmentation_norm.forward)
         if name == 'neck':
             continue
-        if is_installed('mmdet') and _use_mask_losses(module):
-            continue
         reason = _why_not_loss(module)
-        if reason is None:
+        if isinstance(module, Mask2FormerHead):  # on mmdet, which is imported for it alone
+            from .segmentation_queries import use_mask_losses
+
+            reason = use_mask_losses(module)
+        elif reason is None:
             _bind(module, 'loss_by_feat', _loss_by_feat)
-        else:
+        if reason is not None:
             _logger.info('The loss of %s is computed by mmseg: %s', name, reason)
     reason = 'its logits are kept' if keep_logits else why_not_predict(model)
     if reason is None:
@@ -162,12 +164,6 @@ def _why_not_loss(head: nn.Module) -> str | None:
         if loss.reduction not in ('mean', 'sum'):
             return f'{name} has reduction={loss.reduction!r}'
     return None
-
-
-def _use_mask_losses(head: nn.Module) -> bool:
-    from .segmentation_queries import use_mask_losses  # mmdet's
-
-    return use_mask_losses(head)
 
 
 def _losses(head: nn.Module) -> list[nn.Module]:

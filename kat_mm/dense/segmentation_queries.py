@@ -1,18 +1,24 @@
 """mmseg's head whose queries predict masks, without its waits for the GPU. It needs mmdet."""
 
 from mmseg.models.decode_heads import Mask2FormerHead
-from torch import nn
 
-from kat_mm.heads.label_map_losses import LabelMapLosses
-from kat_mm.heads.mask2former import why_not_at_once
+from kat_mm.losses.label_maps import LabelMapLosses
+from kat_mm.losses.mask2former import why_not_at_once
 
 
 class FastSegMask2FormerHead(LabelMapLosses, Mask2FormerHead):
     """The same as its base; losses are those of all predictions and images at once."""
 
 
-def use_mask_losses(head: nn.Module) -> bool:
-    """Let a head compute so, if it is mmseg's Mask2Former with losses of its paper."""
-    if type(head) is Mask2FormerHead and head.train_cfg and not any(why_not_at_once(head)):
-        head.__class__ = FastSegMask2FormerHead
-    return isinstance(head, FastSegMask2FormerHead)
+def use_mask_losses(head: Mask2FormerHead) -> str | None:
+    """Let mmseg's Mask2Former compute so; or say why not."""
+    if isinstance(head, LabelMapLosses):
+        return None
+    if type(head) is not Mask2FormerHead:
+        return f'{type(head).__name__} is not known'
+    if not head.train_cfg:
+        return 'it has no train_cfg'
+    if reasons := list(why_not_at_once(head)):
+        return f'{" and ".join(reasons)} not as in Mask2Former'
+    head.__class__ = FastSegMask2FormerHead
+    return None

@@ -15,9 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from kat_mm.arguments import MOST_CHANNELS, MOST_LAYERS, check_int, check_number, check_rate
 from kat_mm.layers import LayerNorm2d
+from kat_mm.losses.mask2former import FastMask2FormerHead
 from kat_mm.transfer import send
-
-from .mask2former import FastMask2FormerHead
 
 
 class PartlyEncoded(NamedTuple):

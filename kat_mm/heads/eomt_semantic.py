@@ -6,8 +6,9 @@ from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads import Mask2FormerHead
 from torch import Tensor
 
+from kat_mm.losses.label_maps import LabelMapLosses
+
 from .eomt import EoMTHead, HeadRunsBlocks, WholeModel
-from .label_map_losses import LabelMapLosses
 
 
 class EoMTSemanticHead(LabelMapLosses, EoMTHead, Mask2FormerHead):

@@ -19,8 +19,8 @@ from waits import Waits
 
 from kat_mm.dense.detection import use_fast_heads
 from kat_mm.dense.detection_queries import FastMaskFormerFusionHead, boxes_of
-from kat_mm.heads import mask2former
-from kat_mm.heads.mask2former import FastMask2FormerHead
+from kat_mm.losses import mask2former
+from kat_mm.losses.mask2former import FastMask2FormerHead
 
 THINGS, QUERIES, SIZE = 5, 12, (30, 40)
 
@@ -179,10 +179,47 @@ def test_losses_are_averaged_over_processes_as_in_mmdet(monkeypatch):
     assert_losses_are_mmdets(theirs, ours, samples_of((3, 2)))
 
 
-def test_mmdet_is_asked_for_an_image_with_more_segments_than_queries(monkeypatch):
+def test_losses_with_more_segments_than_queries_are_those_of_mmdet(monkeypatch):
     monkeypatch.setattr(torch, 'rand', rand_by_place)
     theirs, ours, _ = mask2formers()
     assert_losses_are_mmdets(theirs, ours, samples_of((9, 1)))
+
+
+@pytest.mark.parametrize('image', [0, 1])
+def test_maps_of_some_images_are_read_too(image, monkeypatch):
+    monkeypatch.setattr(torch, 'rand', rand_by_place)
+    theirs, ours, _ = mask2formers()
+    samples = samples_of((3, 2))[:: 1 if image == 0 else -1]
+    del samples[1 - image].gt_sem_seg
+    assert_losses_are_mmdets(theirs, ours, samples)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(num_points=97),
+        dict(oversample_ratio=2.0, importance_sample_ratio=0.25),
+        dict(importance_sample_ratio=1.0),
+    ],
+)
+def test_points_are_as_many_as_the_config_says(options, monkeypatch):
+    monkeypatch.setattr(torch, 'rand', rand_by_place)
+
+    def change(head):
+        vars(head).update(options)
+
+    theirs, ours, _ = mask2formers(change=change)
+    assert_losses_are_mmdets(theirs, ours, samples_of((3, 2)))
+
+
+def test_processes_of_which_one_has_more_segments_than_queries_exchange_as_much(monkeypatch):
+    """Else they wait for each other for ever, or abort."""
+    _, ours, _ = mask2formers()
+    exchanged = []
+    monkeypatch.setattr(mask2former, 'reduce_mean', lambda number: exchanged.append(0) or number)
+    for counts in ((9, 1), (3, 2), (0, 0)):
+        ours.loss([torch.randn(shape) for shape in LEVELS], samples_of(counts))
+    assert len(exchanged) == 3
 
 
 def test_the_host_waits_for_no_loss_of_mask2former(monkeypatch):
@@ -227,12 +264,24 @@ class OwnLoss(DiceLoss):
 
 
 @pytest.mark.parametrize(
-    ('name', 'kind'),
-    [('assigner', OwnAssigner), ('sampler', OwnSampler), ('loss_dice', OwnLoss)],
+    ('name', 'changes'),
+    [
+        ('assigner', dict(__class__=OwnAssigner)),
+        ('assigner', dict(match_costs=[])),
+        ('sampler', dict(__class__=OwnSampler)),
+        ('loss_dice', dict(__class__=OwnLoss)),
+        ('loss_dice', dict(reduction='sum')),
+        ('loss_mask', dict(use_sigmoid=False)),
+        ('loss_cls', dict(use_sigmoid=True)),
+        ('loss_cls', dict(use_mask=True)),
+        ('loss_cls', dict(ignore_index=3)),
+        ('loss_cls', dict(class_weight=[1.0] * 6)),
+    ],
 )
-def test_what_mask2former_does_not_have_is_left_to_mmdet(name, kind, caplog):
+def test_what_mask2former_does_not_have_is_left_to_mmdet(name, changes, caplog):
     def change(head):
-        getattr(head, name).__class__ = kind
+        for key, value in changes.items():
+            setattr(getattr(head, name), key, value)
 
     with caplog.at_level('INFO'):
         _, ours, changed = mask2formers(change=change)

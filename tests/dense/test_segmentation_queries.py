@@ -118,6 +118,7 @@ def test_half_precision_has_losses_in_float32(monkeypatch):
     monkeypatch.setattr(torch, 'rand', rand_by_place)
     ours, samples = fast(build()), label_maps([0, 4, 255], [2, 1])
     whole = ours.decode_head
+    whole.num_points = 97  # bfloat16 rounds their number in all
     generator = torch.Generator().manual_seed(0)
     classes = torch.randn(2, 7, CLASSES + 1, generator=generator).bfloat16()
     masks = torch.randn(2, 7, 16, 16, generator=generator).bfloat16()
@@ -154,9 +155,42 @@ def test_a_label_that_is_no_class_is_refused_with_its_image(label):
         step(fast(build()), label_maps([0], [1, label]))
 
 
-def test_a_loss_of_mmseg_is_left_to_mmseg():
+class OwnHead(Mask2FormerHead):
+    pass
+
+
+def own(model):
+    model.decode_head.__class__ = OwnHead
+
+
+def without_train_cfg(model):
+    model.decode_head.train_cfg = None
+
+
+@pytest.mark.parametrize(
+    ('change', 'reason'),
+    [(own, 'OwnHead is not known'), (without_train_cfg, 'it has no train_cfg')],
+)
+def test_what_is_not_known_is_left_to_mmseg(change, reason, caplog):
+    model = build()
+    change(model)
+    kind = type(model.decode_head)
+    with caplog.at_level('INFO'):
+        assert type(fast(model).decode_head) is kind
+    assert f'The loss of decode_head is computed by mmseg: {reason}' in caplog.text
+
+
+def test_a_known_head_is_not_said_to_be_left_to_mmseg(caplog):
+    with caplog.at_level('INFO'):
+        fast(fast(build()))
+    assert 'The loss of' not in caplog.text
+
+
+def test_a_loss_of_mmseg_is_left_to_mmseg(caplog):
     model = build(loss_cls=ConfigDict(type='CrossEntropyLoss', class_weight=[1.0] * (CLASSES + 1)))
-    assert type(fast(model).decode_head) is Mask2FormerHead
+    with caplog.at_level('INFO'):
+        assert type(fast(model).decode_head) is Mask2FormerHead
+    assert 'computed by mmseg: loss_cls not as in Mask2Former' in caplog.text
 
 
 def test_it_is_copied_and_pickled_and_its_parameters_keep_their_names():

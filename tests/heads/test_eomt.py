@@ -15,7 +15,7 @@ from torch import nn
 
 from kat_mm.dense import compile_parts
 from kat_mm.heads.eomt import encode_partly
-from kat_mm.heads.mask2former import why_not_at_once
+from kat_mm.losses.mask2former import why_not_at_once
 
 ARCH = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
 

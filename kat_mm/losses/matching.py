@@ -7,6 +7,7 @@ beside the work that follows.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.ops import point_sample
@@ -88,9 +89,14 @@ class PendingCosts:
         self._cost, self._counts = Receive(cost), counts
 
     def assign(self) -> list[int]:
-        """Of each object its query, so that the sum of costs is the least."""
+        """Of each object its query, so that the sum of costs is the least.
+
+        Of objects beyond the number of queries, the number of queries.
+        """
         queries = []
         for cost, count in zip(self._cost.get().numpy(), self._counts, strict=True):
-            # Objects as rows: fewer than queries, and each is assigned.
-            queries += linear_sum_assignment(cost[:, :count].T)[1].tolist()
+            own = np.full(count, len(cost))
+            objects, found = linear_sum_assignment(cost[:, :count].T)
+            own[objects] = found
+            queries += own.tolist()
         return queries

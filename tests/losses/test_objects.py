@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from eomt_reference import TRAIN_CFG, head_cfg
@@ -11,14 +12,14 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import PixelData
+from mmengine.structures import InstanceData, PixelData
 from mmseg.models.decode_heads import Mask2FormerHead
 from mmseg.structures import SegDataSample
 from waits import Waits
 
 from kat_mm.dense.detection import use_fast_heads
 from kat_mm.engine.runtime_info import clip_late, on_the_way
-from kat_mm.heads.objects import Regions
+from kat_mm.losses.objects import Regions, things_of
 
 THINGS, STUFF, SIZE = 3, 2, 32
 CLASSES = THINGS + STUFF
@@ -172,6 +173,12 @@ def test_a_label_that_is_no_class_is_refused_with_its_image(label, monkeypatch):
     samples = label_maps([0, 255, 255], [1, label, 255])
     with pytest.raises(ValueError, match=r'1\.jpg has a label .* 0 to 4, nor ignore_index=255'):
         losses_of_maps(semantic_head(), samples, monkeypatch)
+
+
+def test_any_value_but_zero_is_of_a_mask():
+    values = np.array([[[0, 1], [255, 2]]], np.uint8)
+    found = InstanceData(labels=torch.tensor([1]), masks=BitmapMasks(values, 2, 2))
+    assert things_of([found])[1].tolist() == [[[False, True], [True, True]]]
 
 
 def test_maps_of_bytes_are_read_too():

@@ -59,8 +59,7 @@ class Regions:
     Args:
         maps: (B, H, W) labels; those not between ``first`` and ``last`` are no region's.
         first, last: Least and greatest class.
-        ignored: A label that is none of a region either way; another one outside of the classes is
-            found by :meth:`images_with_others`. Default: all are ignored.
+        ignored: Of those, one that :meth:`images_with_others` does not count. Default: None is.
     """
 
     def __init__(self, maps: Tensor, first: int, last: int, ignored: int | None = None):

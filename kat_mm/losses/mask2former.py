@@ -38,15 +38,18 @@ def why_not_at_once(head: Mask2FormerHead) -> Iterator[str]:
         loss = getattr(head, name)
         if type(loss) is not kind or loss.use_sigmoid != use_sigmoid or loss.reduction != 'mean':
             yield name
-        elif name == 'loss_cls' and (loss.use_mask or loss.ignore_index is not None):
+        elif name == 'loss_cls' and (
+            loss.use_mask
+            or loss.ignore_index is not None
+            or list(loss.class_weight or ()) != list(head.class_weight)
+        ):
             yield name
 
 
 class FastMask2FormerHead(Mask2FormerHead):
     """mmdet's ``Mask2FormerHead``: the same losses for the same points.
 
-    What Mask2Former does not have (an assigner or losses of one's own, an image with more segments
-    than queries) is left to mmdet.
+    What Mask2Former does not have, an assigner or losses of one's own, is left to mmdet.
     """
 
     def predictions(
@@ -58,16 +61,20 @@ class FastMask2FormerHead(Mask2FormerHead):
     def loss(self, x: Sequence[Tensor], batch_data_samples: list) -> dict[str, Tensor]:
         """Losses of data samples with instances and, for panoptic maps, ``gt_sem_seg``."""
         instances = [sample.gt_instances for sample in batch_data_samples]
-        regions = None
-        if self.num_stuff_classes and 'gt_sem_seg' in batch_data_samples[0]:
-            maps = torch.cat([sample.gt_sem_seg.sem_seg for sample in batch_data_samples])
-            regions = Regions(maps, self.num_things_classes, self.num_classes - 1)
+        maps = {
+            image: sample.gt_sem_seg.sem_seg
+            for image, sample in enumerate(batch_data_samples)
+            if self.num_stuff_classes and 'gt_sem_seg' in sample
+        }
+        if maps:
+            first, last = self.num_things_classes, self.num_classes - 1
+            regions = Regions(torch.cat(list(maps.values())), first, last)
         classes, mask_logits = self.predictions(x, batch_data_samples)
         labels, masks = things_of(instances)
         images = [image for image, own in enumerate(instances) for _ in range(len(own))]
-        if regions is not None:
-            others, regions_labels, regions_masks = regions.found()
-            images += others
+        if maps:
+            with_region, regions_labels, regions_masks = regions.found()
+            images += [list(maps)[place] for place in with_region]
             labels = torch.cat([labels, regions_labels])
             masks = torch.cat([masks, regions_masks])
         return self.loss_by_feat(
@@ -85,8 +92,7 @@ class FastMask2FormerHead(Mask2FormerHead):
         batch_img_metas: list[dict],
     ) -> dict[str, Tensor]:
         """Mask2Former's loss of each prediction; arguments as there."""
-        crowded = any(len(instances) > self.num_queries for instances in batch_gt_instances)
-        if crowded or any(why_not_at_once(self)):
+        if any(why_not_at_once(self)):
             return super().loss_by_feat(
                 all_cls_scores, all_mask_preds, batch_gt_instances, batch_img_metas
             )
@@ -107,7 +113,7 @@ class FastMask2FormerHead(Mask2FormerHead):
             queries = [costs.assign() for costs in pending]
         queries = send(queries, torch.long, masks[0].device)
         # mmdet counts an image without objects as one with one.
-        total = sum(max(count, 1) for count in objects.counts)
+        total = sum(min(max(count, 1), self.num_queries) for count in objects.counts)
         total = reduce_mean(masks[0].new_full((1,), total, dtype=torch.float32))
         found = dict(
             loss_cls=self._class_losses(torch.stack(tuple(classes)).float(), objects, queries),
@@ -117,26 +123,28 @@ class FastMask2FormerHead(Mask2FormerHead):
         last = len(masks) - 1
         return {
             f'd{index}.{name}' if index < last else name: losses[index]
-            for index in range(len(masks))
+            for index in (last, *range(last))
             for name, losses in unbound.items()
         }
 
     def _class_losses(self, classes: Tensor, objects: Objects, queries: Tensor) -> Tensor:
-        """(P,) of logits (P, B, Q, classes + 1) where ``queries[p, i]`` is object i's."""
-        labels = objects.labels.new_full(classes.shape[:3], self.num_classes)
-        prediction = torch.arange(len(queries), device=queries.device)[:, None]
+        """(P,) of logits (P, B, Q, classes + 1) where ``queries[p, i]`` is object i's, or Q."""
+        number, images, count = classes.shape[:3]
+        labels = objects.labels.new_full((number, images, count + 1), self.num_classes)
+        prediction = torch.arange(number, device=queries.device)[:, None]
         labels[prediction, objects.image, queries] = objects.labels
+        labels = labels[:, :, :count]
         weights = constant(tuple(self.class_weight), classes.dtype, classes.device)[labels]
         # The weights that its module has would be copied to the device, and waited for.
         losses = F.cross_entropy(classes.flatten(0, 2), labels.flatten(), reduction='none')
-        losses = self.loss_cls.loss_weight * losses.view_as(labels) * weights
+        losses = self.loss_cls.loss_weight * losses.view(labels.shape) * weights
         return _average(losses.flatten(1), weights.flatten(1).sum(1))
 
     def _mask_losses(
         self, masks: Sequence[Tensor], objects: Objects, queries: Tensor, total: Tensor
     ) -> dict[str, Tensor]:
         """(P,) each, of logits (B, Q, H', W') of P predictions."""
-        rows = objects.image * self.num_queries + queries
+        rows = objects.image * self.num_queries + queries.clamp(max=self.num_queries - 1)
         own = torch.stack(
             [
                 mask.flatten(0, 1).index_select(0, row)
@@ -158,9 +166,13 @@ class FastMask2FormerHead(Mask2FormerHead):
         logits = point_sample(own, points)[:, 0]
         of_points = self.loss_mask(logits.flatten(), targets.flatten(), reduction_override='none')
         of_objects = self.loss_dice(logits, targets, reduction_override='none')
+        of_points, of_objects = (one.view(number, count, -1) for one in (of_points, of_objects))
+        if max(objects.counts) > self.num_queries:
+            found = (queries < self.num_queries)[:, :, None]
+            of_points, of_objects = of_points * found, of_objects * found
         return dict(
-            loss_mask=_average(of_points.view(number, -1), total * self.num_points),
-            loss_dice=_average(of_objects.view(number, -1), total),
+            loss_mask=_average(of_points.flatten(1), total * self.num_points),
+            loss_dice=_average(of_objects.flatten(1), total),
         )
 
 
