@@ -41,7 +41,7 @@ def why_not_at_once(head: Mask2FormerHead) -> Iterator[str]:
         elif name == 'loss_cls' and (
             loss.use_mask
             or loss.ignore_index is not None
-            or list(loss.class_weight or ()) != list(head.class_weight)
+            or list(loss.class_weight or ()) != list(head.class_weight or ())
         ):
             yield name
 
