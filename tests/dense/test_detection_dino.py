@@ -7,7 +7,7 @@ import torch
 from mmdet.models import DINOHead
 from mmdet.models.dense_heads import detr_head, dino_head
 from mmdet.models.losses import FocalLoss, GIoULoss, L1Loss
-from mmdet.models.task_modules import HungarianAssigner
+from mmdet.models.task_modules import DiceCost, HungarianAssigner
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
@@ -161,22 +161,32 @@ class OwnGIoULoss(GIoULoss):
 
 
 @pytest.mark.parametrize(
-    ('name', 'kind'),
+    ('name', 'changes'),
     [
-        ('assigner', OwnAssigner),
-        ('loss_cls', OwnFocalLoss),
-        ('loss_bbox', OwnL1Loss),
-        ('loss_iou', OwnGIoULoss),
+        ('assigner', dict(__class__=OwnAssigner)),
+        ('assigner', dict(match_costs=[DiceCost()])),
+        ('loss_cls', dict(__class__=OwnFocalLoss)),
+        ('loss_bbox', dict(__class__=OwnL1Loss)),
+        ('loss_bbox', dict(reduction='sum')),
+        ('loss_iou', dict(__class__=OwnGIoULoss)),
     ],
 )
-def test_what_is_not_known_is_left_to_mmdet(name, kind, caplog):
+def test_what_is_not_known_is_left_to_mmdet(name, changes, caplog):
     def change(head):
-        getattr(head, name).__class__ = kind
+        for key, value in changes.items():
+            setattr(getattr(head, name), key, value)
 
     with caplog.at_level('INFO'):
         _, ours, changed = heads(change)
     assert not changed and type(ours) is DINOHead
     assert f"bbox_head keeps mmdet's way: {name}" in caplog.text
+
+
+def test_a_weight_of_no_object_is_left_to_mmdet():
+    def change(head):
+        head.bg_cls_weight = 0.1
+
+    assert heads(change)[2] == []
 
 
 def test_corners_in_the_cost_of_boxes_are_left_to_mmdet():
