@@ -24,9 +24,8 @@ from mmdet.models.task_modules.samplers import RandomSampler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kat_mm.losses.mask2former import FastMask2FormerHead, why_not_at_once
+from kat_mm.losses import dino, mask2former
 
-from .detection_dino import FastDINOHead, against_dino
 from .detection_masks import FastDetDataPreprocessor, FastFCNMaskHead
 from .detection_queries import FastMaskFormerFusionHead
 from .detection_roi import FastRoIExtractor, FastRoIHead
@@ -87,8 +86,8 @@ def use_fast_heads(model: nn.Module) -> list[str]:
             (mm.StandardRoIHead, FastRoIHead, _against_roi),
             (mm.SingleRoIExtractor, FastRoIExtractor, _against_extractor),
             (mm.FCNMaskHead, FastFCNMaskHead, _against_nothing),
-            (mm.DINOHead, FastDINOHead, against_dino),
-            (mm.Mask2FormerHead, FastMask2FormerHead, _against_queries),
+            (mm.DINOHead, dino.FastDINOHead, dino.why_not_at_once),
+            (mm.Mask2FormerHead, mask2former.FastMask2FormerHead, mask2former.why_not_at_once),
             (mm.MaskFormerFusionHead, FastMaskFormerFusionHead, _against_nothing),
             (mm.DetDataPreprocessor, FastDetDataPreprocessor, _against_nothing),
         ):
@@ -157,10 +156,6 @@ def _against_extractor(extractor: mm.SingleRoIExtractor) -> Iterator[str]:
         else:
             continue
         return
-
-
-def _against_queries(head: mm.Mask2FormerHead) -> Iterator[str]:
-    return why_not_at_once(head) if head.train_cfg else iter(['no train_cfg'])
 
 
 def _against_nothing(_: nn.Module) -> Iterator[str]:

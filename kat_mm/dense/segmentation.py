@@ -61,13 +61,14 @@ def use_segmentation_kernels(model: nn.Module, keep_logits: bool = False) -> Non
                 _bind(layer, 'forward', segmentation_norm.forward)
         if name == 'neck':
             continue
-        reason = _why_not_loss(module)
-        if isinstance(module, Mask2FormerHead):  # on mmdet, which is imported for it alone
-            from .segmentation_queries import use_mask_losses
+        if isinstance(module, Mask2FormerHead):
+            from .segmentation_queries import use_mask_losses  # it needs mmdet
 
             reason = use_mask_losses(module)
-        elif reason is None:
-            _bind(module, 'loss_by_feat', _loss_by_feat)
+        else:
+            reason = _why_not_loss(module)
+            if reason is None:
+                _bind(module, 'loss_by_feat', _loss_by_feat)
         if reason is not None:
             _logger.info('The loss of %s is computed by mmseg: %s', name, reason)
     reason = 'its logits are kept' if keep_logits else why_not_predict(model)

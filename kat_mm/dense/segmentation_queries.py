@@ -16,9 +16,7 @@ def use_mask_losses(head: Mask2FormerHead) -> str | None:
         return None
     if type(head) is not Mask2FormerHead:
         return f'{type(head).__name__} is not known'
-    if not head.train_cfg:
-        return 'it has no train_cfg'
     if reasons := list(why_not_at_once(head)):
-        return f'{" and ".join(reasons)} not as in Mask2Former'
+        return f'not as in Mask2Former: {", ".join(reasons)}'
     head.__class__ = FastSegMask2FormerHead
     return None

@@ -25,7 +25,10 @@ from .objects import Objects, Regions, by_image, things_of
 
 
 def why_not_at_once(head: Mask2FormerHead) -> Iterator[str]:
-    """What in a head, built for training, is not as Mask2Former has it, so that mmdet is asked."""
+    """What in a head is not as Mask2Former has it, so that its losses stay mmdet's."""
+    if not head.train_cfg:
+        yield 'no train_cfg'
+        return
     if MatchCosts.of(head.assigner) is None:
         yield 'assigner'
     if type(head.sampler) is not MaskPseudoSampler:

@@ -59,7 +59,7 @@ class Regions:
     Args:
         maps: (B, H, W) labels; those not between ``first`` and ``last`` are no region's.
         first, last: Least and greatest class.
-        ignored: Of those, one that :meth:`images_with_others` does not count. Default: None is.
+        ignored: Of those, one that :meth:`images_with_others` does not count. Default: none.
     """
 
     def __init__(self, maps: Tensor, first: int, last: int, ignored: int | None = None):

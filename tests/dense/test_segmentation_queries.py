@@ -169,7 +169,7 @@ def without_train_cfg(model):
 
 @pytest.mark.parametrize(
     ('change', 'reason'),
-    [(own, 'OwnHead is not known'), (without_train_cfg, 'it has no train_cfg')],
+    [(own, 'OwnHead is not known'), (without_train_cfg, 'not as in Mask2Former: no train_cfg')],
 )
 def test_what_is_not_known_is_left_to_mmseg(change, reason, caplog):
     model = build()
@@ -190,7 +190,7 @@ def test_a_loss_of_mmseg_is_left_to_mmseg(caplog):
     model = build(loss_cls=ConfigDict(type='CrossEntropyLoss', class_weight=[1.0] * (CLASSES + 1)))
     with caplog.at_level('INFO'):
         assert type(fast(model).decode_head) is Mask2FormerHead
-    assert 'computed by mmseg: loss_cls not as in Mask2Former' in caplog.text
+    assert 'computed by mmseg: not as in Mask2Former: loss_cls' in caplog.text
 
 
 def test_it_is_copied_and_pickled_and_its_parameters_keep_their_names():

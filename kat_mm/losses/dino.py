@@ -12,14 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from mmdet.models import DINOHead
-from mmdet.models.losses import FocalLoss, GIoULoss, IoULoss, L1Loss, SmoothL1Loss
-from mmdet.models.task_modules import (
-    BBoxL1Cost,
-    ClassificationCost,
-    FocalLossCost,
-    HungarianAssigner,
-    IoUCost,
-)
+from mmdet.models.losses import FocalLoss, GIoULoss, L1Loss
+from mmdet.models.task_modules import BBoxL1Cost, FocalLossCost, HungarianAssigner, IoUCost
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
@@ -28,7 +22,7 @@ from torch import Tensor
 
 from kat_mm.transfer import Receive, send
 
-_COSTS = (BBoxL1Cost, ClassificationCost, FocalLossCost, IoUCost)
+_COSTS = (BBoxL1Cost, FocalLossCost, IoUCost)
 _EPS = torch.finfo(torch.float32).eps  # of mmdet's averages
 
 
@@ -70,7 +64,6 @@ class FastDINOHead(DINOHead):
         batch_gt_instances: list[InstanceData],
         batch_img_metas: list[dict],
         dn_meta: dict[str, int],
-        batch_gt_instances_ignore: None = None,
     ) -> dict[str, Tensor]:
         """As of its base."""
         scores, boxes, dn_scores, dn_boxes = self.split_outputs(
@@ -195,8 +188,8 @@ def _denoising_pairs(objects: _Objects, dn_meta: dict[str, int]) -> _Pairs:
     return _Pairs(found[0], found[1:2], found[2:])
 
 
-def against_dino(head: DINOHead) -> Iterator[str]:
-    """What in a head is not known, so that it stays mmdet's."""
+def why_not_at_once(head: DINOHead) -> Iterator[str]:
+    """What in a head is not as DINO has it, so that it stays mmdet's."""
     if not head.train_cfg:
         yield 'no train_cfg'
         return
@@ -205,13 +198,9 @@ def against_dino(head: DINOHead) -> Iterator[str]:
         type(cost) not in _COSTS or getattr(cost, 'box_format', 'xywh') != 'xywh' for cost in costs
     ):
         yield 'assigner'
-    for name, kinds in (
-        ('loss_cls', (FocalLoss,)),
-        ('loss_bbox', (L1Loss, SmoothL1Loss)),
-        ('loss_iou', (GIoULoss, IoULoss)),
-    ):
+    for name, kind in (('loss_cls', FocalLoss), ('loss_bbox', L1Loss), ('loss_iou', GIoULoss)):
         loss = getattr(head, name)
-        if type(loss) not in kinds or loss.reduction != 'mean':
+        if type(loss) is not kind or loss.reduction != 'mean':
             yield name
     if head.bg_cls_weight:
         yield 'bg_cls_weight'
