@@ -69,7 +69,7 @@ def losses_and_gradients(head, samples):
 def assert_losses_are_mmdets(theirs, ours, samples):
     want, want_gradients = losses_and_gradients(theirs, samples)
     found, gradients = losses_and_gradients(ours, samples)
-    assert found.keys() == want.keys() and len(found) == 9
+    assert list(found) == list(want) and len(found) == 9
     for name, loss in found.items():
         torch.testing.assert_close(loss.squeeze(), want[name].squeeze(), msg=name)
     for own, other in zip(gradients, want_gradients, strict=True):
