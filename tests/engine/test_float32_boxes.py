@@ -39,7 +39,9 @@ def build():
     torch.manual_seed(0)
     cfg = load_named('kat_s_dino_coco')
     shrink(cfg)
-    return MODELS.build(cfg.model)
+    model = MODELS.build(cfg.model)
+    model.init_weights()  # mmdet's embeddings of levels are what the memory held before
+    return model
 
 
 def losses(model, device='cpu'):
