@@ -96,7 +96,8 @@ def _register_datasets() -> None:
         datasets.SeedAugmentation,
     ):
         registry.TRANSFORMS.register_module(module=transform)
-    registry.FUNCTIONS.register_module(module=datasets.compact_collate)
+    for collate in (datasets.compact_collate, datasets.packed_collate):
+        registry.FUNCTIONS.register_module(module=collate)
 
 
 _register_all()

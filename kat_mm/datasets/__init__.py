@@ -1,7 +1,7 @@
 """Checked loading and reproducible augmentation, registered for all tasks."""
 
 from .aspect_ratio import SeededAspectRatioSampler
-from .collate import compact_collate
+from .collate import compact_collate, packed_collate
 from .loading import CheckLabels, LoadChecked, ResizeChecked, check_loading
 from .seeding import SeedAugmentation, SeededInfiniteSampler, SeededSampler
 from .torchvision_arrays import TorchvisionArrays
@@ -17,4 +17,5 @@ __all__ = [
     'TorchvisionArrays',
     'check_loading',
     'compact_collate',
+    'packed_collate',
 ]

@@ -26,6 +26,7 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type='packed_collate'),
     sampler=dict(type='SeededAspectRatioSampler', group_size=16),
     dataset=dict(
         type=dataset_type,
@@ -40,6 +41,7 @@ val_dataloader = dict(
     batch_size=1,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type='packed_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,

@@ -25,12 +25,14 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type='packed_collate'),
     sampler=dict(type='SeededInfiniteSampler', shuffle=True),
 )
 val_dataloader = dict(
     batch_size=1,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type='packed_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 test_dataloader = val_dataloader
