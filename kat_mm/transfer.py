@@ -32,7 +32,8 @@ def send_joined(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
 def pinned(data):
     """Batches with their tensors in pinned memory, which travel while the host goes on."""
     if isinstance(data, Tensor):
-        return data if data.is_cuda or data.is_pinned() else data.pin_memory()
+        # An expanded tensor cannot be pinned.
+        return data if data.is_cuda or data.is_pinned() else data.contiguous().pin_memory()
     if isinstance(data, BaseDataElement):
         moved = data.new()
         moved.set_data({name: pinned(value) for name, value in data.items()})

@@ -56,6 +56,7 @@ for registry, name in (
     (MODELS, 'KAT'), (MODELS, 'LN2d'), (MODELS, 'SimpleFeaturePyramid'),
     (HOOKS, 'SeedIterationHook'), (RUNNERS, 'CheckpointRunner'), (TRANSFORMS, 'CheckLabels'),
     (DATASETS, 'TorchvisionArrays'), (FUNCTIONS, 'compact_collate'),
+    (FUNCTIONS, 'packed_collate'),
 ):
     assert registry.get(name).__module__.startswith('kat_mm.'), name
 """

@@ -28,6 +28,17 @@ def test_what_is_pinned_keeps_its_structure(monkeypatch):
     assert torch.equal(after.gt_instances.bboxes.tensor, before.gt_instances.bboxes.tensor + 1)
 
 
+def test_expanded_tensors_are_pinned(monkeypatch):
+    def pin(tensor):
+        assert tensor.is_contiguous()  # memory that is written to twice cannot be
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, 'is_pinned', lambda self: False)
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', pin)
+    expanded = torch.arange(3).expand(2, 3)
+    assert torch.equal(pinned(dict(inputs=[expanded]))['inputs'][0], expanded)
+
+
 def test_joined_tensors_lie_one_behind_the_other():
     tensors = [torch.randn(n, 2, 3) for n in (2, 0, 3)]
     assert torch.equal(send_joined(tensors, torch.device('cpu')), torch.cat(tensors))

@@ -1,6 +1,7 @@
 """Operators for which a host waits on a GPU, as they are seen on a CPU."""
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -10,6 +11,15 @@ class Waits(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.found = []
+        self._copies = _Copies(self.found)
+
+    def __enter__(self):
+        self._copies.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self._copies.__exit__(*error)
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         name = operator.overloadpacket.__name__
@@ -19,6 +29,19 @@ class Waits(TorchDispatchMode):
         ):
             self.found.append(name)
         return operator(*args, **(kwargs or {}))
+
+
+class _Copies(TorchFunctionMode):
+    """Numbers that are copied to where a tensor is."""
+
+    def __init__(self, found: list[str]):
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.new_tensor:
+            self.found.append('new_tensor')
+        return function(*args, **(kwargs or {}))
 
 
 class Indices(TorchDispatchMode):

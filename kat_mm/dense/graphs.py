@@ -314,12 +314,23 @@ class Recording:
         return tree_unflatten(list(outputs), self._output_structure)
 
     def start(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        self._spare_gradients()
         with torch.no_grad():
             for static, given in zip(self.inputs, inputs, strict=True):
                 static.copy_(given)
         self.replay_forward()
         self.versions = [output._version for output in self.outputs]
         return [output.detach() for output in self.outputs]
+
+    def _spare_gradients(self) -> None:
+        """Move gradients out of the graph's memory, to which there is more to add.
+
+        Autograd took it for them; the forward pass uses the same memory on its way.
+        """
+        places = {g.data_ptr() for g in self.gradients if g is not None}
+        for parameter in self.parameters if places else ():
+            if parameter.grad is not None and parameter.grad.data_ptr() in places:
+                parameter.grad = parameter.grad.clone()
 
     def finish(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Gradients of inputs and parameters, from those of the differentiable outputs."""
@@ -330,11 +341,6 @@ class Recording:
             )
         for static, given in zip(self.output_gradients, gradients, strict=True):
             static.zero_() if given is None else static.copy_(given)
-        places = {g.data_ptr() for g in self.gradients if g is not None}
-        for parameter in self.parameters:
-            # Autograd took the graph's own memory for the gradient; there is more to add to it.
-            if parameter.grad is not None and parameter.grad.data_ptr() in places:
-                parameter.grad = parameter.grad.clone()
         self.replay_backward()
         found = iter(self.gradients)
         wanted = [x.requires_grad for x in self.inputs] + [True] * len(self.parameters)

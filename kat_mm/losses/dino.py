@@ -3,7 +3,7 @@
 mmdet matches layer by layer and image by image, and lets the host wait for the GPU at each, and for
 the sums that losses are divided by. Here costs and losses are those of mmdet's own modules, and the
 host waits for the costs of a whole batch, once, while the GPU computes the losses of denoising,
-which need none.
+which need none; but for the overlaps of boxes, for which mmdet's modules copy a number to the GPU.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,6 +23,7 @@ from torch import Tensor
 from kat_mm.transfer import Receive, send
 
 _COSTS = (BBoxL1Cost, FocalLossCost, IoUCost)
+_COST_EPS = 1e-6  # of areas in mmdet's costs
 _EPS = torch.finfo(torch.float32).eps  # of mmdet's averages
 
 
@@ -111,6 +112,9 @@ class FastDINOHead(DINOHead):
                 if type(part) is BBoxL1Cost:  # whose way waits for a copy of the image's size
                     distances = torch.cdist(boxes[:, image].flatten(0, 1), own_boxes, p=1)
                     cost = cost + part.weight * distances
+                elif type(part) is IoUCost:
+                    overlaps = generalized_iou(found.bboxes[:, None], own_corners, _COST_EPS)
+                    cost = cost - part.weight * overlaps
                 else:
                     cost = cost + part(found, own)
             costs.append(Receive(cost.view(len(scores), -1, len(labels))))
@@ -135,14 +139,36 @@ class FastDINOHead(DINOHead):
             losses['loss_cls'] = each.view(number, -1).sum(1) / own
         if count:
             found, wanted = boxes[places], objects.boxes[pairs.object].expand(number, -1, -1)
-            corners = [
-                bbox_cxcywh_to_xyxy(one) * objects.scale[pairs.image, 0] for one in (found, wanted)
-            ]
-            for name, pair in (('loss_bbox', (found, wanted)), ('loss_iou', corners)):
-                one, other = (value.flatten(0, 1) for value in pair)
-                each = getattr(self, name)(one, other, reduction_override='none')
-                losses[name] = each.view(number, -1).sum(1) / shared
+            scale = objects.scale[pairs.image, 0]
+            corners, wanted_corners = (bbox_cxcywh_to_xyxy(one) * scale for one in (found, wanted))
+            distances = self.loss_bbox(found, wanted, reduction_override='none')
+            losses['loss_bbox'] = distances.flatten(1).sum(1) / shared
+            missed = 1 - generalized_iou(corners, wanted_corners, self.loss_iou.eps)
+            losses['loss_iou'] = self.loss_iou.loss_weight * missed.sum(1) / shared
         return losses
+
+
+def generalized_iou(boxes: Tensor, others: Tensor, eps: float) -> Tensor:
+    """Overlap of boxes over their union, less what neither has of the box around both, over that.
+
+    Rezatofighi et al., Generalized Intersection over Union, CVPR 2019, algorithm 1.
+
+    Args:
+        boxes, others: (..., 4) x1, y1, x2, y2, broadcast together.
+        eps: Least area to divide by.
+    """
+    low, high = boxes[..., :2], boxes[..., 2:]
+    other_low, other_high = others[..., :2], others[..., 2:]
+    shared = _area(torch.min(high, other_high) - torch.max(low, other_low))
+    around = _area(torch.max(high, other_high) - torch.min(low, other_low)).clamp(min=eps)
+    union = _area(high - low) + _area(other_high - other_low) - shared
+    union = union.clamp(min=eps)
+    return shared / union - (around - union) / around
+
+
+def _area(size: Tensor) -> Tensor:
+    width, height = size.clamp(min=0).unbind(-1)  # ``prod`` waits for the GPU in its backward pass
+    return width * height
 
 
 def _objects_of(instances: Sequence[InstanceData], metas: Sequence[dict]) -> _Objects:
@@ -195,7 +221,10 @@ def why_not_at_once(head: DINOHead) -> Iterator[str]:
         return
     costs = getattr(head.assigner, 'match_costs', ())
     if type(head.assigner) is not HungarianAssigner or any(
-        type(cost) not in _COSTS or getattr(cost, 'box_format', 'xywh') != 'xywh' for cost in costs
+        type(cost) not in _COSTS
+        or getattr(cost, 'box_format', 'xywh') != 'xywh'
+        or getattr(cost, 'iou_mode', 'giou') != 'giou'
+        for cost in costs
     ):
         yield 'assigner'
     for name, kind in (('loss_cls', FocalLoss), ('loss_bbox', L1Loss), ('loss_iou', GIoULoss)):

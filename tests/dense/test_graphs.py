@@ -42,6 +42,10 @@ class Rerun(Recording):
             self.gradients = self._backward(self.live, self.output_gradients)
 
     def replay_forward(self):
+        # What is computed on the way lies where the gradients of the last backward pass do.
+        for gradient in self.gradients:
+            if gradient is not None:
+                gradient.fill_(torch.nan)
         with torch.set_grad_enabled(self.trains):
             self.live = self._forward()
         for kept, new in zip(self.outputs, self.live, strict=True):
@@ -421,7 +425,7 @@ def batch_of(name):
         for index, sample in enumerate(data['data_samples']):
             sample.gt_sem_seg = PixelData(sem_seg=torch.full((1, SIZE, SIZE), 90 + index))
         return data
-    labels = torch.arange(4).repeat_interleave(SIZE // 4).expand(1, SIZE, SIZE)
+    labels = torch.arange(4).repeat_interleave(SIZE // 4).repeat(1, SIZE, 1)
     samples = [SegDataSample(gt_sem_seg=PixelData(data=labels)) for _ in range(2)]
     return dict(inputs=list(images(1, SIZE)), data_samples=samples)
 

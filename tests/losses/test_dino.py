@@ -190,6 +190,13 @@ def test_corners_in_the_cost_of_boxes_are_left_to_mmdet():
     assert heads(change)[2] is False
 
 
+def test_overlaps_of_another_kind_are_left_to_mmdet():
+    def change(head):
+        head.assigner.match_costs[2].iou_mode = 'iou'
+
+    assert heads(change)[2] is False
+
+
 def test_a_head_for_predictions_alone_stays():
     assert heads(train_cfg=None)[2] is False
 
