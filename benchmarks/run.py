@@ -4,6 +4,7 @@
     python benchmarks/run.py model    # KAT against timm's ViT: training, inference, memory
     python benchmarks/run.py foundation    # DINOv3, as a ViT and as a KAT, against timm's: training
     python benchmarks/run.py cpu      # a training step of KAT-T and of its ViT twin on a CPU
+    python benchmarks/run.py loading  # what a dense model waits for a batch of its workers
     python benchmarks/run.py preflight    # checks before a run, at COCO's and ImageNet's size
     python benchmarks/run.py segmentation    # a segmentor's step: mmseg's heads, our operators
     python benchmarks/run.py detection    # a detector's step: mmdet's heads against ours, graphs
@@ -28,6 +29,7 @@ import cpu
 import detection_step
 import eomt
 import foundation
+import loading
 import memory
 import model
 import ops
@@ -84,6 +86,7 @@ BENCHMARKS = {
         ('--sizes', '--modes', '--quick'),
     ),
     'cpu': Benchmark(lambda args, out: cpu.run(out)),
+    'loading': Benchmark(lambda args, out: loading.run(out, args.quick), ('--quick',)),
     'preflight': Benchmark(lambda args, out: preflight.run(out)),
     'segmentation': Benchmark(
         _of_configs(segmentation), ('--configs', '--quick'), segmentation.draw

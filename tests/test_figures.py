@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+COLLATES = ('mmengine', 'kat_mm')
 
 
 def results(name: str) -> dict:
@@ -201,6 +202,41 @@ def test_the_zoo_of_heads(name):
         found['train_allocated_mb'] / 1000,
     ]
     assert_rounded(printed('docs/heads', f'`{name}`'), values)
+
+
+@pytest.mark.parametrize('name', results('loading/results')['cases'])
+def test_a_wait_for_a_batch(name):
+    case = results('loading/results')['cases'][name]
+    values = [case[which]['ms']['median'] for which in COLLATES]
+    assert_rounded(printed('docs/detection', name), values)
+
+
+def test_a_step_on_facades_waits_for_its_batch():
+    before, after = (results('loading/training')['training'][f'kat_s, {c}'] for c in COLLATES)
+    step, wait = (f'{before[key]:.0f} to {after[key]:.0f}' for key in ('step_ms', 'wait_ms'))
+    assert f'went from {step} ms on an H100, its wait for the batch from {wait} ' in prose(
+        'detection'
+    )
+
+
+FACADES = results('facades/results')['runs']
+CLASSES = [
+    key.removeprefix('segm/').removesuffix('_precision')
+    for key in FACADES['kat_s_mask_rcnn_scratch_0']
+    if key.startswith('segm/') and key.endswith('_precision')
+]
+
+
+@pytest.mark.parametrize('name', CLASSES)
+def test_objects_of_facades(name):
+    runs = (FACADES[f'{model}_mask_rcnn_scratch_0'] for model in ('kat_s', 'vit_s'))
+    values = [run[f'{of}/{name}_precision'] for run in runs for of in ('bbox', 'segm')]
+    assert_rounded(printed('docs/heads', name), values)
+
+
+def test_label_maps_of_facades():
+    values = [FACADES[f'{model}_upernet_0']['mIoU'] for model in ('kat_s', 'vit_s')]
+    assert 'KAT-S {} mIoU, ViT-S {} '.format(*values) in prose('heads')
 
 
 @pytest.mark.parametrize('which', ['forward', 'backward'])

@@ -67,7 +67,9 @@ class PackedBatch(dict):
         _Packer(stream, protocol=5, buffer_callback=arrays.append).dump(dict(self))
         views = [array.raw() for array in arrays]
         sizes = [len(view) for view in views]
-        memory = torch.empty(sum(map(_aligned, sizes)), dtype=torch.uint8).share_memory_()
+        # As PyTorch's own collate function does: ``share_memory_`` would copy what is empty.
+        shared = torch.UntypedStorage._new_shared(sum(map(_aligned, sizes)), device='cpu')
+        memory = torch.tensor([], dtype=torch.uint8).set_(shared)
         for place, view in zip(_places(memory, sizes), views, strict=True):
             place[:] = view
         return _unpack_batch, (stream.getvalue(), memory, sizes)
