@@ -4,11 +4,11 @@
     python benchmarks/facades.py train
     python benchmarks/facades.py gather
 
-``train`` makes all runs one after another; a run that was stopped goes on, and one that is complete
-stays. With names it makes those alone, so that several GPUs can share the work, each by its
-CUDA_VISIBLE_DEVICES:
+``train`` makes all runs, with names those alone; a run that was stopped goes on, and one that is
+complete stays. It makes one after another, or several at a time on as many GPUs as it is told, and
+saves them where it is asked to end, as `timeout` does:
 
-    python benchmarks/facades.py train kat_s_upernet_0 kat_s_mask_rcnn_0
+    timeout 3600 python benchmarks/facades.py train --gpus 4 --per-gpu 2
 
 UperNet (polygons as label images) learns from scratch. EoMT (instances) and Mask R-CNN, the latter
 with three seeds, start from the backbone of UperNet of the same model, which is trained first where
@@ -24,9 +24,12 @@ github.com/a-hwang/building-facade-segmentation, CC BY 4.0.
 
 import argparse
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,6 +115,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('what', choices=('train', 'gather'))
     parser.add_argument('runs', nargs='*', help=f'default: all, {", ".join(RUNS)}')
+    parser.add_argument('--gpus', type=int, help='share the runs among so many')
+    parser.add_argument('--per-gpu', type=int, default=1, help='runs at a time on one of them')
     parser.add_argument('--data', type=Path, default=Path('data/facade'))
     parser.add_argument('--iterations', type=int, help="of each run; default: its config's")
     parser.add_argument('--validations', type=int, default=4, help='of a run with --iterations')
@@ -125,10 +130,46 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def is_complete(run: Run, args: argparse.Namespace) -> bool:
+    return (args.work_dirs / str(run) / 'summary.json').exists()
+
+
+def train_on_gpus(runs: list[Run], args: argparse.Namespace) -> None:
+    """Each run in a process of its own, once its start is there and a GPU has room."""
+    left = list(dict.fromkeys(one for run in runs for one in (run.start, run) if one))
+    left = [run for run in left if not is_complete(run, args)]
+    running: dict[Run, tuple[int, subprocess.Popen]] = {}
+    signal.signal(signal.SIGTERM, lambda *_: left.clear())
+    while left or running:
+        for run, (_, process) in list(running.items()):
+            if process.poll() is not None:
+                del running[run]
+                if process.returncode:
+                    left.clear()
+                    print(f'{run} ended with status {process.returncode}; the others end first')
+        for run in list(left):
+            on = [gpu for gpu, _ in running.values()]
+            gpu = min(range(args.gpus), key=on.count)
+            if on.count(gpu) < args.per_gpu and (not run.start or is_complete(run.start, args)):
+                left.remove(run)
+                running[run] = gpu, start(run, gpu)
+        time.sleep(0.2)
+    lacking = [str(run) for run in runs if not is_complete(run, args)]
+    if lacking:
+        raise UserError(f'not complete: {", ".join(lacking)}; the same command goes on')
+
+
+def start(run: Run, gpu: int) -> subprocess.Popen:
+    """This script, for one run on one GPU."""
+    words = [word for word in sys.argv[2:] if word not in RUNS]
+    command = [sys.executable, __file__, 'train', str(run), *words, '--gpus', '0']
+    return subprocess.Popen(command, env=dict(os.environ, CUDA_VISIBLE_DEVICES=str(gpu)))
+
+
 def train(run: Run, args: argparse.Namespace) -> None:
     """Train a run to its end, and its start before it; write what ``gather`` reads."""
     work_dir = args.work_dirs / str(run)
-    if (work_dir / 'summary.json').exists():
+    if is_complete(run, args):
         return
     options = [f'randomness.seed={run.seed}', *data_options(run, args.data), *args.options]
     if args.iterations:
@@ -244,9 +285,9 @@ def gather(runs: list[Run], args: argparse.Namespace) -> None:
     """Write results and pictures of the runs that are complete."""
     results, complete = {}, []
     for run in runs:
-        path = args.work_dirs / str(run) / 'summary.json'
-        if path.exists():
+        if is_complete(run, args):
             complete.append(run)
+            path = args.work_dirs / str(run) / 'summary.json'
             results[str(run)] = json.loads(path.read_text())
     if not complete:
         raise UserError(f'{args.work_dirs} holds no complete run; make some by `train`')
@@ -310,6 +351,11 @@ def main() -> None:
     if args.what == 'gather':
         gather(runs, args)
         return
+    if args.gpus:
+        train_on_gpus(runs, args)
+        return
+    # The training gets it too, saves, and ends; then so does this.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     for run in runs:
         train(run, args)
 

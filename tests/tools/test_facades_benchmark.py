@@ -1,7 +1,9 @@
 """benchmarks/facades.py: what does not need hours of training."""
 
+import argparse
 import ast
 import importlib
+import signal
 
 import pytest
 import torch
@@ -28,6 +30,65 @@ def test_a_detector_starts_from_the_label_maps_of_its_own_model(facades):
         assert run.config.exists()
         start = None if 'upernet' in name or 'scratch' in name else f'{run.model}_upernet_0'
         assert (run.start and str(run.start)) == start
+
+
+class Training:
+    """Stands for a process that completes its run at the second look, or fails."""
+
+    def __init__(self, run, gpu, args, status=0):
+        self.run, self.gpu, self.args, self.status = run, gpu, args, status
+        self.looks, self.returncode = 0, None
+
+    def poll(self):
+        self.looks += 1
+        if self.looks > 1 and self.returncode is None:
+            self.returncode = self.status
+            if not self.status:
+                folder = self.args.work_dirs / str(self.run)
+                folder.mkdir(parents=True)
+                (folder / 'summary.json').touch()
+        return self.returncode
+
+
+@pytest.fixture
+def trainings(facades, monkeypatch, tmp_path):
+    """``train_on_gpus`` for some names, and what it started; those in ``fails`` fail."""
+    started = []
+
+    def share(*names, gpus, per_gpu, fails=()):
+        args = argparse.Namespace(gpus=gpus, per_gpu=per_gpu, work_dirs=tmp_path / 'runs')
+
+        def start(run, gpu):
+            busy = [one for one in started if one.returncode is None]
+            assert sum(one.gpu == gpu for one in busy) < per_gpu
+            assert not run.start or facades.is_complete(run.start, args)
+            started.append(Training(run, gpu, args, str(run) in fails))
+            return started[-1]
+
+        monkeypatch.setattr(facades, 'start', start)
+        facades.train_on_gpus([facades.RUNS[name] for name in names], args)
+
+    monkeypatch.setattr('time.sleep', lambda seconds: None)
+    before = signal.getsignal(signal.SIGTERM)
+    yield share, started
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_gpus_share_the_runs_and_starts_come_first(trainings, facades):
+    share, started = trainings
+    share(*facades.RUNS, gpus=2, per_gpu=2)
+    assert sorted(str(one.run) for one in started) == sorted(facades.RUNS)
+    assert {one.gpu for one in started} == {0, 1}
+    started.clear()
+    share(*facades.RUNS, gpus=2, per_gpu=2)  # all are complete
+    assert not started
+
+
+def test_a_run_that_fails_ends_the_others_behind_it(trainings):
+    share, started = trainings
+    with pytest.raises(UserError, match='not complete: kat_s_upernet_0, kat_s_mask_rcnn_1; the'):
+        share('kat_s_upernet_0', 'kat_s_mask_rcnn_1', gpus=1, per_gpu=2, fails=['kat_s_upernet_0'])
+    assert [str(one.run) for one in started] == ['kat_s_upernet_0']
 
 
 @pytest.mark.parametrize('head', ['mask_rcnn', 'eomt_instance', 'upernet'])
