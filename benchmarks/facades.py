@@ -124,6 +124,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dirs', type=Path, default=Path('work_dirs/facades'))
     parser.add_argument('--out-dir', type=Path, default=Path('benchmarks/results/facades'))
     args = parser.parse_args()
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if args.gpus is not None and args.gpus < 1 or args.per_gpu < 1:
+        parser.error('--gpus and --per-gpu: at least 1')
+    if args.gpus and visible and len(visible.split(',')) < args.gpus:
+        parser.error(f'--gpus {args.gpus}: CUDA_VISIBLE_DEVICES={visible} shows fewer')
     unknown = [name for name in args.runs if name not in RUNS]
     if unknown:
         parser.error(f'{unknown[0]!r} is none of the runs {", ".join(RUNS)}')
@@ -139,31 +144,65 @@ def train_on_gpus(runs: list[Run], args: argparse.Namespace) -> None:
     left = list(dict.fromkeys(one for run in runs for one in (run.start, run) if one))
     left = [run for run in left if not is_complete(run, args)]
     running: dict[Run, tuple[int, subprocess.Popen]] = {}
-    signal.signal(signal.SIGTERM, lambda *_: left.clear())
-    while left or running:
+    is_ending = False
+
+    def end(*_) -> None:
+        nonlocal is_ending
+        is_ending = True
+        for _, process in list(running.values()):
+            process.terminate()
+
+    signal.signal(signal.SIGTERM, end)
+    while running or (left and not is_ending):
         for run, (_, process) in list(running.items()):
             if process.poll() is not None:
                 del running[run]
                 if process.returncode:
-                    left.clear()
+                    is_ending = True
                     print(f'{run} ended with status {process.returncode}; the others end first')
         for run in list(left):
+            if is_ending:
+                break
             on = [gpu for gpu, _ in running.values()]
             gpu = min(range(args.gpus), key=on.count)
             if on.count(gpu) < args.per_gpu and (not run.start or is_complete(run.start, args)):
                 left.remove(run)
-                running[run] = gpu, start(run, gpu)
+                running[run] = gpu, start(run, gpu, args)
         time.sleep(0.2)
     lacking = [str(run) for run in runs if not is_complete(run, args)]
     if lacking:
         raise UserError(f'not complete: {", ".join(lacking)}; the same command goes on')
 
 
-def start(run: Run, gpu: int) -> subprocess.Popen:
+def start(run: Run, gpu: int, args: argparse.Namespace) -> subprocess.Popen:
     """This script, for one run on one GPU."""
-    words = [word for word in sys.argv[2:] if word not in RUNS]
-    command = [sys.executable, __file__, 'train', str(run), *words, '--gpus', '0']
-    return subprocess.Popen(command, env=dict(os.environ, CUDA_VISIBLE_DEVICES=str(gpu)))
+    command = [sys.executable, __file__, 'train', str(run), *options_of(args)]
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    device = visible.split(',')[gpu] if visible else str(gpu)
+    return subprocess.Popen(command, env=dict(os.environ, CUDA_VISIBLE_DEVICES=device))
+
+
+def options_of(args: argparse.Namespace) -> list[str]:
+    """Those that one run takes."""
+    options = ['--data', args.data, '--work-dirs', args.work_dirs]
+    options += ['--validations', args.validations]
+    if args.iterations:
+        options += ['--iterations', args.iterations]
+    if args.options:
+        options += ['--options', *args.options]
+    return list(map(str, options))
+
+
+def call(command: list) -> None:
+    """A training, which is handed on what asks this script to end: it saves, and ends."""
+    process = subprocess.Popen(list(map(str, command)))
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        status = process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if status:
+        raise subprocess.CalledProcessError(status, process.args)
 
 
 def train(run: Run, args: argparse.Namespace) -> None:
@@ -180,7 +219,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
         options.append(f'model.backbone.init_cfg.checkpoint={checkpoint}')
     command = [sys.executable, ROOT / 'tools/train.py', run.config]
     command += ['--work-dir', work_dir, '--resume', '--cfg-options', *options]
-    subprocess.run(list(map(str, command)), check=True)
+    call(command)
     runner = load_runner(work_dir)
     dataset = runner.test_dataloader.dataset
     write_predictions(predict(runner, dataset, rows_of(dataset)), work_dir / 'predictions.npz')
@@ -354,8 +393,6 @@ def main() -> None:
     if args.gpus:
         train_on_gpus(runs, args)
         return
-    # The training gets it too, saves, and ends; then so does this.
-    signal.signal(signal.SIGTERM, lambda *_: None)
     for run in runs:
         train(run, args)
 

@@ -1,10 +1,12 @@
 """Batches that travel from a data loader's workers in few pieces."""
 
+import copy
 import io
 import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
@@ -55,12 +57,19 @@ def compact_collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class PackedBatch(dict):
-    """A batch that travels from a worker with all its tensors and arrays in one shared memory.
+    """A batch that travels from a worker with its tensors and arrays in one shared memory.
 
     Each tensor would come in a memory of its own, which takes a connection to the worker, and
     arrays, such as the masks of objects, through a pipe of 64 KiB at a time, while the GPU waits.
-    What arrives is a plain dict.
+    What arrives is a plain dict, whose parts keep the whole memory while they live. What NumPy
+    cannot hold, such as bfloat16, goes through the pipe.
     """
+
+    def __copy__(self) -> dict:
+        return dict(self)
+
+    def __deepcopy__(self, memo: dict) -> dict:
+        return copy.deepcopy(dict(self), memo)
 
     def __reduce__(self):
         stream, arrays = io.BytesIO(), []
@@ -79,6 +88,8 @@ class _Packer(pickle.Pickler):
     """Tensors become arrays, which are handed over apart from the stream."""
 
     def reducer_override(self, obj):
+        if type(obj) is np.ndarray and not obj.flags.writeable and not obj.dtype.hasobject:
+            return np.asarray, (obj.copy(),)  # as it comes by itself
         if type(obj) is not Tensor or obj.requires_grad:
             return NotImplemented
         try:

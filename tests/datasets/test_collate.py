@@ -1,3 +1,4 @@
+import copy
 import pickle
 from pathlib import Path
 
@@ -119,6 +120,21 @@ def test_tensors_and_arrays_of_all_kinds_travel():
     for own, other in zip(found['arrays'], want['arrays'], strict=True):
         for one, expected in zip(own, other, strict=True):
             np.testing.assert_array_equal(one, expected, strict=True)
+
+
+def test_copies_of_a_batch_are_those_of_a_dict():
+    image = torch.ones(2)
+    batch = packed_collate([dict(inputs=image, function=lambda: 1)])  # which cannot be pickled
+    assert copy.copy(batch)['inputs'] is batch['inputs']
+    deep = copy.deepcopy(batch)
+    assert type(deep) is dict and deep['inputs'][0] is not image
+
+
+def test_arrays_that_cannot_be_written_to_come_as_one_s_own():
+    array = np.frombuffer(bytes(8), np.uint8)
+    found = pickle.loads(pickle.dumps(packed_collate([dict(array=array)])))['array'][0]
+    found += 1
+    assert found.tolist() == [1] * 8
 
 
 @pytest.mark.parametrize('name', [path.stem for path in sorted(CONFIGS.glob('*.py'))])

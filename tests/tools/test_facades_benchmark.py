@@ -3,7 +3,11 @@
 import argparse
 import ast
 import importlib
+import os
 import signal
+import subprocess
+import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -39,6 +43,9 @@ class Training:
         self.run, self.gpu, self.args, self.status = run, gpu, args, status
         self.looks, self.returncode = 0, None
 
+    def terminate(self):
+        self.status = 1
+
     def poll(self):
         self.looks += 1
         if self.looks > 1 and self.returncode is None:
@@ -55,14 +62,16 @@ def trainings(facades, monkeypatch, tmp_path):
     """``train_on_gpus`` for some names, and what it started; those in ``fails`` fail."""
     started = []
 
-    def share(*names, gpus, per_gpu, fails=()):
+    def share(*names, gpus, per_gpu, fails=(), ends_at=None):
         args = argparse.Namespace(gpus=gpus, per_gpu=per_gpu, work_dirs=tmp_path / 'runs')
 
-        def start(run, gpu):
+        def start(run, gpu, args):
             busy = [one for one in started if one.returncode is None]
             assert sum(one.gpu == gpu for one in busy) < per_gpu
             assert not run.start or facades.is_complete(run.start, args)
             started.append(Training(run, gpu, args, str(run) in fails))
+            if str(run) == ends_at:
+                os.kill(os.getpid(), signal.SIGTERM)
             return started[-1]
 
         monkeypatch.setattr(facades, 'start', start)
@@ -82,6 +91,47 @@ def test_gpus_share_the_runs_and_starts_come_first(trainings, facades):
     started.clear()
     share(*facades.RUNS, gpus=2, per_gpu=2)  # all are complete
     assert not started
+
+
+def test_what_runs_ends_where_it_is_asked_to(trainings):
+    share, started = trainings
+    names = ['kat_s_upernet_0', 'vit_s_upernet_0', 'kat_s_mask_rcnn_scratch_0']
+    with pytest.raises(UserError, match='not complete'):
+        share(*names, gpus=2, per_gpu=1, ends_at='vit_s_upernet_0')
+    assert [str(one.run) for one in started] == names[:2]
+    assert started[0].status == 1
+
+
+def test_a_training_is_handed_on_what_asks_to_end(facades, tmp_path):
+    code = 'import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)'
+    with pytest.raises(subprocess.CalledProcessError) as found:
+        facades.call([sys.executable, '-c', code])
+    assert found.value.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ('options', 'visible', 'word'),
+    [
+        (['--gpus', '0'], '', 'at least 1'),
+        (['--per-gpu', '0'], '', 'at least 1'),
+        (['--gpus', '3'], '4,5', 'CUDA_VISIBLE_DEVICES=4,5 shows fewer'),
+    ],
+)
+def test_numbers_of_gpus_that_cannot_be(options, visible, word, run_benchmark, monkeypatch, capsys):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+    assert run_benchmark('facades.py', 'train', *options) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_gpus_are_those_that_are_visible(facades, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5')
+    monkeypatch.setattr('sys.argv', ['facades.py', '--gpus', '2', 'train', '--options', 'a=1'])
+    args = facades.parse_args()
+    with mock.patch('subprocess.Popen') as popen:
+        facades.start(facades.RUNS['kat_s_upernet_0'], 1, args)
+    (command,), named = popen.call_args
+    assert named['env']['CUDA_VISIBLE_DEVICES'] == '5'
+    assert command[2:4] == ['train', 'kat_s_upernet_0'] and command[-2:] == ['--options', 'a=1']
 
 
 def test_a_run_that_fails_ends_the_others_behind_it(trainings):
