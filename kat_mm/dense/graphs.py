@@ -323,11 +323,12 @@ class Recording:
         return [output.detach() for output in self.outputs]
 
     def _spare_gradients(self) -> None:
-        """Move gradients out of the graph's memory, to which there is more to add.
+        """Move gradients out of the graphs' memory, to which there is more to add.
 
-        Autograd took it for them; the forward pass uses the same memory on its way.
+        Autograd took it for them; a forward pass, of evaluation too, uses it on its way.
         """
-        places = {g.data_ptr() for g in self.gradients if g is not None}
+        recordings = self.owner.recordings.values()
+        places = {g.data_ptr() for r in recordings for g in r.gradients if g is not None}
         for parameter in self.parameters if places else ():
             if parameter.grad is not None and parameter.grad.data_ptr() in places:
                 parameter.grad = parameter.grad.clone()
@@ -342,10 +343,10 @@ class Recording:
         for static, given in zip(self.output_gradients, gradients, strict=True):
             static.zero_() if given is None else static.copy_(given)
         self.replay_backward()
-        found = iter(self.gradients)
-        wanted = [x.requires_grad for x in self.inputs] + [True] * len(self.parameters)
-        gradients = [next(found) if is_wanted else None for is_wanted in wanted]
-        return [None if gradient is None else gradient.detach() for gradient in gradients]
+        found = iter([None if g is None else g.detach() for g in self.gradients])
+        of_inputs = [next(found) if x.requires_grad else None for x in self.inputs]
+        # They may be somebody's to keep; those of parameters are spared before they are lost.
+        return [None if g is None else g.clone() for g in of_inputs] + list(found)
 
 
 class _Plain(nn.Module):

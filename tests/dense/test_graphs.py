@@ -43,9 +43,10 @@ class Rerun(Recording):
 
     def replay_forward(self):
         # What is computed on the way lies where the gradients of the last backward pass do.
-        for gradient in self.gradients:
-            if gradient is not None:
-                gradient.fill_(torch.nan)
+        for recording in self.owner.recordings.values():
+            for gradient in recording.gradients:
+                if gradient is not None:
+                    gradient.fill_(torch.nan)
         with torch.set_grad_enabled(self.trains):
             self.live = self._forward()
         for kept, new in zip(self.outputs, self.live, strict=True):
@@ -143,6 +144,40 @@ def test_gradients_are_not_in_memory_that_the_next_step_writes_to(pair):
             assert got.grad is None
         else:
             torch.testing.assert_close(got.grad, want.grad, rtol=0, atol=0)
+
+
+def test_evaluation_between_accumulated_steps_leaves_the_gradients_right(pair):
+    plain, graphed = pair
+    for model in pair:
+        model.eval()
+        with torch.no_grad():
+            for seed in range(2):  # recorded before training
+                model(images(seed))
+        model.train()
+        model(images(2)).backward()
+        model.eval()
+        with torch.no_grad():
+            model(images(3))
+        model.train()
+        model(images(4)).backward()
+    assert Rerun.count == 2
+    for want, got in zip(plain.parameters(), graphed.parameters(), strict=True):
+        if want.grad is not None:
+            torch.testing.assert_close(got.grad, want.grad, rtol=0, atol=0)
+
+
+def test_gradients_of_an_input_are_its_own():
+    class Scale(nn.Module):
+        def forward(self, x, scale):
+            return x * scale
+
+    model = nn.Module()
+    model.backbone = Scale()
+    graph_parts(model, ['backbone'])
+    scale = torch.ones(1, requires_grad=True)
+    for number in (2.0, 5.0, 11.0):
+        model.backbone(torch.full((1,), number), scale).sum().backward()
+    assert scale.grad.item() == 18
 
 
 def test_another_shape_is_computed_without_and_told_once(pair, caplog):
