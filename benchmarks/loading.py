@@ -21,11 +21,23 @@ from kat_mm.datasets import packed_collate
 
 COLLATES = {'mmengine': pseudo_collate, 'kat_mm': packed_collate}
 BUSY = 0.4  # seconds of the training process between batches
-# Images of a batch and their side; detectors have detection.OBJECTS_PER_IMAGE objects with masks.
+CLASSES = 20
+
+
+def objects(images: int, size: int) -> dict:
+    """Each image with detection.OBJECTS_PER_IMAGE objects, which have masks."""
+    return detection.random_batch(size, images, CLASSES)
+
+
+def label_maps(images: int, size: int) -> dict:
+    return segmentation.random_batch([((size, size), (size, size))] * images, CLASSES)
+
+
+# Images of a batch and their side.
 CASES = {
-    'objects, 4 of 1024x1024': (detection.random_batch, 4, 1024),
-    'objects, 8 of 640x640': (detection.random_batch, 8, 640),
-    'label maps, 16 of 512x512': (segmentation.random_batch, 16, 512),
+    'objects, 4 of 1024x1024': (objects, 4, 1024),
+    'objects, 8 of 640x640': (objects, 8, 640),
+    'label maps, 16 of 512x512': (label_maps, 16, 512),
 }
 
 
@@ -35,7 +47,8 @@ def run(out_dir: Path, quick: bool) -> None:
     results = dict(settings=dict(batches=batches, busy_s=busy), machine=machine(), cases={})
     for name, (make, images, size) in CASES.items():
         images, size = (2, 64) if quick else (images, size)
-        samples = samples_of(make, images, size)
+        batch = make(images, size)
+        samples = [dict(zip(batch, one, strict=True)) for one in zip(*batch.values(), strict=True)]
         found = {
             which: wait(samples, images, collate, batches, busy)
             for which, collate in COLLATES.items()
@@ -44,13 +57,6 @@ def run(out_dir: Path, quick: bool) -> None:
         results['cases'][name] = dict(found, ratio=round(medians[1] / medians[0], 3))
         print(name, {which: round(one['ms']['median'], 1) for which, one in found.items()})
     save(results, out_dir / 'results.json')
-
-
-def samples_of(make, images: int, size: int) -> list[dict]:
-    sizes = size if make is detection.random_batch else [((size, size),) * 2] * images
-    arguments = (sizes, images, 80) if make is detection.random_batch else (sizes, 20)
-    batch = make(*arguments)
-    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
 class Endless(IterableDataset):

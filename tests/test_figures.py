@@ -211,6 +211,15 @@ def test_a_wait_for_a_batch(name):
     assert_rounded(printed('docs/detection', name), values)
 
 
+def test_a_wait_for_a_batch_that_is_read():
+    values = [
+        [case[which]['read_ms']['median'] for which in COLLATES]
+        for case in results('loading/results')['cases'].values()
+    ]
+    text = ', '.join('{:.0f} and {:.0f}'.format(*pair) for pair in values)
+    assert f'with it they are {text} ms.' in prose('detection')
+
+
 def test_a_step_on_facades_waits_for_its_batch():
     before, after = (results('loading/training')['training'][f'kat_s, {c}'] for c in COLLATES)
     step, wait = (f'{before[key]:.0f} to {after[key]:.0f}' for key in ('step_ms', 'wait_ms'))
@@ -227,10 +236,11 @@ CLASSES = [
 ]
 
 
-@pytest.mark.parametrize('name', CLASSES)
+@pytest.mark.parametrize('name', [*CLASSES, 'mean'])
 def test_objects_of_facades(name):
     runs = (FACADES[f'{model}_mask_rcnn_scratch_0'] for model in ('kat_s', 'vit_s'))
-    values = [run[f'{of}/{name}_precision'] for run in runs for of in ('bbox', 'segm')]
+    key = '{0}/{0}_mAP' if name == 'mean' else f'{{0}}/{name}_precision'
+    values = [run[key.format(of)] for run in runs for of in ('bbox', 'segm')]
     assert_rounded(printed('docs/heads', name), values)
 
 

@@ -61,8 +61,8 @@ class PackedBatch(dict):
 
     Each tensor would come in a memory of its own, which takes a connection to the worker, and
     arrays, such as the masks of objects, through a pipe of 64 KiB at a time, while the GPU waits.
-    What arrives is a plain dict, whose parts keep the whole memory while they live. What NumPy
-    cannot hold, such as bfloat16, goes through the pipe.
+    What arrives is a plain dict, whose parts keep the whole memory while they live. Tensors arrive
+    contiguous, and those that were views of one another are so no more.
     """
 
     def __copy__(self) -> dict:
@@ -89,13 +89,21 @@ class _Packer(pickle.Pickler):
 
     def reducer_override(self, obj):
         if type(obj) is np.ndarray and not obj.flags.writeable and not obj.dtype.hasobject:
-            return np.asarray, (obj.copy(),)  # as it comes by itself
-        if type(obj) is not Tensor or obj.requires_grad:
-            return NotImplemented
-        try:
-            return torch.from_numpy, (obj.contiguous().numpy(),)
-        except (TypeError, RuntimeError):  # of another device, or of a dtype that NumPy lacks
-            return NotImplemented
+            return np.asarray, (obj.copy(),)  # which arrives writable, as by the pipe
+        if (
+            type(obj) is Tensor
+            and obj.device.type == 'cpu'
+            and obj.layout is torch.strided
+            and not (obj.requires_grad or obj.is_quantized)
+        ):
+            # As bytes, since NumPy lacks some dtypes.
+            values = obj.resolve_conj().resolve_neg().contiguous().flatten()
+            return _tensor_of, (values.view(torch.uint8).numpy(), obj.dtype, obj.shape)
+        return NotImplemented
+
+
+def _tensor_of(values: np.ndarray, dtype: torch.dtype, shape: torch.Size) -> Tensor:
+    return torch.from_numpy(values).view(dtype).view(shape)
 
 
 def _aligned(size: int) -> int:
