@@ -168,6 +168,8 @@ def train_on_gpus(runs: list[Run], args: argparse.Namespace) -> None:
             if on.count(gpu) < args.per_gpu and (not run.start or is_complete(run.start, args)):
                 left.remove(run)
                 running[run] = gpu, start(run, gpu, args)
+                if is_ending:  # asked to meanwhile
+                    end()
         time.sleep(0.2)
     lacking = [str(run) for run in runs if not is_complete(run, args)]
     if lacking:

@@ -1,9 +1,9 @@
 """mmdet's DINO (Zhang et al., ICLR 2023): losses of all predictions and images at once.
 
 mmdet matches layer by layer and image by image, and lets the host wait for the GPU at each, and for
-the sums that losses are divided by. Here costs and losses are those of mmdet's own modules, and the
-host waits for the costs of a whole batch, once, while the GPU computes the losses of denoising,
-which need none; but for the overlaps of boxes, for which mmdet's modules copy a number to the GPU.
+the sums that losses are divided by. Here the host waits for the costs of a whole batch, once, while
+the GPU computes the losses of denoising, which need none. Costs and losses are those of mmdet's own
+modules but for distances and overlaps of boxes, for which these copy numbers to the GPU.
 """
 
 from collections.abc import Iterator, Sequence
@@ -167,7 +167,7 @@ def generalized_iou(boxes: Tensor, others: Tensor, eps: float) -> Tensor:
 
 
 def _area(size: Tensor) -> Tensor:
-    width, height = size.clamp(min=0).unbind(-1)  # ``prod`` waits for the GPU in its backward pass
+    width, height = size.clamp(min=0).unbind(-1)
     return width * height
 
 
