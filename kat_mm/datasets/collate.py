@@ -1,6 +1,5 @@
 """Batches that travel from a data loader's workers in few pieces."""
 
-import copy
 import io
 import pickle
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 _ALIGNMENT = 64  # of arrays in a batch's memory, in bytes: a line of the cache
 
@@ -56,24 +56,18 @@ def compact_collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
-class PackedBatch(dict):
-    """A batch that travels from a worker with its tensors and arrays in one shared memory.
+class PackedBatch:
+    """A batch on its way from a worker, its tensors and arrays in one shared memory.
 
     Each tensor would come in a memory of its own, which takes a connection to the worker, and
     arrays, such as the masks of objects, through a pipe of 64 KiB at a time, while the GPU waits.
-    What arrives is a plain dict, whose parts keep the whole memory while they live. Tensors arrive
-    contiguous, and those that were views of one another are so no more.
+    What arrives is the batch itself, whose parts keep the whole memory while they live. Tensors
+    arrive contiguous, and those that were views of one another are so no more.
     """
 
-    def __copy__(self) -> dict:
-        return dict(self)
-
-    def __deepcopy__(self, memo: dict) -> dict:
-        return copy.deepcopy(dict(self), memo)
-
-    def __reduce__(self):
+    def __init__(self, batch: Any):
         stream, arrays = io.BytesIO(), []
-        _Packer(stream, protocol=5, buffer_callback=arrays.append).dump(dict(self))
+        _Packer(stream, protocol=5, buffer_callback=arrays.append).dump(batch)
         views = [array.raw() for array in arrays]
         sizes = [len(view) for view in views]
         # As PyTorch's own collate function does: ``share_memory_`` would copy what is empty.
@@ -81,7 +75,10 @@ class PackedBatch(dict):
         memory = torch.tensor([], dtype=torch.uint8).set_(shared)
         for place, view in zip(_places(memory, sizes), views, strict=True):
             place[:] = view
-        return _unpack_batch, (stream.getvalue(), memory, sizes)
+        self.parts = stream.getvalue(), memory, sizes
+
+    def __reduce__(self):
+        return _unpack_batch, self.parts
 
 
 class _Packer(pickle.Pickler):
@@ -97,7 +94,8 @@ class _Packer(pickle.Pickler):
             and not (obj.requires_grad or obj.is_quantized)
         ):
             # As bytes, since NumPy lacks some dtypes.
-            values = obj.resolve_conj().resolve_neg().contiguous().flatten()
+            values = obj.resolve_conj().resolve_neg().contiguous()
+            values = values.as_strided((values.numel(),), (1,))  # that of one number may be any
             return _tensor_of, (values.view(torch.uint8).numpy(), obj.dtype, obj.shape)
         return NotImplemented
 
@@ -117,17 +115,20 @@ def _places(memory: Tensor, sizes: list[int]) -> Iterator[memoryview]:
         start += _aligned(size)
 
 
-def _unpack_batch(stream: bytes, memory: Tensor, sizes: list[int]) -> dict:
+def _unpack_batch(stream: bytes, memory: Tensor, sizes: list[int]) -> Any:
     return pickle.loads(stream, buffers=_places(memory, sizes))
 
 
-def packed_collate(batch: list[dict[str, Any]]) -> PackedBatch:
+def packed_collate(batch: list) -> Any:
     """Collate as ``pseudo_collate`` of mmengine; what a worker collates travels in one piece.
 
     Args:
-        batch: Samples of any task, each a dict such as of ``inputs`` and ``data_samples``.
+        batch: Samples of any task, such as dicts of ``inputs`` and ``data_samples``.
 
     Returns:
-        dict of the same keys, with a list of B for each.
+        What ``pseudo_collate`` gives, such as a dict with a list of B for each key; in a worker a
+        :class:`PackedBatch`, which arrives as that.
     """
-    return PackedBatch(pseudo_collate(batch))
+    collated = pseudo_collate(batch)
+    # Here and not as it is sent: what cannot be is told in the training process.
+    return collated if get_worker_info() is None else PackedBatch(collated)

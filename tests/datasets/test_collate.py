@@ -1,4 +1,3 @@
-import copy
 import pickle
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader
 
 from kat_mm.datasets import compact_collate, packed_collate
+from kat_mm.datasets.collate import PackedBatch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -67,8 +67,7 @@ def test_a_batch_of_objects_comes_as_it_was(workers):
     samples = [detection_sample(index) for index in range(4)]
     loader = DataLoader(samples, batch_size=4, num_workers=workers, collate_fn=packed_collate)
     (batch,) = loader
-    assert isinstance(batch, dict) and list(batch) == ['inputs', 'data_samples']
-    assert workers == 0 or type(batch) is dict
+    assert type(batch) is dict and list(batch) == ['inputs', 'data_samples']
     for index, (image, found) in enumerate(zip(*batch.values(), strict=True)):
         assert torch.equal(image, samples[index]['inputs'])
         assert type(found) is DetDataSample and found.metainfo == dict(
@@ -86,7 +85,7 @@ def test_a_batch_of_objects_comes_as_it_was(workers):
 
 def test_images_and_masks_of_a_batch_travel_in_one_memory():
     batch = [detection_sample(index) for index in range(3, 9)]
-    _, (stream, memory, sizes) = packed_collate(batch).__reduce__()
+    stream, memory, sizes = PackedBatch(pseudo_collate(batch)).parts
     most = sum(
         item['inputs'].nbytes + item['data_samples'].gt_instances.masks.masks.nbytes
         for item in batch
@@ -102,6 +101,7 @@ def test_tensors_and_arrays_of_all_kinds_travel():
         torch.zeros(0, 4),
         torch.randn(3, 4).t(),
         torch.randn(1, 5).expand(2, 5),
+        torch.arange(6)[2].expand(1, 1),  # whose stride is 0
         torch.randn(3).bfloat16(),
         torch.randn(2, 2).to(torch.float8_e4m3fn),
         torch.tensor([True, False]),
@@ -111,9 +111,8 @@ def test_tensors_and_arrays_of_all_kinds_travel():
     ]
     arrays = [np.zeros((0, 3)), np.arange(6).reshape(2, 3).T, np.arange(10)[::2], np.float32(3)]
     words = np.array(['a', None], object)
-    packed = packed_collate([dict(tensors=tensors, arrays=arrays, words=words, name='a')])
-    found = pickle.loads(pickle.dumps(packed))
     want = pseudo_collate([dict(tensors=tensors, arrays=arrays, words=words, name='a')])
+    found = pickle.loads(pickle.dumps(PackedBatch(want)))
     assert found['name'] == want['name'] and found['words'][0].tolist() == ['a', None]
     for own, other in zip(found['tensors'], want['tensors'], strict=True):
         for one, expected in zip(own, other, strict=True):
@@ -125,17 +124,28 @@ def test_tensors_and_arrays_of_all_kinds_travel():
             np.testing.assert_array_equal(one, expected, strict=True)
 
 
-def test_copies_of_a_batch_are_those_of_a_dict():
-    image = torch.ones(2)
-    batch = packed_collate([dict(inputs=image, function=lambda: 1)])  # which cannot be pickled
-    assert copy.copy(batch)['inputs'] is batch['inputs']
-    deep = copy.deepcopy(batch)
-    assert type(deep) is dict and deep['inputs'][0] is not image
+class Unfit:
+    def __reduce__(self):
+        raise ValueError('cannot be sent')
+
+
+def test_what_cannot_be_sent_is_told_and_not_waited_for():
+    loader = DataLoader(
+        [dict(inputs=Unfit())], num_workers=1, collate_fn=packed_collate, timeout=60
+    )
+    with pytest.raises(ValueError, match='cannot be sent'):
+        next(iter(loader))
+
+
+def test_samples_that_are_no_dicts_are_collated():
+    loader = DataLoader([(1, torch.ones(2))], num_workers=1, collate_fn=packed_collate)
+    (batch,) = loader
+    assert list(batch[0]) == [1] and torch.equal(batch[1][0], torch.ones(2))
 
 
 def test_arrays_that_cannot_be_written_to_come_as_one_s_own():
     array = np.frombuffer(bytes(8), np.uint8)
-    found = pickle.loads(pickle.dumps(packed_collate([dict(array=array)])))['array'][0]
+    found = pickle.loads(pickle.dumps(PackedBatch(dict(array=array))))['array']
     found += 1
     assert found.tolist() == [1] * 8
 
