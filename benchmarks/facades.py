@@ -123,7 +123,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--options', nargs='+', default=[], help='for tools/train.py')
     parser.add_argument('--work-dirs', type=Path, default=Path('work_dirs/facades'))
     parser.add_argument('--out-dir', type=Path, default=Path('benchmarks/results/facades'))
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     if args.gpus is not None and args.gpus < 1 or args.per_gpu < 1:
         parser.error('--gpus and --per-gpu: at least 1')

@@ -135,15 +135,17 @@ class FastDINOHead(DINOHead):
         nothing = 0 * boxes.sum((1, 2, 3))
         losses = dict(loss_cls=0 * scores.sum((1, 2, 3)), loss_bbox=nothing, loss_iou=nothing)
         if labels.numel():
-            each = self.loss_cls(scores.flatten(0, 2), labels.flatten(), reduction_override='none')
+            # By classes: mmcv's CUDA operator, for labels, waits for the greatest of them.
+            wanted = labels.view(-1, 1) == torch.arange(self.num_classes, device=scores.device)
+            each = self.loss_cls(scores.flatten(0, 2), wanted, reduction_override='none')
             losses['loss_cls'] = each.view(number, -1).sum(1) / own
         if count:
-            found, wanted = boxes[places], objects.boxes[pairs.object].expand(number, -1, -1)
+            found, own_boxes = boxes[places], objects.boxes[pairs.object].expand(number, -1, -1)
             scale = objects.scale[pairs.image, 0]
-            corners, wanted_corners = (bbox_cxcywh_to_xyxy(one) * scale for one in (found, wanted))
-            distances = self.loss_bbox(found, wanted, reduction_override='none')
+            corners, own_corners = (bbox_cxcywh_to_xyxy(one) * scale for one in (found, own_boxes))
+            distances = self.loss_bbox(found, own_boxes, reduction_override='none')
             losses['loss_bbox'] = distances.flatten(1).sum(1) / shared
-            missed = 1 - generalized_iou(corners, wanted_corners, self.loss_iou.eps)
+            missed = 1 - generalized_iou(corners, own_corners, self.loss_iou.eps)
             losses['loss_iou'] = self.loss_iou.loss_weight * missed.sum(1) / shared
         return losses
 
