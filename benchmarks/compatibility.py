@@ -232,7 +232,7 @@ def parse_args() -> argparse.Namespace:
         default='python{}',
         help='interpreter for {}, such as 3.12; default: %(default)s',
     )
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -178,22 +179,37 @@ def test_a_step_of_detection_against_vit_sam(row, name):
 @pytest.mark.parametrize('size', ['S', 'B'])
 def test_steps_and_inference_of_eomt(size):
     name = f'kat_{size.lower()}_eomt_instance_coco'
-    training = results('eomt/training')['models'][name]['training']
+    found = results('eomt/results')['models'][name]
+    training, speed = found['training'], found['inference']
     for suffix in ('', ', graphs'):
         values = []
         for kind in ('masked', 'annealed'):
-            found = training[kind + suffix]
-            values += [found['ms'][which] for which in ('median', 'min', 'max')]
-            values += [found['gpu_ms'], found['ms']['median'] / found['gpu_ms']]
+            step = training[kind + suffix]
+            values += [step['ms'][which] for which in ('median', 'min', 'max')]
+            values += [step['gpu_ms'], step['ms']['median'] / step['gpu_ms']]
         assert_rounded(printed('docs/heads', f'KAT-{size}{suffix}'), values)
-    speed = results('eomt/results')['models'][name]['inference']
-    _, *found = printed('docs/heads', f'KAT-{size}, inference')
-    assert_rounded(found, [speed['ratio, compiled'], speed['ratio']])
+    _, *ratios = printed('docs/heads', f'KAT-{size}, inference')
+    assert_rounded(ratios, [speed['ratio, compiled'], speed['ratio']])
 
 
-@pytest.mark.parametrize('name', results('zoo/results')['configs'])
+def test_what_follows_the_logits_of_eomt():
+    models = results('eomt/results')['models'].values()
+    keys = ('from the logits', 'from the image')
+    values = [model['post-processing'][key]['median'] for key in keys for model in models]
+    found = re.search(
+        r'takes ([\d.]+) ms \(S\) and ([\d.]+) ms \(B\) for one image, '
+        r'of ([\d.]+) and ([\d.]+) from the image on',
+        prose('heads'),
+    )
+    assert_rounded(list(found.groups()), values)
+
+
+ZOO = results('zoo/results')['configs'] | results('zoo/at_once')['configs']
+
+
+@pytest.mark.parametrize('name', ZOO)
 def test_the_zoo_of_heads(name):
-    found = results('zoo/results')['configs'][name]
+    found = ZOO[name]
     values = [
         found['parameters'] / 1e6,
         found['flops'] / 2e9,
@@ -228,25 +244,41 @@ def test_a_step_on_facades_waits_for_its_batch():
     )
 
 
-FACADES = results('facades/results')['runs']
+FACADES = results('facades/results')
 CLASSES = [
     key.removeprefix('segm/').removesuffix('_precision')
-    for key in FACADES['kat_s_mask_rcnn_scratch_0']
+    for key in FACADES['runs']['kat_s_mask_rcnn_0']
     if key.startswith('segm/') and key.endswith('_precision')
 ]
 
 
 @pytest.mark.parametrize('name', [*CLASSES, 'mean'])
 def test_objects_of_facades(name):
-    runs = (FACADES[f'{model}_mask_rcnn_scratch_0'] for model in ('kat_s', 'vit_s'))
     key = '{0}/{0}_mAP' if name == 'mean' else f'{{0}}/{name}_precision'
-    values = [run[key.format(of)] for run in runs for of in ('bbox', 'segm')]
+    values = [
+        statistics.mean(FACADES['runs'][f'{model}_{kind}_{seed}'][key.format(of)] for seed in seeds)
+        for kind, seeds in (('mask_rcnn', range(3)), ('eomt_instance', range(1)))
+        for model in ('kat_s', 'vit_s')
+        for of in ('bbox', 'segm')
+    ]
     assert_rounded(printed('docs/heads', name), values)
 
 
-def test_label_maps_of_facades():
-    values = [FACADES[f'{model}_upernet_0']['mIoU'] for model in ('kat_s', 'vit_s')]
-    assert 'KAT-S {} mIoU, ViT-S {} '.format(*values) in prose('heads')
+def test_means_on_facades():
+    scores = {name: entry['values'] for name, entry in FACADES['means'].items()}
+    text = prose('heads')
+    values = scores['KAT-S, upernet'] + scores['ViT-S, upernet']
+    assert 'KAT-S {} mIoU, ViT-S {} '.format(*values) in text
+    for model in ('KAT-S', 'ViT-S'):
+        seeds = scores[f'{model}, mask_rcnn']
+        mean, listed = statistics.mean(seeds), ', '.join(map(str, seeds))
+        assert f'{mean:.1f} ({listed}) for {model}' in text
+    for words, kind in (
+        ('From scratch, one seed: {} and {}.', 'mask_rcnn_scratch'),
+        ('AP of masks {} for KAT-S, {} for ViT-S.', 'eomt_instance'),
+    ):
+        values = (scores[f'{model}, {kind}'][0] for model in ('KAT-S', 'ViT-S'))
+        assert words.format(*values) in text
 
 
 @pytest.mark.parametrize('which', ['forward', 'backward'])

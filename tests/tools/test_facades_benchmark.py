@@ -28,6 +28,13 @@ def test_an_unknown_run_is_named(run_benchmark, capsys):
     assert "'kat_s_upernet_7' is none of the runs kat_s_upernet_0, " in capsys.readouterr().err
 
 
+def test_names_may_stand_behind_options(facades, monkeypatch):
+    words = ['train', '--gpus', '2', 'vit_s_upernet_0', '--iterations', '8']
+    monkeypatch.setattr('sys.argv', ['facades.py', *words])
+    args = facades.parse_args()
+    assert (args.runs, args.gpus, args.iterations) == (['vit_s_upernet_0'], 2, 8)
+
+
 def test_a_detector_starts_from_the_label_maps_of_its_own_model(facades):
     assert len(facades.RUNS) == 12
     for name, run in facades.RUNS.items():
