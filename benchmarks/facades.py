@@ -5,8 +5,9 @@
     python benchmarks/facades.py gather
 
 ``train`` makes all runs, with names those alone; a run that was stopped goes on, and one that is
-complete stays. It makes one after another, or several at a time on as many GPUs as it is told, and
-saves them where it is asked to end, as `timeout` does:
+complete stays, or is refused where it had another number of iterations. It makes one after another,
+or several at a time on as many GPUs as it is told, and saves them where it is asked to end, as
+`timeout` does:
 
     timeout 3600 python benchmarks/facades.py train --gpus 4 --per-gpu 2
 
@@ -14,7 +15,7 @@ UperNet (polygons as label images) learns from scratch. EoMT (instances) and Mas
 with three seeds, start from the backbone of UperNet of the same model, which is trained first where
 it is missing; mask_rcnn_scratch starts from nothing, to see what that is worth. --iterations
 shortens a run with all of its schedule, --validations says how many points its curve has;
---options go to tools/train.py, for a trial at a small size.
+--options go to tools/train.py, for a trial at a small size; give a trial its own --work-dirs.
 
 ``gather`` writes results.json (AP of boxes and masks of each class, mIoU), curves_HEAD.png, and
 predictions as instances.jpg and labels.jpg, of the runs that are complete. AP and mIoU are those of
@@ -42,6 +43,7 @@ from mmengine.structures import InstanceData, PixelData
 from runs import (
     WITH_SEED,
     images_per_second,
+    load_config,
     load_runner,
     plot_curves,
     read_scalars,
@@ -61,6 +63,10 @@ SOURCE = 'Photographs: github.com/a-hwang/building-facade-segmentation, CC BY 4.
 MODELS = {'kat_s': 'KAT-S', 'vit_s': 'ViT-S'}
 PHOTOGRAPHS = 6  # on the page of predictions
 LEAST_SCORE = 0.3  # of an object there
+LEAST_ITERATIONS = 4  # that schedules can be shortened to
+# Iterations in a schedule, and the least that they are shortened to: mmengine's warm-up of one
+# would stay at its first rate for the whole run.
+SCHEDULED = dict(begin=2, end=2, head_iters=1, backbone_iters=1)
 
 
 class Kind(NamedTuple):
@@ -129,6 +135,13 @@ def parse_args() -> argparse.Namespace:
         parser.error('--gpus and --per-gpu: at least 1')
     if args.gpus and visible and len(visible.split(',')) < args.gpus:
         parser.error(f'--gpus {args.gpus}: CUDA_VISIBLE_DEVICES={visible} shows fewer')
+    if args.iterations is not None and args.iterations < LEAST_ITERATIONS:
+        parser.error(f'--iterations: at least {LEAST_ITERATIONS}')
+    if args.validations < 1:
+        parser.error('--validations: at least 1')
+    for option in args.options:
+        if '=' not in option:
+            parser.error(f'--options: {option!r} is no KEY=VALUE; names of runs go before it')
     unknown = [name for name in args.runs if name not in RUNS]
     if unknown:
         parser.error(f'{unknown[0]!r} is none of the runs {", ".join(RUNS)}')
@@ -137,6 +150,26 @@ def parse_args() -> argparse.Namespace:
 
 def is_complete(run: Run, args: argparse.Namespace) -> bool:
     return (args.work_dirs / str(run) / 'summary.json').exists()
+
+
+def iterations_of(run: Run, args: argparse.Namespace) -> int:
+    """Of one that is complete."""
+    return json.loads((args.work_dirs / str(run) / 'summary.json').read_text())['iterations']
+
+
+def require_iterations(runs: list[Run], args: argparse.Namespace) -> None:
+    """Of runs that are complete, as many as asked for."""
+    for run in runs:
+        if not is_complete(run, args):
+            continue
+        found = iterations_of(run, args)
+        wanted = args.iterations or Config.fromfile(run.config).train_cfg.max_iters
+        if found != wanted:
+            raise UserError(
+                f'{run} is complete in {args.work_dirs} with {found} iterations, not {wanted}: '
+                f'give --iterations {found}, other --work-dirs, or remove its folder'
+            )
+        print(f'{run} is complete, with {found} iterations')
 
 
 def train_on_gpus(runs: list[Run], args: argparse.Namespace) -> None:
@@ -195,7 +228,7 @@ def options_of(args: argparse.Namespace) -> list[str]:
     return list(map(str, options))
 
 
-def call(command: list) -> None:
+def call(run: Run, command: list) -> None:
     """A training, which is handed on what asks this script to end: it saves, and ends."""
     process = subprocess.Popen(list(map(str, command)))
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -204,7 +237,7 @@ def call(command: list) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     if status:
-        raise subprocess.CalledProcessError(status, process.args)
+        raise UserError(f'the training of {run} ended with status {status}, as told above')
 
 
 def train(run: Run, args: argparse.Namespace) -> None:
@@ -217,16 +250,18 @@ def train(run: Run, args: argparse.Namespace) -> None:
         options += shorten(Config.fromfile(run.config), args.iterations, args.validations)
     if run.start:
         train(run.start, args)
+        print(f'{run} starts from {run.start}, of {iterations_of(run.start, args)} iterations')
         checkpoint = find_latest_checkpoint(str(args.work_dirs / str(run.start)))
         options.append(f'model.backbone.init_cfg.checkpoint={checkpoint}')
     command = [sys.executable, ROOT / 'tools/train.py', run.config]
     command += ['--work-dir', work_dir, '--resume', '--cfg-options', *options]
-    call(command)
+    call(run, command)
     runner = load_runner(work_dir)
     dataset = runner.test_dataloader.dataset
     write_predictions(predict(runner, dataset, rows_of(dataset)), work_dir / 'predictions.npz')
     batch_size = runner.cfg.train_dataloader.batch_size
     summary = summarize(read_scalars(work_dir), KINDS[run.kind].metric, batch_size)
+    summary['iterations'] = runner.cfg.train_cfg.max_iters  # the last of them may not be logged
     summary['start'] = str(run.start) if run.start else 'from scratch'
     (work_dir / 'summary.json').write_text(json.dumps(dict(summary, machine=machine())))
 
@@ -247,10 +282,10 @@ def shorten(cfg: Config, iterations: int, validations: int) -> list[str]:
     whole = cfg.train_cfg.max_iters
     interval = -(-iterations // validations)
 
-    def scaled(value: int | list[int]) -> int | str:
+    def scaled(value: int | list[int], least: int) -> int | str:
         if isinstance(value, int):
-            return -(-value * iterations // whole)
-        return '[' + ','.join(str(scaled(one)) for one in value) + ']'
+            return value and max(least, -(-value * iterations // whole))
+        return '[' + ','.join(str(scaled(one, least)) for one in value) + ']'
 
     options = [
         f'train_cfg.max_iters={iterations}',
@@ -259,9 +294,9 @@ def shorten(cfg: Config, iterations: int, validations: int) -> list[str]:
     ]
     for field in ('param_scheduler', 'custom_hooks'):
         for index, part in enumerate(cfg[field]):
-            for key in ('begin', 'end', 'head_iters', 'backbone_iters'):
+            for key, least in SCHEDULED.items():
                 if key in part:
-                    options.append(f'{field}.{index}.{key}={scaled(part[key])}')
+                    options.append(f'{field}.{index}.{key}={scaled(part[key], least)}')
     return options
 
 
@@ -308,7 +343,6 @@ def summarize(scalars: list[dict], key: str, batch_size: int) -> dict:
         raise UserError(f'the run has no validation with {key}')
     factor = 100 if key.startswith('segm') else 1
     return dict(
-        iterations=entries[-1]['step'],
         **{
             name: round(factor * value, 2)
             for name, value in validations[-1].items()
@@ -370,7 +404,7 @@ def gather(runs: list[Run], args: argparse.Namespace) -> None:
                 )
                 for run in chosen
             }
-            dataset = build_dataset(chosen[0], args.data)
+            dataset = build_dataset(chosen[0], args)
             extra = dict(score_threshold=LEAST_SCORE) if plot is plot_detection else {}
             path = args.out_dir / picture
             plot(predictions, dataset, rows_of(dataset), path, source=SOURCE, **extra)
@@ -378,10 +412,11 @@ def gather(runs: list[Run], args: argparse.Namespace) -> None:
         print(name, value)
 
 
-def build_dataset(run: Run, data: Path):
-    cfg = Config.fromfile(run.config)
+def build_dataset(run: Run, args: argparse.Namespace):
+    """What a run predicted on, wherever the photographs are now."""
+    cfg = load_config(args.work_dirs / str(run))
     init_default_scope(cfg.default_scope)
-    return DATASETS.build(dict(cfg.test_dataloader.dataset, data_root=str(data)))
+    return DATASETS.build(dict(cfg.test_dataloader.dataset, data_root=str(args.data)))
 
 
 def main() -> None:
@@ -392,6 +427,7 @@ def main() -> None:
     if args.what == 'gather':
         gather(runs, args)
         return
+    require_iterations(runs, args)
     if args.gpus:
         train_on_gpus(runs, args)
         return

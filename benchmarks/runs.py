@@ -13,6 +13,8 @@ from kat_mm.errors import UserError
 
 # Title of a run of which there are others with other seeds.
 WITH_SEED = '{title}, seed {seed}'
+# Of a curve whose points are marked: a line alone would look like more.
+FEW_POINTS = 10
 # What figures were called in results of earlier versions.
 RENAMED = {
     'AP_curve': 'bbox_mAP_curve',
@@ -157,7 +159,8 @@ def plot_curves(results: dict[str, dict], panels: list[tuple[str, str, str]], pa
             x = [step for step, _ in curves[0][:length]]
             y = np.array([[value for _, value in curve[:length]] for curve in curves])
             label = title if len(curves) == 1 else f'{title} ({len(curves)} seeds)'
-            (line,) = axis.plot(x, y.mean(axis=0), label=label)
+            marker = 'o' if length <= FEW_POINTS else None
+            (line,) = axis.plot(x, y.mean(axis=0), label=label, marker=marker)
             if len(curves) > 1:
                 axis.fill_between(x, y.min(0), y.max(0), alpha=0.2, color=line.get_color())
         axis.set(xlabel=xlabel, ylabel=ylabel)

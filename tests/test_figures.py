@@ -202,6 +202,9 @@ def test_what_follows_the_logits_of_eomt():
         prose('heads'),
     )
     assert_rounded(list(found.groups()), values)
+    before = results('eomt/before')['models'].values()
+    values = (model['post-processing']['from the logits']['median'] for model in before)
+    assert 'which took {:.0f} and {:.0f} ms in [an earlier run]'.format(*values) in prose('heads')
 
 
 ZOO = results('zoo/results')['configs'] | results('zoo/at_once')['configs']
@@ -269,6 +272,8 @@ def test_means_on_facades():
     text = prose('heads')
     values = scores['KAT-S, upernet'] + scores['ViT-S, upernet']
     assert 'KAT-S {} mIoU, ViT-S {} '.format(*values) in text
+    before = results('facades/upernet_before')['runs'].values()
+    assert 'came to {} and {} ('.format(*(run['mIoU'] for run in before)) in text
     for model in ('KAT-S', 'ViT-S'):
         seeds = scores[f'{model}, mask_rcnn']
         mean, listed = statistics.mean(seeds), ', '.join(map(str, seeds))

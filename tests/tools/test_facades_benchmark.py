@@ -5,14 +5,13 @@ import ast
 import importlib
 import os
 import signal
-import subprocess
 import sys
 from unittest import mock
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 from kat_mm.errors import UserError
@@ -111,9 +110,8 @@ def test_what_runs_ends_where_it_is_asked_to(trainings):
 
 def test_a_training_is_handed_on_what_asks_to_end(facades):
     code = 'import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)'
-    with pytest.raises(subprocess.CalledProcessError) as found:
-        facades.call([sys.executable, '-c', code])
-    assert found.value.returncode == -signal.SIGTERM
+    with pytest.raises(UserError, match=f'kat_s_upernet_0 ended with status {-signal.SIGTERM},'):
+        facades.call(facades.RUNS['kat_s_upernet_0'], [sys.executable, '-c', code])
 
 
 @pytest.mark.parametrize(
@@ -121,10 +119,13 @@ def test_a_training_is_handed_on_what_asks_to_end(facades):
     [
         (['--gpus', '0'], '', 'at least 1'),
         (['--per-gpu', '0'], '', 'at least 1'),
+        (['--iterations', '0'], '', '--iterations: at least 4'),
+        (['--iterations', '9', '--validations', '0'], '', '--validations: at least 1'),
+        (['--options', 'a=1', 'kat_s_upernet_0'], '', "'kat_s_upernet_0' is no KEY=VALUE"),
         (['--gpus', '3'], '4,5', 'CUDA_VISIBLE_DEVICES=4,5 shows fewer'),
     ],
 )
-def test_numbers_of_gpus_that_cannot_be(options, visible, word, run_benchmark, monkeypatch, capsys):
+def test_arguments_that_cannot_be(options, visible, word, run_benchmark, monkeypatch, capsys):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
     assert run_benchmark('facades.py', 'train', *options) == 2
     assert word in capsys.readouterr().err
@@ -146,6 +147,58 @@ def test_a_run_that_fails_ends_the_others_behind_it(trainings):
     with pytest.raises(UserError, match='not complete: kat_s_upernet_0, kat_s_mask_rcnn_1; the'):
         share('kat_s_upernet_0', 'kat_s_mask_rcnn_1', gpus=1, per_gpu=2, fails=['kat_s_upernet_0'])
     assert [str(one.run) for one in started] == ['kat_s_upernet_0']
+
+
+def test_a_run_that_is_complete_with_other_iterations_is_refused(facades, tmp_path, capsys):
+    run = facades.RUNS['kat_s_upernet_0']
+    (tmp_path / str(run)).mkdir()
+    (tmp_path / str(run) / 'summary.json').write_text('{"iterations": 20}')
+    args = argparse.Namespace(work_dirs=tmp_path, iterations=20)
+    facades.require_iterations([run, facades.RUNS['vit_s_upernet_0']], args)
+    assert capsys.readouterr().out == 'kat_s_upernet_0 is complete, with 20 iterations\n'
+    for asked, wanted in ((8, 8), (None, 5000)):
+        args.iterations = asked
+        with pytest.raises(UserError, match=f'with 20 iterations, not {wanted}: give --iter'):
+            facades.require_iterations([run], args)
+
+
+def test_pictures_are_of_what_a_run_predicted_on(facades, tmp_path):
+    run = facades.RUNS['kat_s_upernet_0']
+    for folder in ('val', 'labels/val'):
+        (tmp_path / 'data' / folder).mkdir(parents=True)
+    for index in range(9):
+        for name in (f'val/{index}.jpg', f'labels/val/{index}.png'):
+            (tmp_path / 'data' / name).touch()
+    (tmp_path / str(run)).mkdir()
+    cfg = Config.fromfile(run.config)
+    cfg.merge_from_dict({'test_dataloader.dataset.indices': 3})
+    cfg.dump(tmp_path / str(run) / run.config.name)
+    args = argparse.Namespace(work_dirs=tmp_path, data=tmp_path / 'data')
+    assert len(facades.build_dataset(run, args)) == 3
+
+
+@pytest.mark.parametrize('head', ['mask_rcnn', 'eomt_instance', 'upernet'])
+def test_the_shortest_run_comes_to_its_rate(head, facades):
+    cfg = Config.fromfile(facades.RUNS[f'kat_s_{head}_0'].config)
+    init_default_scope(cfg.default_scope)
+    options = dict(option.split('=') for option in facades.shorten(cfg, 4, 1))
+    cfg.merge_from_dict({key: ast.literal_eval(value) for key, value in options.items()})
+    parameters = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    groups = [
+        dict(params=[one], in_backbone=own)
+        for one, own in zip(parameters, (True, False), strict=True)
+    ]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    parts = [
+        PARAM_SCHEDULERS.build(dict(part, optimizer=optimizer)) for part in cfg.param_scheduler
+    ]
+    rates = []
+    for _ in range(4):
+        rates.append([group['lr'] for group in optimizer.param_groups])
+        optimizer.step()
+        for part in parts:
+            part.step()
+    assert all(max(of_group) >= 0.5 for of_group in zip(*rates, strict=True))
 
 
 @pytest.mark.parametrize('head', ['mask_rcnn', 'eomt_instance', 'upernet'])
