@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import mmcv
 import pytest
@@ -117,3 +118,15 @@ def test_results_of_earlier_versions_are_read(what, count, tmp_path, monkeypatch
     assert all(run[key] for run in runs.values())
     plot_curves(runs, [(key, 'x', 'y')], tmp_path / 'curves.png')
     assert mmcv.imread(tmp_path / 'curves.png').shape[1] > 400
+
+
+@pytest.mark.parametrize('points, marker', [(2, 'o'), (40, None)])
+def test_a_curve_of_few_points_shows_them(points, marker, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from matplotlib.axes import Axes
+    from runs import plot_curves
+
+    curve = [[step, 0.5 * step] for step in range(points)]
+    with mock.patch.object(Axes, 'plot', autospec=True, side_effect=Axes.plot) as plot:
+        plot_curves({'KAT': {'AP': curve}}, [('AP', 'x', 'y')], tmp_path / 'curves.png')
+    assert plot.call_args.kwargs['marker'] == marker
